@@ -1,0 +1,2 @@
+//! The `ipcmutex` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The Node addon: JavaScript in, core out.

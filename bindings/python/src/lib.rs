@@ -1,0 +1,1 @@
+//! The Python extension module: Python in, core out.

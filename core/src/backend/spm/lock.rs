@@ -1,0 +1,353 @@
+//! An in-process lock: a word and a line.
+//!
+//! The word, 64 bits: bit 0 HELD, bit 1 LINE (somebody waits), bit 2 ABANDONED (for the next hold), bits 3.. the generation, +1 on
+//! each entry into HELD. Token = the lock's base + generation, so a CAS that names a generation names one hold for ever.
+//!
+//! | from -> to | who | where |
+//! |---|---|---|
+//! | FREE(g) -> HELD(g+1), LINE kept | a newcomer (not if strict and LINE) | no lock |
+//! | HELD(g) -> FREE(g) | the hold, if not LINE | no lock |
+//! | HELD(g) -> FREE(g), LINE kept; the head is nudged | the hold; the head is a thread and has been the head for less than 1 ms | line lock |
+//! | HELD(g) -> HELD(g+1), offered to the head | the hold; the head is strict, has no thread, or has waited 1 ms | line lock |
+//! | FREE(g) -> HELD(g+1) | the head, nudged | line lock |
+//! | HELD(g) -> FREE(g), ABANDONED, then as a release | break | line lock |
+//! | LINE set, LINE cleared | who joins; who finds the line empty | line lock |
+//!
+//! LINE changes only under the line lock, and a waiter looks at the word after it has set LINE under that lock: a
+//! release either sees LINE, and then the waiter in the line, or came before, and then the waiter sees FREE. Offers are
+//! made outside the lock: the word is HELD for the one who is asked; if it refuses, the asker releases again.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::sync::Guarded;
+use crate::sys::copies::{Guest, RawStatus, SharedLock};
+use crate::sys::fork::PerProcess;
+
+const HELD: u64 = 1;
+const LINE: u64 = 2;
+const ABANDONED: u64 = 4;
+const GENERATION: u64 = 8;
+
+/// How long a newcomer may take the lock in passing while the same waiter stands first in line.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+pub(super) struct Lock {
+    name: String,
+    word: AtomicU64,
+    /// Token = base + generation: the wall clock in ns, so that tokens also rise over reopened locks.
+    base: u64,
+    /// Label number << 48 | ms since `opened`, of the last hold.
+    owner: AtomicU64,
+    opened: Instant,
+    line: Guarded<Line>,
+}
+
+#[derive(Default)]
+struct Line {
+    members: VecDeque<Member>,
+    labels: Vec<String>,
+    watchers: Vec<(u64, Guest)>,
+}
+
+struct Member {
+    guest: Guest,
+    strict: bool,
+    label: u32,
+    /// When it became the first in line.
+    first_since: Option<Instant>,
+}
+
+static LOCKS: PerProcess<Guarded<HashMap<String, Weak<Lock>>>> = PerProcess::new();
+
+impl Lock {
+    fn token(&self, word: u64) -> u64 {
+        self.base + word / GENERATION
+    }
+
+    /// The word's (state-free) generation bits that this token stands for.
+    fn generation(&self, token: u64) -> u64 {
+        token.wrapping_sub(self.base).wrapping_mul(GENERATION)
+    }
+
+    fn note_owner(&self, label: u32) {
+        let since = self.opened.elapsed().as_millis() as u64 & ((1 << 48) - 1);
+        self.owner.store(u64::from(label) << 48 | since, Ordering::Relaxed);
+    }
+
+    /// FREE -> HELD, if it is free; the word after.
+    fn enter(&self, label: u32, unless: u64) -> Option<(u64, bool)> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        loop {
+            if word & (HELD | unless) != 0 {
+                return None;
+            }
+            let held = ((word & !ABANDONED) | HELD) + GENERATION;
+            match self.word.compare_exchange_weak(word, held, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    self.note_owner(label);
+                    return Some((self.token(held), word & ABANDONED != 0));
+                }
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Ends the hold with `token`; the next one hears `abandoned`. False if the hold is not current.
+    fn leave_hold(&self, token: u64, abandoned: bool) -> bool {
+        let held = self.generation(token) | HELD;
+        let mark = if abandoned { ABANDONED } else { 0 };
+        if self.word.compare_exchange(held, (held & !HELD) | mark, Ordering::Release, Ordering::Relaxed).is_ok() {
+            return true;
+        }
+        self.pass_on(token, abandoned)
+    }
+
+    /// The slow half of a release: somebody waits, or this is not the current hold.
+    #[cold]
+    fn pass_on(&self, mut token: u64, abandoned: bool) -> bool {
+        let mut first = true;
+        loop {
+            let mut line = self.line.lock();
+            let word = self.word.load(Ordering::Acquire);
+            if word & HELD == 0 || self.token(word) != token {
+                // Not ours (any more): lost if it is the caller's token, broken meanwhile if it is one we made up.
+                return !first;
+            }
+            first = false;
+            let mark = if abandoned { ABANDONED } else { 0 };
+            let Some(head) = line.members.front_mut() else {
+                self.word.store((word & !(HELD | LINE)) | mark, Ordering::Release);
+                return true;
+            };
+            let since = *head.first_since.get_or_insert_with(Instant::now);
+            if head.guest.is_blocking() && !head.strict && since.elapsed() < PATIENCE {
+                self.word.store((word & !HELD) | mark, Ordering::Release);
+                let head = head.guest.clone();
+                drop(line);
+                head.nudge();
+                return true;
+            }
+            let Some(head) = line.members.pop_front() else { return true };
+            let line_left = self.promote(&mut line);
+            let next = (word & !LINE) + GENERATION;
+            self.word.store(next | line_left, Ordering::Release);
+            drop(line);
+            self.note_owner(head.label);
+            token = self.token(next);
+            if head.guest.offer(token, abandoned) {
+                return true;
+            }
+            // It had ended: what we entered for it is ours to pass on, as it was.
+        }
+    }
+
+    /// The new head's patience begins; LINE if there is one.
+    fn promote(&self, line: &mut Line) -> u64 {
+        match line.members.front_mut() {
+            None => 0,
+            Some(head) => {
+                head.first_since.get_or_insert_with(Instant::now);
+                LINE
+            }
+        }
+    }
+
+    /// If the lock is free and somebody stands first in line: takes it for those without a thread, nudges the others.
+    fn serve(&self) {
+        loop {
+            let mut line = self.line.lock();
+            let Some(head) = line.members.front() else {
+                self.word.fetch_and(!LINE, Ordering::AcqRel);
+                return;
+            };
+            if head.guest.is_blocking() {
+                let head = head.guest.clone();
+                drop(line);
+                if self.word.load(Ordering::Acquire) & HELD == 0 {
+                    head.nudge();
+                }
+                return;
+            }
+            let Some((token, abandoned)) = self.enter(head.label, 0) else { return };
+            let Some(head) = line.members.pop_front() else { return };
+            if self.promote(&mut line) == 0 {
+                self.word.fetch_and(!LINE, Ordering::AcqRel);
+            }
+            drop(line);
+            if head.guest.offer(token, abandoned) || !self.leave_hold(token, abandoned) {
+                return;
+            }
+        }
+    }
+}
+
+impl SharedLock for Lock {
+    fn open(name: &str) -> Arc<Lock> {
+        let mut locks = LOCKS.get_or_init(Guarded::default).lock();
+        if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let lock = Arc::new(Lock {
+            name: name.to_owned(),
+            word: AtomicU64::new(0),
+            base: now.as_nanos() as u64,
+            owner: AtomicU64::new(0),
+            opened: Instant::now(),
+            line: Guarded::default(),
+        });
+        locks.insert(name.to_owned(), Arc::downgrade(&lock));
+        lock
+    }
+
+    fn label(&self, label: &str) -> u32 {
+        let mut line = self.line.lock();
+        let known = line.labels.iter().position(|known| known == label);
+        let at = known.unwrap_or_else(|| {
+            // The number has 16 bits; who opens with more labels than that shares the last.
+            if line.labels.len() < usize::from(u16::MAX) {
+                line.labels.push(label.to_owned());
+            }
+            line.labels.len() - 1
+        });
+        at as u32
+    }
+
+    fn take(&self, strict: bool, label: u32) -> Option<(u64, bool)> {
+        self.enter(label, if strict { LINE } else { 0 })
+    }
+
+    fn join(&self, guest: Guest, strict: bool, label: u32) {
+        let mut line = self.line.lock();
+        let first_since = line.members.is_empty().then(Instant::now);
+        line.members.push_back(Member { guest, strict, label, first_since });
+        self.word.fetch_or(LINE, Ordering::AcqRel);
+        drop(line);
+        self.serve();
+    }
+
+    fn claim(&self, guest: usize) {
+        let mut line = self.line.lock();
+        let Some(head) = line.members.front().filter(|head| head.guest.id() == guest) else { return };
+        let Some((token, abandoned)) = self.enter(head.label, 0) else { return };
+        let Some(head) = line.members.pop_front() else { return };
+        if self.promote(&mut line) == 0 {
+            self.word.fetch_and(!LINE, Ordering::AcqRel);
+        }
+        drop(line);
+        if !head.guest.offer(token, abandoned) {
+            self.leave_hold(token, abandoned);
+        }
+    }
+
+    fn leave(&self, guest: usize) {
+        let mut line = self.line.lock();
+        let Some(at) = line.members.iter().position(|member| member.guest.id() == guest) else { return };
+        let gone = line.members.remove(at);
+        if at == 0 {
+            self.promote(&mut line);
+        }
+        drop(line);
+        drop(gone);
+        // It may have been nudged to take a free lock that now is the next one's.
+        self.serve();
+    }
+
+    fn release(&self, token: u64) -> bool {
+        let released = self.leave_hold(token, false);
+        // A watcher comes with its hold, so that a release that found none unlocked has nobody to forget.
+        if WATCHED.load(Ordering::Acquire) != 0 {
+            let mut line = self.line.lock();
+            line.watchers.retain(|(watched, _)| {
+                let stays = *watched != token;
+                if !stays {
+                    WATCHED.fetch_sub(1, Ordering::AcqRel);
+                }
+                stays
+            });
+        }
+        released
+    }
+
+    fn give_back(&self, token: u64, abandoned: bool) {
+        self.leave_hold(token, abandoned);
+    }
+
+    fn holds(&self, token: u64) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & HELD != 0 && self.token(word) == token
+    }
+
+    fn watch(&self, token: u64, guest: Guest) -> bool {
+        let mut line = self.line.lock();
+        let holds = self.holds(token);
+        if holds {
+            WATCHED.fetch_add(1, Ordering::AcqRel);
+            line.watchers.push((token, guest));
+        }
+        holds
+    }
+
+    fn break_lock(&self) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        if word & HELD == 0 {
+            return false;
+        }
+        let token = self.token(word);
+        if !self.leave_hold(token, true) {
+            return true; // It ended by itself meanwhile; there was somebody.
+        }
+        let mut line = self.line.lock();
+        let (told, kept) = std::mem::take(&mut line.watchers).into_iter().partition(|(watched, _)| *watched == token);
+        line.watchers = kept;
+        drop(line);
+        let told: Vec<(u64, Guest)> = told;
+        for (_, guest) in told {
+            WATCHED.fetch_sub(1, Ordering::AcqRel);
+            guest.lost();
+        }
+        true
+    }
+
+    fn status(&self) -> RawStatus {
+        let line = self.line.lock();
+        let word = self.word.load(Ordering::Acquire);
+        let owner = self.owner.load(Ordering::Relaxed);
+        let label = line.labels.get((owner >> 48) as usize).map_or("", String::as_str);
+        let since = Duration::from_millis(owner & ((1 << 48) - 1));
+        let mut raw = RawStatus {
+            state: if word & HELD != 0 {
+                1
+            } else if word & ABANDONED != 0 {
+                2
+            } else {
+                0
+            },
+            waiters: line.members.len() as u32,
+            token: if word / GENERATION == 0 { 0 } else { self.token(word) },
+            held_ms: self.opened.elapsed().saturating_sub(since).as_millis() as i64,
+            ..RawStatus::default()
+        };
+        let len = label.len().min(raw.label.len());
+        raw.label[..len].copy_from_slice(&label.as_bytes()[..len]);
+        raw.label_len = len as u32;
+        raw
+    }
+}
+
+/// How many holds of this process are watched for their loss: while none is, a release looks no further.
+static WATCHED: AtomicU64 = AtomicU64::new(0);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let Some(locks) = LOCKS.get() else { return };
+        let mut locks = locks.lock();
+        // Another lock of the name may have been opened since the last reference went.
+        if locks.get(&self.name).is_some_and(|lock| lock.strong_count() == 0) {
+            locks.remove(&self.name);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! `Hold`: one acquisition, and the proof of holding.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::backend::contract::Grant;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mutex::{Inner, Mutex, Session, ended, forked};
+use crate::sys::fork;
+
+/// One acquisition. It belongs to whoever has it, not to a thread. Dropping it releases, as well as that can be done
+/// without telling of an error: [`Hold::release`] tells.
+#[must_use = "a hold that is dropped at once is released at once"]
+pub struct Hold {
+    mutex: Arc<Inner>,
+    token: u64,
+    abandoned: bool,
+    epoch: u32,
+    ended: AtomicBool,
+}
+
+impl Hold {
+    #[inline]
+    pub(crate) fn new(mutex: Arc<Inner>, grant: Grant) -> Hold {
+        Hold {
+            mutex,
+            token: grant.token,
+            abandoned: grant.abandoned,
+            epoch: fork::epoch(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// The fencing token: larger than that of every earlier hold of the name. Hand it to what the lock protects,
+    /// and let that refuse a smaller one than it has seen.
+    pub fn token(&self) -> u64 {
+        self.token
+    }
+
+    /// Whether the previous hold ended without a release: what it was doing may be half done.
+    pub fn abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    /// The mutex that it was taken through.
+    pub fn mutex(&self) -> Mutex {
+        Mutex(self.mutex.clone())
+    }
+
+    /// Whether it still stands. No I/O.
+    ///
+    /// # Errors
+    /// LOST; NOT_OWNER if it was released; FORKED in a child.
+    pub fn check(&self) -> Result<()> {
+        let session = self.live("check")?;
+        session.backend.check(self.token).map_err(|error| self.mutex.named(error))
+    }
+
+    /// Renews the lease to `ttl`, or to the URL's.
+    ///
+    /// # Errors
+    /// UNSUPPORTED where there is no lease; INVALID for a lease that the URL could not name; LOST, NOT_OWNER,
+    /// FORKED; UNAVAILABLE if the server does not answer.
+    pub fn extend(&self, ttl: Option<Duration>) -> Result<()> {
+        let session = self.live("extend")?;
+        session.backend.extend(self.token, ttl).map_err(|error| self.mutex.named(error))
+    }
+
+    /// How long the hold lasts for certain without a renewal; `None` if it has no lease.
+    pub fn valid_for(&self) -> Option<Duration> {
+        self.live("check").ok()?.backend.valid_for(self.token)
+    }
+
+    /// Calls `callback` once, on a library thread, if the hold is lost; never if it is released.
+    ///
+    /// # Errors
+    /// NOT_OWNER if it was released; FORKED in a child.
+    pub fn on_lost(&self, callback: impl FnOnce(Error) + Send + 'static) -> Result<()> {
+        let session = self.live("on_lost")?;
+        let mutex = Arc::downgrade(&self.mutex);
+        let notify = Box::new(move |error: Error| {
+            callback(match mutex.upgrade() {
+                Some(mutex) => mutex.named(error),
+                None => error,
+            });
+        });
+        session.backend.on_lost(self.token, notify).map_err(|error| self.mutex.named(error))
+    }
+
+    /// Ends this hold, and no other.
+    ///
+    /// # Errors
+    /// LOST if it was gone; NOT_OWNER if it was released already, through the handle; FORKED in a child;
+    /// UNAVAILABLE if a server does not answer: then it ends with its lease.
+    pub fn release(self) -> Result<()> {
+        self.end()
+    }
+
+    /// [`Hold::release`] for who shares the hold: a second call is NOT_OWNER.
+    ///
+    /// # Errors
+    /// As [`Hold::release`].
+    pub fn end(&self) -> Result<()> {
+        if self.epoch != fork::epoch() {
+            return Err(self.mutex.named(forked("release")));
+        }
+        if self.ended.swap(true, Ordering::AcqRel) {
+            return Err(self.mutex.named(ended("release")));
+        }
+        self.mutex.end(self.token)
+    }
+
+    /// Whether it was neither released nor inherited. It may be lost all the same.
+    pub fn is_live(&self) -> bool {
+        self.live("check").is_ok()
+    }
+
+    fn live(&self, operation: &'static str) -> Result<&Session> {
+        if self.epoch != fork::epoch() {
+            return Err(self.mutex.named(forked(operation)));
+        }
+        let session = self.mutex.session()?;
+        if self.ended.load(Ordering::Acquire) || !self.mutex.not_ended(session, self.token) {
+            return Err(self.mutex.named(ended(operation)));
+        }
+        Ok(session)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !*self.ended.get_mut() && self.epoch == fork::epoch() {
+            // Best effort: a loss was told by `check` and `on_lost`, and nobody is left to hear of it here.
+            let _ = self.mutex.end(self.token);
+        }
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("token", &self.token).field("abandoned", &self.abandoned).finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn lost(operation: &'static str, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Lost, operation, why)
+        .with_help("what was done under this hold may have met another holder; its token is stale")
+}

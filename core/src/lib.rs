@@ -1,0 +1,30 @@
+//! One lock, named by a URL: across threads (`spm:`), processes of a host (`mpm:`) and hosts (`rpm+redis:`).
+//!
+//! ```
+//! let mutex = ipcmutex::Mutex::open("spm:jobs")?;
+//! let hold = mutex.acquire()?;
+//! assert!(hold.token() > 0);
+//! hold.release()?;
+//! # Ok::<(), ipcmutex::Error>(())
+//! ```
+
+mod backend;
+mod error;
+mod hold;
+mod identity;
+pub mod list;
+mod loss;
+mod mutex;
+mod service;
+mod sync;
+mod sys;
+mod timeout;
+pub mod url;
+mod wait;
+
+pub use backend::contract::{Owner, State, Status};
+pub use error::{Error, ErrorKind, Result};
+pub use hold::Hold;
+pub use mutex::{Acquire, Mutex, Wait};
+pub use timeout::Timeout;
+pub use wait::{Cancel, Waiting};

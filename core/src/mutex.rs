@@ -1,0 +1,452 @@
+//! `Mutex`: an open lock. It sees only the backend trait.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::backend::contract::{Backend, Grant, State, Status};
+use crate::backend::open;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hold::Hold;
+use crate::sync::Guarded;
+use crate::sys::fork::{self, PerProcess};
+use crate::timeout::Timeout;
+use crate::url::LockUrl;
+use crate::wait::{self, FutureWait, Pending, Waiting};
+
+/// An open lock, named by a URL. Cheap to clone; clones are one handle. Any thread may use it.
+///
+/// Two `Mutex`es of one URL exclude each other, and so do two acquisitions through one `Mutex`: the second waits.
+///
+/// # Fork
+/// In a forked child it works, opened anew, and holds nothing.
+#[derive(Clone)]
+pub struct Mutex(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    url: LockUrl,
+    session: PerProcess<Session>,
+    closed: AtomicBool,
+}
+
+/// What one process has of the handle.
+pub(crate) struct Session {
+    pub(crate) backend: Arc<dyn Backend>,
+    /// The token of the hold that is current through this handle; 0 is none.
+    current: AtomicU64,
+    /// Tokens that were current and had to make way: their holds are lost, and not yet told so by a release.
+    superseded: Guarded<Vec<u64>>,
+    /// The parent held through this handle when it forked, and this process has not acquired since.
+    inherited: AtomicBool,
+    waits: Guarded<Vec<Pending>>,
+}
+
+/// Tokens of lost holds that are remembered for a late release.
+const REMEMBERED: usize = 64;
+
+impl Mutex {
+    /// Opens the lock that `url` names; it is not acquired.
+    ///
+    /// # Errors
+    /// INVALID for a bad URL; for a lock file PERMISSION, UNSAFE, NO_SPACE, RESOURCE, IO or PROTOCOL; for Redis
+    /// UNAVAILABLE, AUTH, CONFIG or PROTOCOL; UNSUPPORTED for an engine that is not built in.
+    pub fn open(url: &str) -> Result<Mutex> {
+        Mutex::open_url(LockUrl::parse(url)?)
+    }
+
+    /// [`Mutex::open`] with a URL that is parsed already.
+    ///
+    /// # Errors
+    /// As [`Mutex::open`], without INVALID.
+    pub fn open_url(url: LockUrl) -> Result<Mutex> {
+        let inner = Inner { url, session: PerProcess::new(), closed: AtomicBool::new(false) };
+        inner.session()?;
+        Ok(Mutex(Arc::new(inner)))
+    }
+
+    /// The lock's URL. Shown, it hides its secret.
+    pub fn url(&self) -> &LockUrl {
+        &self.0.url
+    }
+
+    /// Acquires, as long as it takes.
+    ///
+    /// # Blocking
+    /// The calling thread sleeps. First come, first served, as far as `fair=` says.
+    ///
+    /// # Errors
+    /// CLOSED if the mutex is closed, also meanwhile; else what the engine meets.
+    pub fn acquire(&self) -> Result<Hold> {
+        self.acquire_with(Waiting::default())
+    }
+
+    /// Acquires if that is possible at once; `None` if it is held.
+    ///
+    /// # Errors
+    /// As [`Mutex::acquire`].
+    pub fn try_acquire(&self) -> Result<Option<Hold>> {
+        let session = self.0.open_session()?;
+        match session.backend.try_take() {
+            Ok(Some(grant)) => Ok(Some(self.0.hold(session, grant)?)),
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.0.named(error)),
+        }
+    }
+
+    /// Acquires within `limit`; `None` if that was not possible in time.
+    ///
+    /// # Errors
+    /// As [`Mutex::acquire`].
+    pub fn acquire_timeout(&self, limit: Duration) -> Result<Option<Hold>> {
+        match self.acquire_with(Waiting { timeout: limit.into(), ..Waiting::default() }) {
+            Ok(hold) => Ok(Some(hold)),
+            Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Acquires, with everything that may end the wait.
+    ///
+    /// # Errors
+    /// As [`Mutex::acquire`], and TIMEOUT (its text names the owner) and CANCELED.
+    pub fn acquire_with(&self, waiting: Waiting<'_>) -> Result<Hold> {
+        let session = self.0.open_session()?;
+        let grant = self.0.wait(session, waiting)?;
+        self.0.hold(session, grant)
+    }
+
+    /// [`Mutex::acquire_with`] without a `Hold`: the hold is the handle's, and [`Mutex::release`] ends it.
+    ///
+    /// # Errors
+    /// As [`Mutex::acquire_with`].
+    pub fn lock_with(&self, waiting: Waiting<'_>) -> Result<()> {
+        let session = self.0.open_session()?;
+        let grant = self.0.wait(session, waiting)?;
+        self.0.adopt(session, grant)
+    }
+
+    /// Acquires without blocking a thread; needs no runtime. Dropping the future cancels.
+    pub fn acquire_async(&self) -> Acquire {
+        Acquire { mutex: self.clone(), wait: None }
+    }
+
+    /// Acquires without blocking a thread. `done` is called exactly once, on a library thread, perhaps before this returns.
+    ///
+    /// # Errors
+    /// CLOSED and what opening anew after a fork meets; then `done` is not called.
+    pub fn acquire_callback(&self, timeout: Timeout, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Result<Wait> {
+        self.start(timeout, false, done)
+    }
+
+    /// [`Mutex::acquire_callback`] for a `done` that is short and calls nothing of this crate: it may run on any
+    /// thread, which spares a thread hop.
+    ///
+    /// # Errors
+    /// As [`Mutex::acquire_callback`].
+    pub fn acquire_inline(&self, timeout: Timeout, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Result<Wait> {
+        self.start(timeout, true, done)
+    }
+
+    fn start(&self, timeout: Timeout, inline: bool, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Result<Wait> {
+        let session = self.0.open_session()?;
+        let mutex = self.clone();
+        let notify = Box::new(move |outcome: Result<Grant>| {
+            done(match outcome {
+                Ok(grant) => mutex.0.session().and_then(|session| mutex.0.hold(session, grant)),
+                Err(error) => Err(mutex.0.named(error)),
+            });
+        });
+        let pending =
+            wait::start(&session.backend, timeout, inline, notify, |pending| self.0.register(session, pending));
+        Ok(Wait { pending, epoch: fork::epoch() })
+    }
+
+    /// Waits until nobody holds the lock, without keeping it: it stands in line like any waiter, and what it is granted
+    /// it gives back at once, `abandoned` included.
+    ///
+    /// # Errors
+    /// As [`Mutex::acquire_with`].
+    pub fn wait_until_free(&self, waiting: Waiting<'_>) -> Result<()> {
+        if self.status()?.state != State::Held {
+            return Ok(());
+        }
+        let session = self.0.open_session()?;
+        let grant = self.0.wait(session, waiting)?;
+        session.backend.give_back(grant);
+        Ok(())
+    }
+
+    /// Ends the hold that is current through this handle, however it was taken. Any thread may do so.
+    ///
+    /// # Errors
+    /// NOT_OWNER if there is none; LOST if it was gone; FORKED in a child whose parent holds; UNAVAILABLE if a
+    /// server does not answer (the hold then ends with its lease).
+    pub fn release(&self) -> Result<()> {
+        let session = self.0.session()?;
+        loop {
+            let token = session.current.load(Ordering::Acquire);
+            if token == 0 {
+                return Err(self.0.named(self.0.nothing_held(session, "release")));
+            }
+            if session.current.compare_exchange(token, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                return session.backend.release(token).map_err(|error| self.0.named(error));
+            }
+        }
+    }
+
+    /// The token of the hold that is current through this handle.
+    ///
+    /// # Errors
+    /// NOT_OWNER if there is none; FORKED in a child whose parent holds.
+    pub fn token(&self) -> Result<u64> {
+        let session = self.0.session()?;
+        match session.current.load(Ordering::Acquire) {
+            0 => Err(self.0.named(self.0.nothing_held(session, "token"))),
+            token => Ok(token),
+        }
+    }
+
+    /// Whether a hold is current through this handle. No I/O; it may have been lost without this handle knowing.
+    pub fn is_held_here(&self) -> bool {
+        self.0.session.get().is_some_and(|session| session.current.load(Ordering::Acquire) != 0)
+    }
+
+    /// Who holds the lock, and how many wait.
+    ///
+    /// # Errors
+    /// CLOSED, or what the engine meets.
+    pub fn status(&self) -> Result<Status> {
+        let session = self.0.open_session()?;
+        session.backend.status().map_err(|error| self.0.named(error))
+    }
+
+    /// Takes the lock away from whoever holds it; whether somebody did. That hold is LOST and its token stale; the
+    /// next hold is told that the lock was abandoned.
+    ///
+    /// # Errors
+    /// CLOSED, or what the engine meets.
+    pub fn break_lock(&self) -> Result<bool> {
+        let session = self.0.open_session()?;
+        session.backend.break_lock().map_err(|error| self.0.named(error))
+    }
+
+    /// Closes the handle: releases a hold taken through it and ends its waits with CLOSED.
+    ///
+    /// # Errors
+    /// CLOSED if it was closed before; else as [`Mutex::release`], and then it is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        if self.0.closed.swap(true, Ordering::SeqCst) {
+            return Err(self.0.named(closed("close")));
+        }
+        let Some(session) = self.0.session.get() else { return Ok(()) };
+        let waits = std::mem::take(&mut *session.waits.lock());
+        for wait in waits {
+            wait.end(self.0.named(closed("acquire")));
+        }
+        match session.current.swap(0, Ordering::AcqRel) {
+            0 => Ok(()),
+            token => session.backend.release(token).map_err(|error| self.0.named(error)),
+        }
+    }
+
+    /// Whether [`Mutex::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst)
+    }
+}
+
+impl fmt::Debug for Mutex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mutex({}, {})", self.0.url, if self.is_held_here() { "locked" } else { "unlocked" })
+    }
+}
+
+fn closed(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Closed, operation, "the mutex is closed")
+}
+
+impl Inner {
+    pub(crate) fn session(&self) -> Result<&Session> {
+        self.session.get_or_try_init(|parent| {
+            let backend = open::open(&self.url).map_err(|error| self.named(error))?;
+            let inherited = parent.is_some_and(|parent| {
+                parent.current.load(Ordering::Acquire) != 0 || parent.inherited.load(Ordering::Acquire)
+            });
+            Ok(Session {
+                backend,
+                current: AtomicU64::new(0),
+                superseded: Guarded::default(),
+                inherited: AtomicBool::new(inherited),
+                waits: Guarded::default(),
+            })
+        })
+    }
+
+    #[inline]
+    fn open_session(&self) -> Result<&Session> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(self.named(closed("acquire")));
+        }
+        self.session()
+    }
+
+    #[cold]
+    pub(crate) fn named(&self, error: Error) -> Error {
+        error.with_url(self.url.redacted().clone())
+    }
+
+    fn register(&self, session: &Session, pending: Pending) {
+        let mut waits = session.waits.lock();
+        if waits.len() == waits.capacity() {
+            waits.retain(|wait| !wait.is_over());
+        }
+        waits.push(pending.clone());
+        drop(waits);
+        if self.closed.load(Ordering::SeqCst) {
+            pending.end(self.named(closed("acquire")));
+        }
+    }
+
+    #[inline]
+    fn wait(&self, session: &Session, waiting: Waiting<'_>) -> Result<Grant> {
+        wait::block(&session.backend, waiting, |pending| self.register(session, pending))
+            .map_err(|error| self.named(error))
+    }
+
+    /// Makes `grant` the handle's current hold.
+    #[inline]
+    fn adopt(&self, session: &Session, grant: Grant) -> Result<()> {
+        let before = session.current.swap(grant.token, Ordering::SeqCst);
+        if before != 0 {
+            // Two grants of one name cannot live at once: the earlier hold is lost.
+            let mut superseded = session.superseded.lock();
+            if superseded.len() == REMEMBERED {
+                superseded.remove(0);
+            }
+            superseded.push(before);
+        }
+        if session.inherited.load(Ordering::Relaxed) {
+            session.inherited.store(false, Ordering::Relaxed);
+        }
+        if self.closed.load(Ordering::SeqCst)
+            && session.current.compare_exchange(grant.token, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        {
+            session.backend.give_back(grant);
+            return Err(self.named(closed("acquire")));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn hold(self: &Arc<Inner>, session: &Session, grant: Grant) -> Result<Hold> {
+        self.adopt(session, grant)?;
+        Ok(Hold::new(self.clone(), grant))
+    }
+
+    fn nothing_held(&self, session: &Session, operation: &'static str) -> Error {
+        if session.inherited.load(Ordering::Acquire) {
+            forked(operation)
+        } else if self.closed.load(Ordering::SeqCst) {
+            closed(operation)
+        } else {
+            Error::new(ErrorKind::NotOwner, operation, "nothing is held through this handle")
+                .with_help("acquire it first")
+        }
+    }
+
+    /// Ends the hold with `token`, and no other.
+    pub(crate) fn end(&self, token: u64) -> Result<()> {
+        let session = self.session()?;
+        let mine = session.current.compare_exchange(token, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() || {
+            let mut superseded = session.superseded.lock();
+            let at = superseded.iter().position(|lost| *lost == token);
+            at.map(|at| superseded.remove(at)).is_some()
+        };
+        if mine {
+            session.backend.release(token).map_err(|error| self.named(error))
+        } else {
+            Err(self.named(ended("release")))
+        }
+    }
+
+    /// Whether the hold with `token` was not ended yet: it may still be lost.
+    pub(crate) fn not_ended(&self, session: &Session, token: u64) -> bool {
+        session.current.load(Ordering::Acquire) == token || session.superseded.lock().contains(&token)
+    }
+}
+
+pub(crate) fn ended(operation: &'static str) -> Error {
+    Error::new(ErrorKind::NotOwner, operation, "the hold has ended already")
+}
+
+pub(crate) fn forked(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Forked, operation, "the hold belongs to the parent process")
+        .with_help("acquire in this process; the parent's hold stays the parent's")
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.get() {
+            let token = session.current.swap(0, Ordering::AcqRel);
+            if token != 0 {
+                // Best effort: nobody is left to hear of an error, and a lost hold is nobody's.
+                let _ = session.backend.release(token);
+            }
+        }
+    }
+}
+
+/// A pending acquisition that has no thread.
+#[derive(Clone)]
+pub struct Wait {
+    pending: Pending,
+    epoch: u32,
+}
+
+impl Wait {
+    /// Ends the wait: its callback is told CANCELED. `false` if it has an outcome already, and nothing changes.
+    pub fn cancel(&self) -> bool {
+        self.epoch == fork::epoch()
+            && self.pending.end(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))
+    }
+
+    /// Whether it has an outcome.
+    pub fn is_over(&self) -> bool {
+        self.epoch != fork::epoch() || self.pending.is_over()
+    }
+}
+
+/// The future of [`Mutex::acquire_async`]. It lines up when it is first polled.
+#[must_use = "a future does nothing until it is awaited"]
+pub struct Acquire {
+    mutex: Mutex,
+    wait: Option<FutureWait>,
+}
+
+impl Future for Acquire {
+    type Output = Result<Hold>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Hold>> {
+        let this = &mut *self;
+        let inner = &this.mutex.0;
+        let session = match inner.open_session() {
+            Ok(session) => session,
+            Err(error) => {
+                this.wait = None;
+                return Poll::Ready(Err(error));
+            }
+        };
+        let wait = this
+            .wait
+            .get_or_insert_with(|| FutureWait::start(&session.backend, |pending| inner.register(session, pending)));
+        match wait.poll(context.waker()) {
+            None => Poll::Pending,
+            Some(Ok(grant)) => Poll::Ready(inner.hold(session, grant)),
+            Some(Err(error)) => Poll::Ready(Err(inner.named(error))),
+        }
+    }
+}

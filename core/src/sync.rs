@@ -1,0 +1,21 @@
+//! The mutex that guards this crate's own short critical sections.
+//!
+//! `std`'s, not `parking_lot`'s: it is one futex word and nothing else. parking_lot parks in a table shared by the
+//! whole process; a fork in the moment a thread has one of its buckets locked leaves that bucket locked
+//! for ever in the child, for every lock that hashes to it.
+
+use std::sync::{MutexGuard, PoisonError};
+
+#[derive(Default)]
+pub(crate) struct Guarded<T>(std::sync::Mutex<T>);
+
+impl<T> Guarded<T> {
+    pub(crate) const fn new(value: T) -> Guarded<T> {
+        Guarded(std::sync::Mutex::new(value))
+    }
+
+    /// A panic elsewhere does not make the state unusable: each section leaves it whole at every step.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

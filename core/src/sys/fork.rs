@@ -1,0 +1,240 @@
+//! What a forked child may still believe.
+//!
+//! A child inherits memory but neither threads nor, of what is marked so, mappings. Any lock of this crate may
+//! be held by a thread that the child does not have. So nothing of a parent's state is used in a child: every
+//! piece of per-process state sits in a [`PerProcess`] cell, which gives the child a fresh value. The cell knows
+//! by [`epoch`], a number in a page that the kernel wipes at fork (`MADV_WIPEONFORK`, also for raw `clone`), so
+//! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the number.
+
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use super::futex;
+
+static STAMP: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+/// Stands in for the wiped page before it exists; the atfork handler wipes it.
+static FALLBACK: AtomicU32 = AtomicU32::new(0);
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// A number that stands for this process: never 0, and another one after each fork.
+#[inline]
+pub(crate) fn epoch() -> u32 {
+    let stamp = STAMP.load(Ordering::Acquire);
+    if !stamp.is_null() {
+        // SAFETY: a non-null STAMP points to a mapped page (or the static) that is never unmapped and is
+        // inherited by children, where its content is zero.
+        let now = unsafe { (*stamp).load(Ordering::Relaxed) };
+        if now != 0 {
+            return now;
+        }
+    }
+    new_epoch()
+}
+
+#[cold]
+fn new_epoch() -> u32 {
+    let mut stamp = STAMP.load(Ordering::Acquire);
+    if stamp.is_null() {
+        let fresh = wiped_page();
+        match STAMP.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                stamp = fresh;
+                // SAFETY: the three handlers are `extern "C"`, take nothing, and touch only statics.
+                unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+            }
+            Err(first) => stamp = first, // A page lost to a race at the very first use stays mapped: 4 KiB, once.
+        }
+    }
+    // SAFETY: as in `epoch`.
+    let stamp = unsafe { &*stamp };
+    let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
+    match stamp.compare_exchange(0, fresh, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => fresh,
+        Err(first) => first,
+    }
+}
+
+fn wiped_page() -> *mut AtomicU32 {
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice; length is one page.
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if page == libc::MAP_FAILED {
+        return std::ptr::from_ref(&FALLBACK).cast_mut();
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: the range is the page just mapped.
+    unsafe {
+        libc::madvise(page, 4096, libc::MADV_WIPEONFORK);
+    }
+    page.cast()
+}
+
+/// Held while a descriptor that a child must not inherit is open; the fork waits for it.
+static GATE: AtomicU32 = AtomicU32::new(0);
+
+/// Keeps this process from forking (by `fork`; a raw `clone` runs no handlers) until it is dropped.
+pub(crate) struct ForkGate(());
+
+impl ForkGate {
+    pub(crate) fn enter() -> ForkGate {
+        epoch(); // the handlers are in place
+        futex::lock(&GATE);
+        ForkGate(())
+    }
+}
+
+impl Drop for ForkGate {
+    fn drop(&mut self) {
+        futex::unlock(&GATE);
+    }
+}
+
+extern "C" fn before_fork() {
+    futex::lock(&GATE);
+}
+
+extern "C" fn after_fork_parent() {
+    futex::unlock(&GATE);
+}
+
+extern "C" fn after_fork_child() {
+    GATE.store(0, Ordering::Release);
+    let stamp = STAMP.load(Ordering::Acquire);
+    if !stamp.is_null() {
+        // SAFETY: as in `epoch`. The kernel has done it already, but for one without MADV_WIPEONFORK.
+        unsafe { (*stamp).store(0, Ordering::Release) };
+    }
+}
+
+struct Node<T> {
+    epoch: u32,
+    value: T,
+}
+
+/// A value made on first use in each process. A child makes its own and never looks into its parent's.
+pub(crate) struct PerProcess<T> {
+    node: AtomicPtr<Node<T>>,
+    /// epoch << 1 | 1 while a thread of that epoch makes the value.
+    making: AtomicU64,
+}
+
+// SAFETY: the cell hands out `&T` to any thread and drops `T` on the thread that drops the cell.
+unsafe impl<T: Send + Sync> Send for PerProcess<T> {}
+// SAFETY: as above; `node` and `making` are atomics.
+unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
+
+impl<T> PerProcess<T> {
+    pub(crate) const fn new() -> PerProcess<T> {
+        PerProcess { node: AtomicPtr::new(std::ptr::null_mut()), making: AtomicU64::new(0) }
+    }
+
+    /// The value, if this process has made one.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&T> {
+        let node = self.node.load(Ordering::Acquire);
+        // SAFETY: a node stays allocated until the cell is dropped (in its own process) or for ever (in others).
+        let node = unsafe { node.as_ref()? };
+        (node.epoch == epoch()).then_some(&node.value)
+    }
+
+    /// The value. `make` sees what the parent had: only what is atomic in it may be read.
+    #[inline]
+    pub(crate) fn get_or_try_init<E>(&self, make: impl FnOnce(Option<&T>) -> Result<T, E>) -> Result<&T, E> {
+        match self.get() {
+            Some(value) => Ok(value),
+            None => self.init(make),
+        }
+    }
+
+    /// [`PerProcess::get_or_try_init`] for what cannot fail.
+    #[inline]
+    pub(crate) fn get_or_init(&self, make: impl FnOnce() -> T) -> &T {
+        match self.get_or_try_init(|_| Ok::<T, std::convert::Infallible>(make())) {
+            Ok(value) => value,
+            Err(never) => match never {},
+        }
+    }
+
+    #[cold]
+    fn init<E>(&self, make: impl FnOnce(Option<&T>) -> Result<T, E>) -> Result<&T, E> {
+        let epoch = epoch();
+        let mine = u64::from(epoch) << 1 | 1;
+        loop {
+            let seen = self.making.load(Ordering::Acquire);
+            // A mark of another epoch is of a thread that this process does not have.
+            if seen != mine && self.making.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        struct Unmark<'a>(&'a AtomicU64);
+        impl Drop for Unmark<'_> {
+            fn drop(&mut self) {
+                self.0.store(0, Ordering::Release);
+            }
+        }
+        let _unmark = Unmark(&self.making);
+        let old = self.node.load(Ordering::Acquire);
+        // SAFETY: as in `get`.
+        let old = unsafe { old.as_ref() };
+        if let Some(node) = old
+            && node.epoch == epoch
+        {
+            return Ok(&node.value); // Another thread was first.
+        }
+        let value = make(old.map(|node| &node.value))?;
+        let node = Box::into_raw(Box::new(Node { epoch, value }));
+        self.node.store(node, Ordering::Release);
+        // The parent's node is not dropped: dropping would touch what belongs to the parent.
+        // SAFETY: `node` was just leaked from a Box.
+        Ok(unsafe { &(*node).value })
+    }
+}
+
+impl<T> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        let node = *self.node.get_mut();
+        if node.is_null() {
+            return;
+        }
+        // SAFETY: `&mut self`: nobody else looks; the node came from Box::into_raw and was not dropped before.
+        unsafe {
+            if (*node).epoch == epoch() {
+                drop(Box::from_raw(node));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_its_own_value() {
+        static CELL: PerProcess<AtomicU32> = PerProcess::new();
+        let mine = epoch();
+        CELL.get_or_init(|| AtomicU32::new(7));
+        // SAFETY: the child calls only what is safe after fork in a threaded process: atomics, malloc, _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let fresh = CELL.get().is_none() && epoch() != mine;
+            let value = CELL.get_or_init(|| AtomicU32::new(8)).load(Ordering::Relaxed);
+            // SAFETY: leaves the child without running anything of the test harness.
+            unsafe { libc::_exit(if fresh && value == 8 { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just forked; `status` outlives the call.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(status, 0);
+        assert_eq!(epoch(), mine);
+        assert_eq!(CELL.get().map(|cell| cell.load(Ordering::Relaxed)), Some(7));
+    }
+}

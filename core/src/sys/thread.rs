@@ -1,0 +1,34 @@
+//! Threads of the library: named, and blind to signals, so that a host's handlers run on the host's own threads.
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// For threads that run the library's own short jobs.
+pub(crate) const SMALL_STACK: usize = 256 << 10;
+/// For threads that run code of the user.
+pub(crate) const FULL_STACK: usize = 2 << 20;
+
+/// Starts a thread that blocks all signals.
+///
+/// # Errors
+/// RESOURCE if the operating system has no thread to give.
+pub(crate) fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    // SAFETY: both sets are valid for the calls; the mask of the caller is put back below, so the new thread
+    // inherits a full mask and the caller's own does not change.
+    let before = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        let mut before: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        before
+    };
+    let started = std::thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(body);
+    // SAFETY: `before` was filled by the call above.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
+    match started {
+        Ok(_detached) => Ok(()),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Resource, "acquire", format!("no thread can be started: {error}"))
+                .with_source(error))
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! Waiting, written once for all engines: a thread that blocks, a callback, or a future.
+//!
+//! | state | by | to |
+//! |---|---|---|
+//! | WAITING | the engine, with a grant or an error | SETTLED |
+//! | WAITING | deadline, cancel, close: with that error, then `leave` | SETTLED |
+//! | SETTLED | the thread or future that takes the outcome; a callback gets it at once | TAKEN |
+//!
+//! Whoever moves a waiter out of WAITING decides its outcome; everybody else is refused. So a wait that has ended
+//! never takes the lock, and a grant that comes too late goes back to the engine.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::Waker;
+use std::time::Instant;
+
+use crate::backend::contract::{Backend, Grant};
+use crate::error::{Error, ErrorKind, Result};
+use crate::service::{call, clock};
+use crate::sync::Guarded;
+use crate::sys::futex::{self, Woken};
+use crate::timeout::Timeout;
+
+/// What a callback is given.
+pub(crate) type Notify = Box<dyn FnOnce(Result<Grant>) + Send>;
+
+/// One pending acquisition.
+pub(crate) struct Waiter {
+    /// Counts the reasons to look again; a parked thread sleeps on it.
+    bell: AtomicU32,
+    waiting: AtomicBool,
+    state: Guarded<State>,
+    /// The engine's: where in the line.
+    pub(crate) ticket: AtomicU64,
+    timer: AtomicU64,
+    blocking: bool,
+}
+
+enum State {
+    Waiting(Audience),
+    Settled(Result<Grant>),
+    Taken,
+}
+
+enum Audience {
+    /// A thread that is parked, or will be.
+    Thread,
+    /// A future; the waker of its last poll.
+    Future(Option<Waker>),
+    /// A callback, run on the callback thread.
+    Callback(Notify),
+    /// A callback that may run on whatever thread settles: short, and it calls nothing of the engine.
+    Inline(Notify),
+}
+
+impl Waiter {
+    fn new(audience: Audience) -> Arc<Waiter> {
+        Arc::new(Waiter {
+            bell: AtomicU32::new(0),
+            waiting: AtomicBool::new(true),
+            ticket: AtomicU64::new(0),
+            timer: AtomicU64::new(0),
+            blocking: matches!(audience, Audience::Thread),
+            state: Guarded::new(State::Waiting(audience)),
+        })
+    }
+
+    /// Whether a thread sleeps for it in [`Backend::wait`]; else the engine must take the lock for it.
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.blocking
+    }
+
+    /// Whether it still has no outcome.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Decides the outcome. Refused, with what was offered, if it is decided already.
+    pub(crate) fn settle(&self, outcome: Result<Grant>) -> Result<(), Result<Grant>> {
+        let mut state = self.state.lock();
+        let State::Waiting(_) = *state else { return Err(outcome) };
+        let State::Waiting(audience) = std::mem::replace(&mut *state, State::Taken) else { return Err(outcome) };
+        self.waiting.store(false, Ordering::Release);
+        match audience {
+            Audience::Thread => {
+                *state = State::Settled(outcome);
+                drop(state);
+                self.unpark();
+            }
+            Audience::Future(waker) => {
+                *state = State::Settled(outcome);
+                drop(state);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            Audience::Callback(notify) => {
+                drop(state);
+                call::run(Box::new(move || notify(outcome)));
+            }
+            Audience::Inline(notify) => {
+                drop(state);
+                notify(outcome);
+            }
+        }
+        clock::cancel(self.timer.load(Ordering::Acquire));
+        Ok(())
+    }
+
+    fn take(&self) -> Option<Result<Grant>> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Settled(outcome) => Some(outcome),
+            other => {
+                *state = other;
+                None
+            }
+        }
+    }
+
+    /// Sleeps until `unpark`, `until` or a signal. An `unpark` before the call ends it at once.
+    pub(crate) fn park(&self, until: Option<Instant>) -> Woken {
+        if self.bell.swap(0, Ordering::Acquire) != 0 {
+            return Woken::Changed;
+        }
+        let woken = futex::wait(&self.bell, 0, futex::ANY, until, false);
+        self.bell.store(0, Ordering::Release);
+        woken
+    }
+
+    pub(crate) fn unpark(&self) {
+        if self.bell.swap(1, Ordering::AcqRel) == 0 {
+            futex::wake(&self.bell, 1, futex::ANY, false);
+        }
+    }
+}
+
+/// Ends any wait that was started with it, from any thread.
+#[derive(Clone, Default)]
+pub struct Cancel(Arc<CancelState>);
+
+#[derive(Default)]
+struct CancelState {
+    fired: AtomicBool,
+    waits: Guarded<Vec<Pending>>,
+}
+
+impl Cancel {
+    /// A token that has not fired.
+    pub fn new() -> Cancel {
+        Cancel::default()
+    }
+
+    /// Ends the waits with CANCELED, those under way and those to come. A hold already acquired stays.
+    pub fn cancel(&self) {
+        self.0.fired.store(true, Ordering::SeqCst);
+        let waits = std::mem::take(&mut *self.0.waits.lock());
+        for wait in waits {
+            wait.end(canceled());
+        }
+    }
+
+    /// Whether [`Cancel::cancel`] was called.
+    pub fn is_canceled(&self) -> bool {
+        self.0.fired.load(Ordering::SeqCst)
+    }
+
+    fn attach(&self, wait: Pending) {
+        let mut waits = self.0.waits.lock();
+        waits.retain(|wait| wait.waiter.upgrade().is_some_and(|waiter| waiter.is_waiting()));
+        waits.push(wait.clone());
+        drop(waits);
+        if self.is_canceled() {
+            wait.end(canceled());
+        }
+    }
+}
+
+fn canceled() -> Error {
+    Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled")
+}
+
+fn timed_out(backend: &dyn Backend, limit: Timeout) -> Error {
+    let owner = backend.describe_owner().map(|owner| format!(": {owner}")).unwrap_or_default();
+    match limit.limit() {
+        Some(limit) if !limit.is_zero() => Error::new(
+            ErrorKind::Timeout,
+            "acquire",
+            format!("not acquired within {:.3} s{owner}", limit.as_secs_f64()),
+        ),
+        _ => Error::new(ErrorKind::Timeout, "acquire", format!("not free{owner}")),
+    }
+}
+
+/// A wait under way, as those see it who may end it.
+#[derive(Clone)]
+pub(crate) struct Pending {
+    waiter: Weak<Waiter>,
+    backend: Weak<dyn Backend>,
+}
+
+impl Pending {
+    fn of(waiter: &Arc<Waiter>, backend: &Arc<dyn Backend>) -> Pending {
+        Pending { waiter: Arc::downgrade(waiter), backend: Arc::downgrade(backend) }
+    }
+
+    /// Ends the wait with `error`, unless it has an outcome; whether it was ended here.
+    pub(crate) fn end(&self, error: Error) -> bool {
+        self.end_with(|_| error)
+    }
+
+    fn end_with(&self, error: impl FnOnce(&dyn Backend) -> Error) -> bool {
+        let (Some(waiter), Some(backend)) = (self.waiter.upgrade(), self.backend.upgrade()) else { return false };
+        if !waiter.is_waiting() {
+            return false;
+        }
+        let error = error(&*backend);
+        let ended = waiter.settle(Err(error)).is_ok();
+        if ended {
+            backend.leave(&waiter);
+            backend.nudge(&waiter);
+        }
+        ended
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        !self.waiter.upgrade().is_some_and(|waiter| waiter.is_waiting())
+    }
+}
+
+/// How an acquisition waits.
+#[derive(Default)]
+pub struct Waiting<'a> {
+    /// How long; for ever by default.
+    pub timeout: Timeout,
+    /// A token that ends the wait.
+    pub cancel: Option<&'a Cancel>,
+    /// Asked after each signal and at least five times a second: whether to go on waiting. For languages whose
+    /// signal handlers run on the waiting thread itself.
+    pub interrupt: Option<&'a mut dyn FnMut() -> bool>,
+}
+
+impl Default for Timeout {
+    fn default() -> Timeout {
+        Timeout::FOREVER
+    }
+}
+
+const INTERRUPT_SLICE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Waits on the caller's thread. `register` makes the wait known to whoever may close the mutex.
+pub(crate) fn block(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl FnOnce(Pending)) -> Result<Grant> {
+    let Waiting { timeout, cancel, mut interrupt } = waiting;
+    if cancel.is_some_and(Cancel::is_canceled) {
+        return Err(canceled());
+    }
+    if let Some(grant) = backend.try_take()? {
+        return Ok(grant);
+    }
+    if timeout.is_try() {
+        return Err(timed_out(&**backend, timeout));
+    }
+    let deadline = timeout.deadline();
+    let waiter = Waiter::new(Audience::Thread);
+    backend.join(&waiter)?;
+    let pending = Pending::of(&waiter, backend);
+    if let Some(cancel) = cancel {
+        cancel.attach(pending.clone());
+    }
+    register(pending);
+    loop {
+        if let Some(outcome) = waiter.take() {
+            return outcome;
+        }
+        let slice = interrupt.as_ref().map(|_| Instant::now() + INTERRUPT_SLICE);
+        let until = match (deadline, slice) {
+            (Some(deadline), Some(slice)) => Some(deadline.min(slice)),
+            (deadline, slice) => deadline.or(slice),
+        };
+        let woken = backend.wait(&waiter, until);
+        if woken == Woken::Changed {
+            continue;
+        }
+        let reason = if let Some(go_on) = &mut interrupt
+            && !go_on()
+        {
+            canceled()
+        } else if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            timed_out(&**backend, timeout)
+        } else {
+            continue;
+        };
+        if waiter.settle(Err(reason)).is_ok() {
+            backend.leave(&waiter);
+        }
+    }
+}
+
+/// Waits without a thread: `notify` is called once, on the callback thread, or for `inline` on any thread.
+pub(crate) fn start(
+    backend: &Arc<dyn Backend>,
+    timeout: Timeout,
+    inline: bool,
+    notify: Notify,
+    register: impl FnOnce(Pending),
+) -> Pending {
+    let waiter = Waiter::new(if inline { Audience::Inline(notify) } else { Audience::Callback(notify) });
+    let pending = Pending::of(&waiter, backend);
+    register(pending.clone());
+    let outcome = match backend.try_take() {
+        Ok(Some(grant)) => Ok(grant),
+        Err(error) => Err(error),
+        Ok(None) if timeout.is_try() => Err(timed_out(&**backend, timeout)),
+        Ok(None) => match begin(backend, &waiter, timeout) {
+            Ok(()) => return pending,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(Ok(late)) = waiter.settle(outcome) {
+        backend.give_back(late);
+    }
+    pending
+}
+
+fn begin(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout) -> Result<()> {
+    backend.join(waiter)?;
+    if let Some(deadline) = timeout.deadline() {
+        let pending = Pending::of(waiter, backend);
+        let timer = clock::at(
+            deadline,
+            Box::new(move || {
+                pending.end_with(|backend| timed_out(backend, timeout));
+            }),
+        );
+        match timer {
+            Ok(timer) => waiter.timer.store(timer, Ordering::Release),
+            Err(error) => {
+                if waiter.settle(Err(error)).is_ok() {
+                    backend.leave(waiter);
+                }
+                return Ok(());
+            }
+        }
+        if !waiter.is_waiting() {
+            clock::cancel(waiter.timer.load(Ordering::Acquire));
+        }
+    }
+    // It may have ended between its registration and its joining.
+    if !waiter.is_waiting() {
+        backend.leave(waiter);
+    }
+    Ok(())
+}
+
+/// A wait that is polled by an executor.
+pub(crate) struct FutureWait {
+    backend: Arc<dyn Backend>,
+    waiter: Arc<Waiter>,
+}
+
+impl FutureWait {
+    pub(crate) fn start(backend: &Arc<dyn Backend>, register: impl FnOnce(Pending)) -> FutureWait {
+        let wait = FutureWait { backend: backend.clone(), waiter: Waiter::new(Audience::Future(None)) };
+        register(Pending::of(&wait.waiter, backend));
+        let outcome = match backend.try_take() {
+            Ok(Some(grant)) => Ok(grant),
+            Err(error) => Err(error),
+            Ok(None) => match begin(backend, &wait.waiter, Timeout::FOREVER) {
+                Ok(()) => return wait,
+                Err(error) => Err(error),
+            },
+        };
+        if let Err(Ok(late)) = wait.waiter.settle(outcome) {
+            backend.give_back(late);
+        }
+        wait
+    }
+
+    pub(crate) fn poll(&self, waker: &Waker) -> Option<Result<Grant>> {
+        let mut state = self.waiter.state.lock();
+        if let State::Waiting(Audience::Future(known)) = &mut *state {
+            if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+                *known = Some(waker.clone());
+            }
+            return None;
+        }
+        drop(state);
+        self.waiter.take()
+    }
+}
+
+impl Drop for FutureWait {
+    fn drop(&mut self) {
+        if self.waiter.settle(Err(canceled())).is_ok() {
+            self.backend.leave(&self.waiter);
+        } else if let Some(Ok(grant)) = self.waiter.take() {
+            self.backend.give_back(grant);
+        }
+    }
+}
