@@ -10,6 +10,7 @@
 
 mod backend;
 mod error;
+mod event;
 mod hold;
 mod identity;
 pub mod list;
@@ -24,7 +25,9 @@ mod wait;
 
 pub use backend::contract::{Owner, State, Status};
 pub use error::{Error, ErrorKind, Result};
+pub use event::EventWait;
 pub use hold::Hold;
 pub use mutex::{Acquire, Mutex, Wait};
+pub use service::offload::offload;
 pub use timeout::Timeout;
 pub use wait::{Cancel, Waiting};

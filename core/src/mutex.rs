@@ -97,6 +97,19 @@ impl Mutex {
         }
     }
 
+    /// [`Mutex::try_acquire`] without a `Hold`, as [`Mutex::lock_with`]; `false` if it is held.
+    ///
+    /// # Errors
+    /// As [`Mutex::acquire`].
+    pub fn try_lock(&self) -> Result<bool> {
+        let session = self.0.open_session()?;
+        match session.backend.try_take() {
+            Ok(Some(grant)) => self.0.adopt(session, grant).map(|()| true),
+            Ok(None) => Ok(false),
+            Err(error) => Err(self.0.named(error)),
+        }
+    }
+
     /// Acquires within `limit`; `None` if that was not possible in time.
     ///
     /// # Errors
@@ -266,7 +279,7 @@ impl fmt::Debug for Mutex {
 }
 
 fn closed(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Closed, operation, "the mutex is closed")
+    Error::new(ErrorKind::Closed, operation, "still not opened: the mutex is closed")
 }
 
 impl Inner {
@@ -353,7 +366,7 @@ impl Inner {
         } else if self.closed.load(Ordering::SeqCst) {
             closed(operation)
         } else {
-            Error::new(ErrorKind::NotOwner, operation, "nothing is held through this handle")
+            Error::new(ErrorKind::NotOwner, operation, "still not acquired: nothing is held through this handle")
                 .with_help("acquire it first")
         }
     }

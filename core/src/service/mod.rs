@@ -3,3 +3,4 @@
 
 pub(crate) mod call;
 pub(crate) mod clock;
+pub(crate) mod offload;

@@ -1,0 +1,140 @@
+//! Acquiring from an event loop: the calling thread neither sleeps nor talks to a server.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::hold::Hold;
+use crate::mutex::{Mutex, Wait};
+use crate::service::offload::offload;
+use crate::sync::Guarded;
+use crate::timeout::Timeout;
+use crate::url::Target;
+
+type Done = Box<dyn FnOnce(Result<Hold>) + Send>;
+
+/// An acquisition that was started with [`Mutex::acquire_event`].
+#[derive(Clone)]
+pub struct EventWait(Arc<Pending>);
+
+struct Pending {
+    /// Who is told. Whoever takes it decides the outcome.
+    done: Guarded<Option<Done>>,
+    /// Set once it waits in line.
+    wait: Guarded<Option<Wait>>,
+}
+
+impl Pending {
+    fn settle(&self, outcome: Result<Hold>) -> bool {
+        let done = self.done.lock().take();
+        match done {
+            Some(done) => {
+                done(outcome);
+                true
+            }
+            None => {
+                // Cancelled meanwhile. Giving back may talk to a server, which this thread may not be free to do.
+                if let Ok(late) = outcome {
+                    offload(move || drop(late));
+                }
+                false
+            }
+        }
+    }
+
+    fn start(self: &Arc<Pending>, mutex: &Mutex, timeout: Timeout, inline: bool) {
+        let pending = self.clone();
+        let notify = move |outcome| {
+            pending.settle(outcome);
+        };
+        let started =
+            if inline { mutex.acquire_inline(timeout, notify) } else { mutex.acquire_callback(timeout, notify) };
+        match started {
+            Ok(wait) => {
+                *self.wait.lock() = Some(wait.clone());
+                // It may have been cancelled before it could be seen to wait.
+                if self.done.lock().is_none() {
+                    wait.cancel();
+                }
+            }
+            Err(error) => {
+                self.settle(Err(error));
+            }
+        }
+    }
+}
+
+impl EventWait {
+    /// Ends the wait: `done` is told CANCELED, perhaps before this returns. `false` if it has an outcome already, and
+    /// nothing changes.
+    pub fn cancel(&self) -> bool {
+        let wait = self.0.wait.lock().clone();
+        match wait {
+            Some(wait) => wait.cancel(),
+            None => self.0.settle(Err(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))),
+        }
+    }
+}
+
+impl Mutex {
+    /// Whether opening, acquiring and releasing talk to a server, and may take as long as a network does.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.url().target(), Target::Redis(_))
+    }
+
+    /// Acquires for an event loop. `done` is called exactly once, perhaps before this returns: on a library thread, or
+    /// with `inline` on any thread, and then it must be short and call nothing of this crate. The calling thread does no
+    /// network I/O: what a server is asked is [offloaded](crate::offload).
+    pub fn acquire_event(
+        &self,
+        timeout: Timeout,
+        inline: bool,
+        done: impl FnOnce(Result<Hold>) + Send + 'static,
+    ) -> EventWait {
+        let pending = Arc::new(Pending { done: Guarded::new(Some(Box::new(done))), wait: Guarded::new(None) });
+        if self.is_remote() {
+            let (mutex, pending, deadline) = (self.clone(), pending.clone(), timeout.deadline());
+            offload(move || {
+                let timeout = match deadline {
+                    Some(deadline) => Timeout::from(deadline.saturating_duration_since(Instant::now())),
+                    None => timeout,
+                };
+                if pending.done.lock().is_some() {
+                    pending.start(&mutex, timeout, inline);
+                }
+            });
+        } else {
+            pending.start(self, timeout, inline);
+        }
+        EventWait(pending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_told_once_and_a_canceled_one_never_takes_the_lock() {
+        let mutex = Mutex::open("spm:event-test").unwrap();
+        let (tell, told) = mpsc::channel();
+        let first = tell.clone();
+        mutex.acquire_event(Timeout::FOREVER, true, move |outcome| first.send(outcome).unwrap());
+        let hold = told.recv().unwrap().unwrap();
+
+        let second = tell.clone();
+        let wait = mutex.acquire_event(Timeout::FOREVER, false, move |outcome| second.send(outcome).unwrap());
+        assert!(wait.cancel());
+        assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Canceled);
+        assert!(!wait.cancel());
+
+        hold.release().unwrap();
+        mutex.try_acquire().unwrap().expect("the cancelled wait did not take it").release().unwrap();
+
+        mutex.close().unwrap();
+        mutex.acquire_event(Timeout::FOREVER, true, move |outcome| tell.send(outcome).unwrap());
+        assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    }
+}

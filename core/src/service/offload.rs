@@ -1,0 +1,53 @@
+//! Blocking work for those who must not block: event loops. A few threads, started when there is work, gone with it.
+
+use std::collections::VecDeque;
+
+use crate::sync::Guarded;
+use crate::sys::fork::PerProcess;
+use crate::sys::thread;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// How many jobs run at once: enough that one dead server does not stop the others at once.
+const THREADS: usize = 8;
+
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    threads: usize,
+}
+
+static QUEUE: PerProcess<Guarded<Queue>> = PerProcess::new();
+
+/// Runs `job` soon, on a thread of the library's own that takes no signals. If no thread can be started it runs
+/// here: late is worse than near.
+///
+/// # Fork
+/// A child does not run what its parent has offloaded.
+pub fn offload(job: impl FnOnce() + Send + 'static) {
+    let queue = QUEUE.get_or_init(Guarded::default);
+    let mut state = queue.lock();
+    state.jobs.push_back(Box::new(job));
+    if state.threads == THREADS {
+        return;
+    }
+    state.threads += 1;
+    drop(state);
+    if thread::spawn("ipcmutex-io", thread::FULL_STACK, drain).is_err() {
+        drain();
+    }
+}
+
+fn drain() {
+    let Some(queue) = QUEUE.get() else { return };
+    loop {
+        let mut state = queue.lock();
+        let Some(job) = state.jobs.pop_front() else {
+            state.threads -= 1;
+            return;
+        };
+        drop(state);
+        // A panic of one job must not end the others.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    }
+}
