@@ -18,7 +18,7 @@ pub struct Listed {
 /// # Errors
 /// UNSAFE or IO if the default directory cannot be read; no locks at all is an empty list.
 pub fn local() -> Result<Vec<Listed>> {
-    Err(Error::new(ErrorKind::Unsupported, "ps", "not built in"))
+    crate::backend::mpm::list()
 }
 
 /// The locks of the server that `url` names, under its `prefix`; the URL's id does not matter.

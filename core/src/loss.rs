@@ -35,6 +35,10 @@ impl Losses {
         }
     }
 
+    pub(crate) fn is_listening(&self, token: u64) -> bool {
+        self.listening.load(Ordering::Acquire) != 0 && self.by_token.lock().contains_key(&token)
+    }
+
     fn take(&self, token: u64) -> Vec<OnLost> {
         if self.listening.load(Ordering::Acquire) == 0 {
             return Vec::new();

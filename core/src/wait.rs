@@ -34,6 +34,8 @@ pub(crate) struct Waiter {
     pub(crate) ticket: AtomicU64,
     timer: AtomicU64,
     blocking: bool,
+    /// When the wait began.
+    pub(crate) created: Instant,
 }
 
 enum State {
@@ -61,6 +63,7 @@ impl Waiter {
             ticket: AtomicU64::new(0),
             timer: AtomicU64::new(0),
             blocking: matches!(audience, Audience::Thread),
+            created: Instant::now(),
             state: Guarded::new(State::Waiting(audience)),
         })
     }

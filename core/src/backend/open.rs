@@ -9,8 +9,7 @@ use crate::url::{LockUrl, Target};
 pub(crate) fn open(url: &LockUrl) -> Result<Arc<dyn Backend>> {
     match url.target() {
         Target::Spm { id } => super::spm::open(id, url),
-        Target::Mpm(_) | Target::Redis(_) => {
-            Err(crate::error::Error::new(crate::error::ErrorKind::Unsupported, "open", "not built in"))
-        }
+        Target::Mpm(file) => super::mpm::open(file, url),
+        Target::Redis(_) => Err(crate::error::Error::new(crate::error::ErrorKind::Unsupported, "open", "not built in")),
     }
 }

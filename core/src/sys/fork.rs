@@ -6,7 +6,8 @@
 //! by [`epoch`], a number in a page that the kernel wipes at fork (`MADV_WIPEONFORK`, also for raw `clone`), so
 //! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the number.
 
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use super::futex;
 
@@ -96,6 +97,26 @@ impl Drop for ForkGate {
     }
 }
 
+/// Descriptors that a child has no use for.
+static CLOSED_IN_CHILD: [AtomicI32; 8] = [const { AtomicI32::new(-1) }; 8];
+
+/// Closes `file` in children that are forked while it is open here. Before it is closed here, [`keep_in_child`].
+pub(crate) fn close_in_child(file: &OwnedFd) {
+    for place in &CLOSED_IN_CHILD {
+        if place.compare_exchange(-1, file.as_raw_fd(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+pub(crate) fn keep_in_child(file: &OwnedFd) {
+    for place in &CLOSED_IN_CHILD {
+        if place.compare_exchange(file.as_raw_fd(), -1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
 extern "C" fn before_fork() {
     futex::lock(&GATE);
 }
@@ -106,6 +127,13 @@ extern "C" fn after_fork_parent() {
 
 extern "C" fn after_fork_child() {
     GATE.store(0, Ordering::Release);
+    for place in &CLOSED_IN_CHILD {
+        let file = place.swap(-1, Ordering::AcqRel);
+        if file >= 0 {
+            // SAFETY: an inherited descriptor that nothing in this child uses: its owner's state is left behind.
+            unsafe { libc::close(file) };
+        }
+    }
     let stamp = STAMP.load(Ordering::Acquire);
     if !stamp.is_null() {
         // SAFETY: as in `epoch`. The kernel has done it already, but for one without MADV_WIPEONFORK.

@@ -108,3 +108,58 @@ pub(crate) fn unlock(word: &AtomicU32) {
         wake(word, 1, ANY, false);
     }
 }
+
+/// How many words [`wait_any`] can watch.
+pub(crate) const MAX_WORDS: usize = 128;
+
+/// Sleeps while each word is what is expected of it; `None` if the kernel cannot do that (before Linux 5.16).
+/// The first word is private to this process, the others are shared.
+#[cfg(target_os = "linux")]
+pub(crate) fn wait_any(words: &[(&AtomicU32, u32)], until: Option<Instant>) -> Option<Woken> {
+    #[repr(C)]
+    struct Futex {
+        value: u64,
+        address: u64,
+        flags: u32,
+        reserved: u32,
+    }
+    const FUTEX2_SIZE_U32: u32 = 2;
+    const FUTEX2_PRIVATE: u32 = 128;
+    let watched: Vec<Futex> = words
+        .iter()
+        .enumerate()
+        .map(|(at, (word, expected))| Futex {
+            value: u64::from(*expected),
+            address: word.as_ptr() as u64,
+            flags: FUTEX2_SIZE_U32 | if at == 0 { FUTEX2_PRIVATE } else { 0 },
+            reserved: 0,
+        })
+        .collect();
+    let deadline = until.map(|until| {
+        let left = until.saturating_duration_since(Instant::now());
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let at = Duration::new(now.tv_sec as u64, now.tv_nsec as u32).saturating_add(left);
+        libc::timespec { tv_sec: at.as_secs().min(i32::MAX as u64) as libc::time_t, tv_nsec: at.subsec_nanos() as _ }
+    });
+    // SAFETY: `watched` is an array of `struct futex_waitv` (linux/futex.h) with live aligned words; the deadline is
+    // null or points to a timespec that outlives the call, absolute on CLOCK_MONOTONIC.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_futex_waitv,
+            watched.as_ptr(),
+            watched.len() as u32,
+            0u32,
+            deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+            libc::CLOCK_MONOTONIC,
+        )
+    };
+    if answer >= 0 {
+        return Some(Woken::Changed);
+    }
+    match std::io::Error::last_os_error().raw_os_error() {
+        Some(libc::ETIMEDOUT) => Some(Woken::TimedOut),
+        Some(libc::EINTR) => Some(Woken::Interrupted),
+        Some(libc::EAGAIN) => Some(Woken::Changed),
+        _ => None,
+    }
+}

@@ -1,0 +1,325 @@
+//! `mpm:`, processes of one host: the file engine.
+//!
+//! The WORD in a shared page decides who owns; the KERNEL vouches who lives, by a byte lock that dies with its
+//! process; the LINE in the page says who is next. No server, no socket: whoever releases wakes who is first.
+//!
+//! # The word
+//! Every change is one compare-and-swap of the whole word, so there is no half-done change that a death could leave.
+//!
+//! | from -> to | who | after it |
+//! |---|---|---|
+//! | FREE(g) -> HELD(own, g+1), LINE kept | a newcomer (strict: not if anybody waits), or a waiter (strict: only the first) | |
+//! | HELD(own, g) -> FREE(g), LINE kept | the hold | LINE: wake the first in line |
+//! | HELD(own, g) with HAND_OVER -> RESERVED(first in line, g) | the hold; the time is noted before | wake it |
+//! | HELD, RESERVED -> the same with LINE, and HAND_OVER if it is strict or has waited 1 ms | a waiter, before it sleeps | |
+//! | HELD(d, g) -> HELD(own, g+1), abandoned | anyone who read the word, then found LIFE d free | |
+//! | RESERVED(own) -> HELD(own, g+1) | the first of that process's line | |
+//! | RESERVED(h) -> HELD(own, g+1) | anyone, if LIFE h is free or the reservation is older than 250 ms | |
+//! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if h has died | wake |
+//! | HELD(d), RESERVED(d) -> FREE | who moves into slot d, between taking CLAIM d and LIFE d | wake, also if nothing changed |
+//! | FREE with LINE -> FREE | who looked for the first in line and found nobody; exactly the word it had read | |
+//! | HELD(s, g) -> HELD(own, g+1) -> released | break; the old hold finds a word that is not its own | wake |
+//!
+//! # The line
+//! Each process has one cell: the ticket of its first waiter, and whether that one sleeps. The lowest ticket is first.
+//!
+//! | event | who | what |
+//! |---|---|---|
+//! | a waiter comes | it | ticket from the page's counter; the first of its process writes the cell |
+//! | it is about to sleep | it | reads its bell, marks the cell asleep, looks at the word (and takes it, or sets LINE), sleeps on the bell as read |
+//! | the lock comes free | who released | finds the lowest cell; if asleep: marks it awake, counts the bell up, wakes |
+//! | it takes the lock or leaves | it | the next of its process takes over the cell, or the cell is cleared |
+//! | it dies | who finds its LIFE free | clears the cell |
+//!
+//! # Why nothing is lost
+//! A waiter writes its cell, then sees LINE in a word that is not free, then sleeps; a release changes the word, then
+//! reads LINE from it, then reads the cells: one of the two sees the other. No release clears LINE; it goes only by a swap of the
+//! very word for which the line was found empty, and an entry in between has another generation. A wake that comes
+//! before the sleep has changed the bell, so the sleep ends at once. A releaser that dies between its swap and its wake, a waiter that
+//! dies or freezes after it was woken: the pulse (`pulse.rs`) of the others looks, at the event of the death and every 250 ms.
+//!
+//! # Why nobody is robbed
+//! A slot and a generation name one acquisition for ever; a process changes the word before its LIFE goes; LIFE goes only with the
+//! process (or its last handle, which holds nothing). So from "the word names d, generation g" and then "LIFE d is free" follows that
+//! this hold has ended without a release, and the swap succeeds only if the word still says so. A probe counts only on a
+//! file description of the same inode; what cannot be told means that the owner lives.
+
+mod bells;
+mod layout;
+mod place;
+mod pulse;
+mod site;
+mod word;
+
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{self, Mode, OFlags};
+
+use self::site::{Label, Site};
+use self::word::{ABANDONED, Word};
+use crate::backend::contract::{Backend, Grant, OnLost, Owner, State, Status};
+use crate::error::{Error, Result};
+use crate::hold::lost;
+use crate::identity::identity;
+use crate::list::Listed;
+use crate::service::clock;
+use crate::sys::file::is_byte_locked;
+use crate::sys::futex::Woken;
+use crate::sys::page::Latest;
+use crate::url::{Fairness, FileTarget, LockUrl};
+use crate::wait::Waiter;
+
+pub(crate) fn open(target: &FileTarget, url: &LockUrl) -> Result<Arc<dyn Backend>> {
+    let path = place::resolve(target)?;
+    let owner = identity(url);
+    let label = Label::new(&owner.label);
+    let site = Site::open(path.clone(), target, &owner, &label)?;
+    Ok(Arc::new_cyclic(|me| Mpm {
+        path,
+        target: target.clone(),
+        owner,
+        label,
+        strict: url.fairness() == Fairness::Strict,
+        sites: Latest::new(site),
+        me: me.clone(),
+    }))
+}
+
+/// A handle. It follows its path: when the file is replaced, it moves to the new one.
+struct Mpm {
+    path: PathBuf,
+    target: FileTarget,
+    owner: Owner,
+    label: Label,
+    strict: bool,
+    sites: Latest<Site>,
+    me: Weak<Mpm>,
+}
+
+/// How often a hold whose loss somebody wants to hear of is looked after.
+const LOSS_WATCH: Duration = Duration::from_secs(1);
+
+impl Mpm {
+    #[inline]
+    fn site(&self) -> Result<&Site> {
+        loop {
+            let site = self.sites.get();
+            if !site.has_vanished() {
+                return Ok(site);
+            }
+            self.sites.replace(site, || Site::open(self.path.clone(), &self.target, &self.owner, &self.label))?;
+        }
+    }
+
+    /// Lines up again where the path leads now.
+    fn rejoin(&self, waiter: &Arc<Waiter>) -> Result<()> {
+        while !self.site()?.join(waiter, self.me.clone(), self.strict) {}
+        if !waiter.is_waiting() {
+            self.leave(waiter);
+        }
+        Ok(())
+    }
+
+    /// The site of the hold with `token`, also if its file has gone since.
+    fn site_of(&self, token: u64) -> Option<Arc<Site>> {
+        self.sites.find(|site| site.knows(token))
+    }
+}
+
+fn watch_loss(site: Arc<Site>, token: u64) -> Result<()> {
+    let again = Box::new(move || {
+        if !site.losses.is_listening(token) {
+            return;
+        }
+        match site.check_path(token) {
+            Err(error) => site.losses.tell(token, &error),
+            // Without a timer the loss is told by the release, at the latest.
+            Ok(()) => drop(watch_loss(site, token)),
+        }
+    });
+    clock::at(Instant::now() + LOSS_WATCH, again).map(drop)
+}
+
+impl Backend for Mpm {
+    #[inline]
+    fn try_take(&self) -> Result<Option<Grant>> {
+        loop {
+            let site = self.site()?;
+            let grant = site.take(self.strict, &self.label)?;
+            if site.is_here() {
+                return Ok(grant);
+            }
+            if let Some(grant) = grant {
+                // A lock that nobody else can find is none; its loss is nobody's.
+                let _ = site.release(grant.token, grant.abandoned);
+            }
+        }
+    }
+
+    fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
+        self.rejoin(waiter)
+    }
+
+    fn wait(&self, waiter: &Arc<Waiter>, until: Option<Instant>) -> Woken {
+        match self.site() {
+            Ok(site) => site.wait(waiter, until),
+            Err(error) => {
+                // If it has an outcome already, that one stands.
+                let _ = waiter.settle(Err(error));
+                Woken::Changed
+            }
+        }
+    }
+
+    fn nudge(&self, waiter: &Arc<Waiter>) {
+        self.sites.get().nudge(waiter);
+    }
+
+    fn leave(&self, waiter: &Arc<Waiter>) {
+        let _everywhere = self.sites.find(|site| {
+            site.leave(waiter);
+            false
+        });
+    }
+
+    #[inline]
+    fn release(&self, token: u64) -> Result<()> {
+        let site = self.sites.get();
+        if site.knows(token) {
+            return site.release(token, false);
+        }
+        match self.site_of(token) {
+            Some(site) => site.release(token, false),
+            None => Err(lost("release", "somebody broke the lock")),
+        }
+    }
+
+    fn give_back(&self, grant: Grant) {
+        if let Some(site) = self.site_of(grant.token) {
+            // Nobody had it, so nobody has lost it.
+            let _ = site.release(grant.token, grant.abandoned);
+        }
+    }
+
+    fn check(&self, token: u64) -> Result<()> {
+        match self.site_of(token) {
+            Some(site) => site.check(token),
+            None => Err(lost("check", "somebody broke the lock")),
+        }
+    }
+
+    fn on_lost(&self, token: u64, notify: OnLost) -> Result<()> {
+        let Some(site) = self.site_of(token) else {
+            crate::service::call::run(Box::new(move || notify(lost("on_lost", "somebody broke the lock"))));
+            return Ok(());
+        };
+        site.losses.listen(token, notify);
+        match site.check_path(token) {
+            Err(error) => {
+                site.losses.tell(token, &error);
+                Ok(())
+            }
+            Ok(()) => watch_loss(site, token),
+        }
+    }
+
+    fn status(&self) -> Result<Status> {
+        self.site()?;
+        inspect(&self.path)
+    }
+
+    fn describe_owner(&self) -> Option<String> {
+        let site = self.site().ok()?;
+        Some(read(site.view(), |_| true).describe())
+    }
+
+    fn break_lock(&self) -> Result<bool> {
+        loop {
+            let site = self.site()?;
+            if site.is_here() {
+                return Ok(site.break_lock());
+            }
+        }
+    }
+}
+
+/// What a lock file says, if `lives` says who lives.
+fn read(view: &(impl layout::View + ?Sized), lives: impl Fn(u16) -> bool) -> Status {
+    let word = Word(view.u64(layout::WORD));
+    let held_by = matches!(word.state(), word::State::Held).then(|| word.slot());
+    let state = match held_by {
+        Some(slot) if lives(slot) => State::Held,
+        Some(_) => State::Abandoned,
+        None if word.has(ABANDONED) => State::Abandoned,
+        None => State::Free,
+    };
+    let generation = word.generation();
+    let base = view.u64(layout::BASES[word::half_of(generation)]);
+    let token = if generation == 0 { 0 } else { base.wrapping_add(generation & (word::HALF - 1)) };
+    let waiters = layout::slots(layout::blocks(view))
+        .filter(|slot| view.u64(layout::cell(*slot)) != 0 && lives(*slot))
+        .map(|slot| view.u32(layout::waiters(slot)))
+        .fold(0, u32::saturating_add);
+    let owner = held_by.map(|slot| layout::owner(view, slot));
+    let held = held_by
+        .filter(|_| state == State::Held)
+        .map(|slot| Duration::from_millis(site::coarse_ms().saturating_sub(view.u64(layout::since(slot)))));
+    Status { state, token, waiters, owner, held }
+}
+
+/// What can be seen of the lock file at `path`, without opening the lock.
+fn inspect(path: &Path) -> Result<Status> {
+    let failed = |error| Error::from_errno("status", path.display(), error);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let len = fs::fstat(&file).map_err(failed)?.st_size as usize;
+    let mut bytes = vec![0; len.min(layout::MAX_LEN)];
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::pread(&file, &mut bytes[done..], done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    use layout::View;
+    let header = bytes.as_slice().u64(layout::HEADER);
+    if header != 0 && header != layout::MAGIC {
+        return Err(Error::new(
+            crate::error::ErrorKind::Unsafe,
+            "status",
+            format!("{} is not a lock file", path.display()),
+        ));
+    }
+    // What cannot be told means that it lives.
+    Ok(read(bytes.as_slice(), |slot| is_byte_locked(file.as_fd(), layout::life_byte(slot)) != Ok(false)))
+}
+
+/// The locks in this user's default directory.
+pub(crate) fn list() -> Result<Vec<Listed>> {
+    let dir = place::default_dir(false)?;
+    let entries = match std::fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => {
+            return Err(
+                Error::new(crate::error::ErrorKind::Io, "ps", format!("{}: {error}", dir.display())).with_source(error)
+            );
+        }
+    };
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        // What is no regular file, or has a name that no URL has, is none of ours.
+        let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let Some(name) = entry.file_name().to_str().map(|name| format!("mpm:{name}")) else { continue };
+        if regular && LockUrl::parse(&name).is_ok() {
+            found.push(Listed { url: name, status: inspect(&entry.path()) });
+        }
+    }
+    found.sort_by(|a, b| a.url.cmp(&b.url));
+    Ok(found)
+}

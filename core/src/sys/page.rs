@@ -1,0 +1,116 @@
+//! A lock file in memory: shared with other processes, so everything in it is atomic.
+
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+
+use rustix::io::Errno;
+
+/// A shared, writable mapping from the start of a file. It keeps the file's open description, and so its byte locks,
+/// alive after the descriptor is closed. A forked child does not have it.
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    epoch: u32,
+}
+
+// SAFETY: the memory is reached only as atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes. They may reach beyond the file's end; who touches such a page gets SIGBUS.
+    pub(crate) fn new(file: BorrowedFd<'_>, len: usize) -> Result<Mapping, Errno> {
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of this process; what other
+        // processes do to it is only ever seen through atomics.
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, 0)? };
+        let Some(pointer) = NonNull::new(start.cast::<u8>()) else { return Err(Errno::NOMEM) };
+        // SAFETY: the range is the mapping just made.
+        if let Err(error) = unsafe { madvise(start, len, Advice::LinuxDontFork) } {
+            // SAFETY: as above; nothing refers to it yet.
+            let _ = unsafe { munmap(start, len) };
+            return Err(error);
+        }
+        Ok(Mapping { start: pointer, len, epoch: super::fork::epoch() })
+    }
+
+    fn at<T>(&self, offset: usize) -> NonNull<T> {
+        // The offsets are this crate's own layout; the clamp keeps a slip of ours inside the mapping.
+        debug_assert!(offset + size_of::<T>() <= self.len && offset.is_multiple_of(align_of::<T>()));
+        let offset = if offset + size_of::<T>() <= self.len { offset } else { 0 };
+        // SAFETY: the offset lies inside the mapping, checked above.
+        unsafe { self.start.add(offset).cast() }
+    }
+
+    #[inline]
+    pub(crate) fn u64(&self, offset: usize) -> &AtomicU64 {
+        // SAFETY: inside the mapping and aligned (`at`); any bytes are a valid AtomicU64; `&self` keeps the mapping.
+        unsafe { self.at::<AtomicU64>(offset).as_ref() }
+    }
+
+    #[inline]
+    pub(crate) fn u32(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: as in `u64`.
+        unsafe { self.at::<AtomicU32>(offset).as_ref() }
+    }
+
+    pub(crate) fn u8(&self, offset: usize) -> &AtomicU8 {
+        // SAFETY: as in `u64`.
+        unsafe { self.at::<AtomicU8>(offset).as_ref() }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // In a forked child the range is not mapped, or is something else by now.
+        if self.epoch == super::fork::epoch() {
+            // SAFETY: the range was mapped by `new` in this process, and no reference outlives `self`.
+            let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+        }
+    }
+}
+
+/// A value that is replaced now and then and read all the time. What was replaced stays until the cell is dropped, so
+/// a reader needs no count.
+pub(crate) struct Latest<T> {
+    current: std::sync::atomic::AtomicPtr<T>,
+    kept: crate::sync::Guarded<Vec<std::sync::Arc<T>>>,
+}
+
+impl<T> Latest<T> {
+    pub(crate) fn new(first: std::sync::Arc<T>) -> Latest<T> {
+        let current = std::sync::atomic::AtomicPtr::new(std::sync::Arc::as_ptr(&first).cast_mut());
+        Latest { current, kept: crate::sync::Guarded::new(vec![first]) }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self) -> &T {
+        // SAFETY: the pointer is of an Arc in `kept`, from which nothing is removed before the drop of `self`.
+        unsafe { &*self.current.load(std::sync::atomic::Ordering::Acquire) }
+    }
+
+    /// Each value, the current one first, until `found` says so.
+    pub(crate) fn find(&self, found: impl Fn(&T) -> bool) -> Option<std::sync::Arc<T>> {
+        let kept = self.kept.lock().clone();
+        kept.into_iter().rev().find(|value| found(value))
+    }
+
+    /// Replaces the value, unless `stale` is not it any more.
+    pub(crate) fn replace(
+        &self,
+        stale: &T,
+        make: impl FnOnce() -> crate::error::Result<std::sync::Arc<T>>,
+    ) -> crate::error::Result<()> {
+        let mut kept = self.kept.lock();
+        if !std::ptr::eq(self.current.load(std::sync::atomic::Ordering::Acquire), stale) {
+            return Ok(());
+        }
+        let fresh = make()?;
+        self.current.store(std::sync::Arc::as_ptr(&fresh).cast_mut(), std::sync::atomic::Ordering::Release);
+        kept.push(fresh);
+        Ok(())
+    }
+}
