@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The shell agent: see README.md. A lock that is "open" is a URL that `status` could look at; a hold is an `ipcmutex run`
+# whose child waits to be let go, at the latest when the agent ends.
+declare -A url wait
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+say() { printf '%s\n' "$*"; }
+unhex() { [ "$1" = - ] || printf '%b' "$(sed 's/../\\x&/g' <<<"$1")"; }
+one_line() { tr -s '[:space:]' ' ' <"$1"; }
+
+limit() { # milliseconds to the command's option
+  case $1 in
+    forever) ;;
+    0) printf -- -n ;;
+    *[!0-9]*) echo "-w $1" ;;
+    *) printf -- '-w %d.%03d' $(($1 / 1000)) $(($1 % 1000)) ;;
+  esac
+}
+
+hold() { # number lock hold timeout
+  local here=$dir/$3 option
+  read -ra option <<<"$(limit "$4")"
+  rm -f "$here".*
+  mkfifo "$here.go" "$here.code"
+  "$IPCMUTEX" run "${option[@]}" "${url[$2]}" -- bash -c \
+    'touch "$1.in"; echo "$0 OK token=$IPCMUTEX_TOKEN pid=$PPID"; read -r _ <"$1.go"' "$1" "$here" 2>"$here.err" &
+  echo $! >"$here.pid"
+  wait $!
+  local code=$?
+  if [ -e "$here.in" ]; then mv "$here.in" "$here.out"; echo "$code" >"$here.code"; else say "$1 EXIT$code | $(one_line "$here.err")"; fi
+}
+
+answer() {
+  local number=$1 code out
+  case $2 in
+    open | status | break)
+      [ "$2" != open ] || url[$3]=$(unhex "$4"; echo .) url[$3]=${url[$3]%.}
+      out=$("$IPCMUTEX" $([ "$2" = break ] && echo break || echo status --json) "${url[$3]}" 2>"$dir/err")
+      code=$?
+      if [ $code = 0 ]; then say "$number OK | $out"; else say "$number EXIT$code | $(one_line "$dir/err")"; fi
+      ;;
+    waiter) say "$number OK pid=$(<"$dir/$3.pid")" ;;
+    cancel) kill -TERM "$(<"$dir/${wait[$3]}.pid")" && say "$number OK" ;;
+    end)
+      [ -e "$dir/$3.lost" ] || echo >"$dir/$3.go"
+      read -r code <"$dir/$3.code"
+      [ "$code" = 0 ] && say "$number OK" || say "$number EXIT$code"
+      ;;
+    lost)
+      touch "$dir/$3.lost"
+      read -r code <"$dir/$3.code"
+      say "$number EXIT$code | $(one_line "$dir/$3.err")"
+      echo "$code" >"$dir/$3.code" &
+      ;;
+  esac
+}
+
+while read -r number command a b c d; do
+  case $command in
+    \&hold | hold) hold "$number" "$a" "$b" "$c" & ;;
+    \&async | \&acquire) wait[$d]=$b; hold "$number" "$a" "$b" "$c" & ;;
+    \&*) answer "$number" "${command#&}" "$a" "$b" "$c" & ;;
+    *) answer "$number" "$command" "$a" "$b" "$c" ;;
+  esac
+done
+for inside in "$dir"/*.in; do
+  [ ! -e "$inside" ] || echo >"${inside%.in}.go"
+done
