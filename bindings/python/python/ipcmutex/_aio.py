@@ -1,0 +1,352 @@
+"""AsyncMutex: the same lock for asyncio.
+
+Nothing here blocks the event loop, and no executor is used. A thread's or a process's lock is tried on the spot, and a wait
+for it costs memory alone. What talks to a server (open, acquire, release, status of an rpm+… lock) runs on short-lived threads of
+the library, and goes on there even if the task that asked for it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Future as Outcome
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from . import _decorate
+from ._ipcmutex import (
+    AcquireTimeout,
+    Closed,
+    Hold,
+    InvalidArgument,
+    IpcMutexError,
+    Mutex,
+    NotOwner,
+    Status,
+    Wait,
+    describe,
+    offload,
+)
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _run(remote: bool, job: Callable[[], T]) -> Outcome[T]:
+    """Runs the job now, or on a library thread if it talks to a server; it always runs to its end."""
+    outcome: Outcome[T] = Outcome()
+    outcome.set_running_or_notify_cancel()  # from here on nobody's cancellation reaches it
+
+    def done(result: T, error: BaseException | None) -> None:
+        if error is None:
+            outcome.set_result(result)
+        else:
+            outcome.set_exception(error)
+
+    if remote:
+        offload(job, done)
+    else:
+        try:
+            outcome.set_result(job())
+        except Exception as error:
+            outcome.set_exception(error)
+    return outcome
+
+
+async def _result(outcome: Outcome[T]) -> T:
+    return outcome.result() if outcome.done() else await asyncio.wrap_future(outcome)
+
+
+class _Done:
+    """An awaitable that has happened."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return
+        yield
+
+
+class AsyncHold:
+    """One acquisition, and the proof of holding, for asyncio.
+
+    An async context manager: leaving the block releases. One that is garbage-collected is released, with a ResourceWarning.
+    """
+
+    __slots__ = ("__weakref__", "_hold", "_remote")
+
+    def __init__(self, hold: Hold, remote: bool) -> None:
+        self._hold = hold
+        self._remote = remote
+
+    @property
+    def token(self) -> int:
+        """The fencing token: larger than that of every earlier hold of the name."""
+        return self._hold.token
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the previous hold ended without a release."""
+        return self._hold.abandoned
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was lost. No I/O."""
+        return self._hold.lost
+
+    def check(self) -> None:
+        """Raises LockLost if it was lost, NotOwner if it was released. No I/O."""
+        self._hold.check()
+
+    async def extend(self, ttl: float | None = None) -> None:
+        """Renews the lease to ttl seconds, or to the URL's. Unsupported where there is no lease."""
+        await _result(_run(self._remote, lambda: self._hold.extend(ttl)))
+
+    def on_lost(self, callback: Callable[[IpcMutexError], object]) -> None:
+        """Calls callback(error) once, on the running event loop, if the hold is lost; never if it is released."""
+        loop = asyncio.get_running_loop()
+
+        def tell(error: IpcMutexError) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(callback, error)
+
+        self._hold.on_lost(tell)
+
+    def release(self) -> Awaitable[None]:
+        """Ends this hold, and no other. It is under way when this returns; awaiting tells how it went."""
+        outcome = _run(self._remote, self._hold.release)
+        if not outcome.done():
+            return asyncio.wrap_future(outcome)
+        outcome.result()
+        return _Done()
+
+    async def __aenter__(self) -> AsyncHold:
+        return self
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        return _result(_run(self._remote, lambda: self._hold.__exit__(kind, error, traceback)))
+
+    def __repr__(self) -> str:
+        return repr(self._hold).replace("ipcmutex.Hold", "ipcmutex.AsyncHold", 1)
+
+
+class _Holding:
+    """What AsyncMutex.hold() returns: awaitable, and an async context manager."""
+
+    __slots__ = ("_hold", "_take")
+
+    def __init__(self, take: Callable[[], Coroutine[Any, Any, AsyncHold]]) -> None:
+        self._take = take
+        self._hold: AsyncHold | None = None
+
+    def __await__(self) -> Generator[Any, None, AsyncHold]:
+        return self._take().__await__()
+
+    async def __aenter__(self) -> AsyncHold:
+        self._hold = await self._take()
+        return self._hold
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        assert self._hold is not None, "left without being entered"
+        return self._hold.__aexit__(kind, error, traceback)
+
+
+class AsyncMutex:
+    """The lock of Mutex(url), for asyncio: the same names, awaitable and cancellable.
+
+    The constructor opens it. For a server that goes on in the background, and the first await tells if it failed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._shown, self._remote = describe(url)
+        self._closed = False
+        self._own: Hold | None = None  # what acquire() took: nothing but this object owns it
+        self._entered: list[tuple[asyncio.Task[Any] | None, AsyncHold]] = []
+        self._opening: Outcome[Mutex] | None = self._open()
+
+    def _open(self) -> Outcome[Mutex]:
+        url = self._url
+        opening = _run(self._remote, lambda: Mutex(url))
+        if not self._remote:
+            opening.result()  # raises here what opening it met
+        return opening
+
+    async def _mutex(self) -> Mutex:
+        if self._closed:
+            raise self._not_opened("acquire")
+        if self._opening is None:
+            self._opening = self._open()
+        opening = self._opening
+        try:
+            return await _result(opening)
+        except IpcMutexError:
+            if self._opening is opening:
+                self._opening = None  # the next use tries again
+            raise
+
+    def _opened(self) -> Mutex | None:
+        opening = self._opening
+        if opening is not None and opening.done() and opening.exception() is None:
+            return opening.result()
+        return None
+
+    def _not_opened(self, operation: str) -> Closed:
+        return Closed(f"{operation} {self._shown}: still not opened: the mutex is closed")
+
+    def _not_acquired(self, operation: str) -> IpcMutexError:
+        if self._closed:
+            return self._not_opened(operation)
+        return NotOwner(f"{operation} {self._shown}: still not acquired: nothing is held through this handle")
+
+    async def _take(self, blocking: bool, timeout: float | None) -> Hold:
+        mutex = await self._mutex()
+        loop = asyncio.get_running_loop()
+        arrival: asyncio.Future[Hold] = loop.create_future()
+        waiting = True
+
+        def settle(hold: Hold | None, error: BaseException | None) -> None:
+            if not waiting or arrival.done():
+                if hold is not None:
+                    self._give_back(hold)
+            elif hold is not None:
+                arrival.set_result(hold)
+            elif error is not None:
+                arrival.set_exception(error)
+
+        def done(hold: Hold | None, error: BaseException | None) -> None:
+            try:
+                loop.call_soon_threadsafe(settle, hold, error)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                if hold is not None:
+                    hold.release()
+
+        started = mutex._start(blocking, timeout, done)
+        if not isinstance(started, Wait):
+            return started
+        try:
+            return await arrival
+        except BaseException:
+            waiting = False
+            if arrival.done() and not arrival.cancelled() and arrival.exception() is None:
+                self._give_back(arrival.result())  # granted, and cancelled before it could be told
+            else:
+                started.cancel()
+            raise
+
+    def _give_back(self, hold: Hold) -> None:
+        """Releases a hold that its waiter no longer wants. That it may be lost already is nothing to anybody."""
+        _run(self._remote, hold.release)
+
+    async def open(self) -> None:
+        """Opens it anew after close(). The constructor has opened it already."""
+        if not self._closed and self._opening is not None:
+            raise InvalidArgument(f"open {self._shown}: already opened; close it first")
+        opening = self._open()
+        self._opening, self._closed = opening, False
+        try:
+            await _result(opening)
+        except IpcMutexError:
+            if self._opening is opening:
+                self._opening, self._closed = None, True
+            raise
+
+    async def close(self) -> None:
+        """Closes it: releases a hold taken through it and ends its waits with Closed."""
+        if self._closed:
+            raise self._not_opened("close")
+        opening, self._opening, self._closed = self._opening, None, True
+        if opening is None:
+            return
+        try:
+            mutex = await _result(opening)
+        except IpcMutexError:
+            return  # it never opened: there is nothing to close
+        await _result(_run(self._remote, mutex.close))
+
+    async def acquire(self, blocking: bool = True, timeout: float | None = -1) -> bool:
+        """Whether it was acquired. timeout is in seconds; None and -1 are for ever."""
+        try:
+            self._own = await self._take(blocking, timeout)
+        except AcquireTimeout:
+            return False
+        return True
+
+    def release(self) -> Coroutine[Any, Any, None]:
+        """Ends the hold that is current through this object, however it was taken.
+
+        It is under way when this returns: cancelling the task that awaits it does not stop it.
+        """
+        mutex = self._opened()
+        if mutex is not None:
+            return _result(_run(self._remote, mutex.release))
+        outcome: Outcome[None] = Outcome()
+        outcome.set_exception(self._not_acquired("release"))
+        return _result(outcome)
+
+    async def locked(self) -> bool:
+        """Whether somebody holds the name."""
+        return (await self.status()).state == "held"
+
+    def hold(self, timeout: float | None = None) -> _Holding:
+        """Acquires within timeout seconds (None: for ever): `await` it, or use it in `async with`. Raises AcquireTimeout."""
+
+        async def take() -> AsyncHold:
+            return AsyncHold(await self._take(True, timeout), self._remote)
+
+        return _Holding(take)
+
+    async def status(self) -> Status:
+        """Who holds the lock, and how many wait."""
+        mutex = await self._mutex()
+        return await _result(_run(self._remote, mutex.status))
+
+    async def break_lock(self) -> bool:
+        """Takes the lock from whoever holds it; whether somebody did. That hold is lost, its token stale."""
+        mutex = await self._mutex()
+        return await _result(_run(self._remote, mutex.break_lock))
+
+    @property
+    def token(self) -> int:
+        """The fencing token of the hold that is current through this object."""
+        mutex = self._opened()
+        if mutex is None:
+            raise self._not_acquired("token")
+        return mutex.token
+
+    @property
+    def url(self) -> str:
+        """The URL, its secret shown as ***."""
+        return self._shown
+
+    async def __aenter__(self) -> AsyncHold:
+        hold = AsyncHold(await self._take(True, None), self._remote)
+        self._entered.append((asyncio.current_task(), hold))
+        return hold
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        task = asyncio.current_task()
+        mine = [at for at, (inside, _) in enumerate(self._entered) if inside is task]
+        # An async generator may leave its block in another task than it entered it in.
+        _, hold = self._entered.pop(mine[-1] if mine else -1)
+        return hold.__aexit__(kind, error, traceback)
+
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        """As a decorator: the coroutine function runs holding the lock."""
+        return _decorate.guarded_async(self, function)
+
+    def __repr__(self) -> str:
+        mutex = self._opened()
+        state = "locked" if mutex is not None and repr(mutex).startswith("<locked") else "unlocked"
+        return f"<{state} ipcmutex.{type(self).__qualname__} object at {id(self):#x}>"
+
+    def __reduce__(self) -> tuple[type[AsyncMutex], tuple[str]]:
+        return type(self), (self._url,)
+
+
+AsyncMutex.__module__ = AsyncHold.__module__ = "ipcmutex"

@@ -1,0 +1,40 @@
+"""Mutexes as decorators."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from ._aio import AsyncMutex
+    from ._ipcmutex import Mutex
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def guarded(mutex: Mutex, function: Callable[P, R]) -> Callable[P, R]:
+    """Runs the function holding the mutex."""
+    if inspect.iscoroutinefunction(function):
+        # It would be held while the coroutine is made, and not while it runs.
+        raise TypeError("a coroutine function is decorated with an AsyncMutex")
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with mutex:
+            return function(*args, **kwargs)
+
+    return run
+
+
+def guarded_async(mutex: AsyncMutex, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    """Awaits the function holding the mutex."""
+
+    @functools.wraps(function)
+    async def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        async with mutex:
+            return await function(*args, **kwargs)
+
+    return run

@@ -1,0 +1,51 @@
+//! Python's numbers to core's.
+
+use std::time::Duration;
+
+use ipcmutex::{Error, ErrorKind, Timeout};
+use pyo3::exceptions::PyOverflowError;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+
+use crate::error::{OrRaise, overflow, raise};
+
+static TIMEOUT_MAX: PyOnceLock<f64> = PyOnceLock::new();
+
+fn timeout_max(py: Python<'_>) -> PyResult<f64> {
+    TIMEOUT_MAX.get_or_try_init(py, || py.import("threading")?.getattr("TIMEOUT_MAX")?.extract()).copied()
+}
+
+/// `blocking` and `timeout` as `threading.Lock.acquire` takes them; `None` and -1 are for ever.
+pub(crate) fn timeout(py: Python<'_>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Timeout> {
+    let forever = if blocking { Timeout::FOREVER } else { Timeout::TRY };
+    let Some(timeout) = timeout else { return Ok(forever) };
+    let seconds: f64 = match timeout.extract() {
+        Ok(seconds) => seconds,
+        Err(error) if error.is_instance_of::<PyOverflowError>(py) => f64::INFINITY,
+        Err(error) => return Err(error),
+    };
+    if seconds == -1.0 {
+        return Ok(forever);
+    }
+    if !blocking {
+        let error = Error::new(ErrorKind::Invalid, "acquire", "a timeout for an acquire that does not block")
+            .with_help("give one of blocking=False and timeout=");
+        return Err(raise(py, &error));
+    }
+    let max = timeout_max(py)?;
+    if seconds > max {
+        return Err(overflow(py, format!("acquire: a timeout of {seconds} seconds; threading.TIMEOUT_MAX is {max}")));
+    }
+    Timeout::from_secs(seconds).or_raise(py)
+}
+
+/// A lease in seconds.
+pub(crate) fn ttl(py: Python<'_>, seconds: Option<f64>) -> PyResult<Option<Duration>> {
+    let Some(seconds) = seconds else { return Ok(None) };
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(ttl) => Ok(Some(ttl)),
+        Err(_) => {
+            Err(raise(py, &Error::new(ErrorKind::Invalid, "extend", format!("a lease of {seconds} seconds is none"))))
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! `Hold`: one acquisition.
+
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+
+use ipcmutex::ErrorKind;
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyResourceWarning, PyTypeError};
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::types::{PyList, PyWeakrefReference};
+use pyo3::types::PyWeakrefMethods;
+
+use crate::argument;
+use crate::error::{OrRaise, raise};
+
+/// One acquisition, and the proof of holding. It belongs to whoever has it, not to a thread.
+///
+/// A context manager: leaving the block releases. A hold that is garbage-collected is released, with a ResourceWarning.
+#[pyclass(frozen, weakref, module = "ipcmutex")]
+pub(crate) struct Hold {
+    core: ipcmutex::Hold,
+    remote: bool,
+    /// Kept here and not in core, so that the garbage collector sees them: they often refer to the hold.
+    callbacks: StdMutex<Vec<Py<PyAny>>>,
+}
+
+impl Hold {
+    #[inline]
+    pub(crate) fn new(core: ipcmutex::Hold, remote: bool) -> Hold {
+        Hold { core, remote, callbacks: StdMutex::new(Vec::new()) }
+    }
+
+    fn callbacks(&self) -> MutexGuard<'_, Vec<Py<PyAny>>> {
+        self.callbacks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
+        let ended = if self.remote { py.detach(|| self.core.end()) } else { self.core.end() };
+        ended.or_raise(py)?;
+        drop(std::mem::take(&mut *self.callbacks()));
+        Ok(())
+    }
+
+    /// Releases at the end of a `with` block. What the block raised goes first: a failed release is noted on it.
+    pub(crate) fn exit(&self, py: Python<'_>, raised: &Bound<'_, PyAny>) -> PyResult<()> {
+        match self.end(py) {
+            Err(failed) if !raised.is_none() => note(raised, &failed.value(py).str()?.to_string()),
+            ended => ended,
+        }
+    }
+
+    fn tell(slf: &Bound<'_, Hold>, error: &ipcmutex::Error) {
+        let py = slf.py();
+        let callbacks = std::mem::take(&mut *slf.get().callbacks());
+        let error = raise(py, error).into_value(py);
+        for callback in callbacks {
+            if let Err(failed) = callback.call1(py, (&error,)) {
+                failed.write_unraisable(py, Some(callback.bind(py)));
+            }
+        }
+    }
+}
+
+/// `BaseException.add_note`, which Python 3.10 does not have.
+fn note(raised: &Bound<'_, PyAny>, text: &str) -> PyResult<()> {
+    match raised.getattr_opt("__notes__")? {
+        Some(notes) => notes.call_method1("append", (text,)).map(drop),
+        None => raised.setattr("__notes__", PyList::new(raised.py(), [text])?),
+    }
+}
+
+#[pymethods]
+impl Hold {
+    /// The fencing token: larger than that of every earlier hold of the name.
+    #[getter]
+    fn token(&self) -> u64 {
+        self.core.token()
+    }
+
+    /// Whether the previous hold ended without a release.
+    #[getter]
+    fn abandoned(&self) -> bool {
+        self.core.abandoned()
+    }
+
+    /// Whether it was lost. No I/O.
+    #[getter]
+    fn lost(&self) -> bool {
+        self.core.check().is_err_and(|error| error.kind() == ErrorKind::Lost)
+    }
+
+    /// Raises LockLost if it was lost, NotOwner if it was released. No I/O.
+    fn check(&self, py: Python<'_>) -> PyResult<()> {
+        self.core.check().or_raise(py)
+    }
+
+    /// Renews the lease to ttl seconds, or to the URL's. Unsupported where there is no lease.
+    #[pyo3(signature = (ttl=None))]
+    fn extend(&self, py: Python<'_>, ttl: Option<f64>) -> PyResult<()> {
+        let ttl = argument::ttl(py, ttl)?;
+        py.detach(|| self.core.extend(ttl)).or_raise(py)
+    }
+
+    /// Calls callback(error) once, on a library thread, if the hold is lost; never if it is released.
+    fn on_lost(slf: &Bound<'_, Hold>, callback: Bound<'_, PyAny>) -> PyResult<()> {
+        let py = slf.py();
+        if !callback.is_callable() {
+            return Err(PyTypeError::new_err("on_lost takes a callable"));
+        }
+        let hold = PyWeakrefReference::new(slf)?.unbind();
+        slf.get().callbacks().push(callback.clone().unbind());
+        let listening = slf.get().core.on_lost(move |error| {
+            // Nobody is told once the interpreter is on its way out.
+            Python::try_attach(|py| {
+                if let Ok(Some(hold)) = hold.bind(py).upgrade_as::<Hold>() {
+                    Hold::tell(&hold, &error);
+                }
+            });
+        });
+        if listening.is_err() {
+            slf.get().callbacks().retain(|known| !known.is(&callback));
+        }
+        listening.or_raise(py)
+    }
+
+    /// Ends this hold, and no other. NotOwner if it has ended already, LockLost if it was lost.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.end(py)
+    }
+
+    fn __enter__(slf: Bound<'_, Hold>) -> Bound<'_, Hold> {
+        slf
+    }
+
+    fn __exit__(
+        &self,
+        _type: &Bound<'_, PyAny>,
+        raised: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.exit(raised.py(), raised)
+    }
+
+    fn __repr__(&self) -> String {
+        let state = match self.core.check() {
+            Ok(()) => "held",
+            Err(error) if error.kind() == ErrorKind::Lost => "lost",
+            Err(_) => "ended",
+        };
+        format!("<{state} ipcmutex.Hold of {}, token {}>", self.core.mutex().url().redacted(), self.core.token())
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Busy means that another thread is in a section of a few instructions: then it is seen the next time.
+        if let Ok(callbacks) = self.callbacks.try_lock() {
+            for callback in &*callbacks {
+                visit.call(callback)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        drop(std::mem::take(&mut *self.callbacks()));
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.core.is_live() {
+            collected(&format!("unreleased hold of {}", self.core.mutex().url().redacted()), || {
+                // Best effort: a loss was told by `check` and `on_lost`, and nobody is left to hear of it here.
+                let _ = self.core.end();
+            });
+        }
+    }
+}
+
+/// Warns of what the garbage collector found, and ends it without holding up other threads.
+pub(crate) fn collected(what: &str, end: impl FnOnce() + Send) {
+    let mut end = Some(end);
+    Python::try_attach(|py| {
+        // It may be collected while an exception is on its way.
+        let pending = PyErr::take(py);
+        let text = std::ffi::CString::new(format!("{what}; it is released now")).unwrap_or_default();
+        if let Err(raised) = PyErr::warn(py, &py.get_type::<PyResourceWarning>(), &text, 1) {
+            raised.write_unraisable(py, None);
+        }
+        if let Some(end) = end.take() {
+            py.detach(end);
+        }
+        if let Some(pending) = pending {
+            pending.restore(py);
+        }
+    });
+    if let Some(end) = end {
+        end();
+    }
+}

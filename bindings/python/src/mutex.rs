@@ -1,0 +1,348 @@
+//! `Mutex`: an open lock, with the manners of `threading.Lock`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+
+use ipcmutex::url::LockUrl;
+use ipcmutex::{Error, ErrorKind, State, Timeout, Waiting};
+use pyo3::PyTraverseError;
+use pyo3::gc::PyVisit;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+
+use crate::argument;
+use crate::error::{OrRaise, raise};
+use crate::event::{self, Wait};
+use crate::hold::{Hold, collected};
+use crate::status::Status;
+
+/// A lock, named by a URL, that excludes threads, processes or hosts. The constructor opens it.
+///
+/// acquire, release and locked work as threading.Lock's; `with mutex as hold:` acquires and releases.
+#[pyclass(frozen, weakref, subclass, module = "ipcmutex")]
+pub(crate) struct Mutex {
+    /// As given, with its secret: for pickling and for opening anew.
+    url: String,
+    handle: StdMutex<Option<ipcmutex::Mutex>>,
+    /// The token of the last hold that `acquire` took: nothing but this object owns it.
+    own: AtomicU64,
+    /// The holds of `with` blocks, and the threads that are in them.
+    entered: StdMutex<Vec<(u64, Py<Hold>)>>,
+}
+
+/// The URL without its secret, and whether it names a server. Opens nothing.
+#[pyfunction]
+pub(crate) fn describe(py: Python<'_>, url: &str) -> PyResult<(String, bool)> {
+    let url = LockUrl::parse(url).or_raise(py)?;
+    let remote = matches!(url.target(), ipcmutex::url::Target::Redis(_));
+    Ok((url.redacted().to_string(), remote))
+}
+
+impl Mutex {
+    fn slot(&self) -> MutexGuard<'_, Option<ipcmutex::Mutex>> {
+        self.handle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entered(&self) -> MutexGuard<'_, Vec<(u64, Py<Hold>)>> {
+        self.entered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn handle(&self, py: Python<'_>, operation: &'static str) -> PyResult<ipcmutex::Mutex> {
+        match &*self.slot() {
+            Some(handle) => Ok(handle.clone()),
+            None => Err(self.not_opened(py, operation)),
+        }
+    }
+
+    #[cold]
+    fn not_opened(&self, py: Python<'_>, operation: &'static str) -> PyErr {
+        let error = Error::new(ErrorKind::Closed, operation, "still not opened: the mutex is closed")
+            .with_url(ipcmutex::url::redact(&self.url));
+        raise(py, &error)
+    }
+
+    fn take(&self, py: Python<'_>, timeout: Timeout) -> PyResult<Hold> {
+        let handle = self.handle(py, "acquire")?;
+        let remote = handle.is_remote();
+        if !remote && let Some(hold) = handle.try_acquire().or_raise(py)? {
+            return Ok(Hold::new(hold, remote));
+        }
+        // A hold that is dropped on the way out is released.
+        Ok(Hold::new(wait(py, |waiting| handle.acquire_with(waiting), timeout, drop)?, remote))
+    }
+
+    fn own(&self, handle: &ipcmutex::Mutex) {
+        self.own.store(handle.token().unwrap_or(0), Ordering::Release);
+    }
+}
+
+/// Waits without the interpreter. On the main thread signal handlers run meanwhile: one that raises ends the wait, any
+/// other does not change its deadline. `undo` takes a hold back that came while a handler raised.
+fn wait<T: Send>(
+    py: Python<'_>,
+    acquire: impl FnOnce(Waiting<'_>) -> ipcmutex::Result<T> + Send,
+    timeout: Timeout,
+    undo: impl FnOnce(T) + Send,
+) -> PyResult<T> {
+    let main = on_main_thread(py)?;
+    let mut raised: Option<PyErr> = None;
+    let outcome = py.detach(|| {
+        let mut go_on = || {
+            Python::attach(|py| match py.check_signals() {
+                Ok(()) => true,
+                Err(error) => {
+                    raised = Some(error);
+                    false
+                }
+            })
+        };
+        acquire(Waiting { timeout, cancel: None, interrupt: if main { Some(&mut go_on) } else { None } })
+    });
+    // A signal may have come since the wait ended: coming back to the interpreter takes as long as others keep it.
+    if raised.is_none() && main {
+        raised = py.check_signals().err();
+    }
+    match (raised, outcome) {
+        (None, outcome) => outcome.or_raise(py),
+        (Some(raised), outcome) => {
+            if let Ok(taken) = outcome {
+                py.detach(|| undo(taken));
+            }
+            Err(raised)
+        }
+    }
+}
+
+fn on_main_thread(py: Python<'_>) -> PyResult<bool> {
+    let threading = py.import("threading")?;
+    let main = threading.call_method0("main_thread")?.getattr("ident")?;
+    main.eq(threading.call_method0("get_ident")?)
+}
+
+fn this_thread(py: Python<'_>) -> PyResult<u64> {
+    py.import("threading")?.call_method0("get_ident")?.extract()
+}
+
+#[pymethods]
+impl Mutex {
+    #[new]
+    fn new(py: Python<'_>, url: String) -> PyResult<Mutex> {
+        let handle = py.detach(|| ipcmutex::Mutex::open(&url)).or_raise(py)?;
+        Ok(Mutex {
+            url,
+            handle: StdMutex::new(Some(handle)),
+            own: AtomicU64::new(0),
+            entered: StdMutex::new(Vec::new()),
+        })
+    }
+
+    /// Opens it anew after close(). The constructor has opened it already.
+    fn open(&self, py: Python<'_>) -> PyResult<()> {
+        let already = || {
+            let error = Error::new(ErrorKind::Invalid, "open", "already opened")
+                .with_url(ipcmutex::url::redact(&self.url))
+                .with_help("close it first");
+            raise(py, &error)
+        };
+        if self.slot().is_some() {
+            return Err(already());
+        }
+        let handle = py.detach(|| ipcmutex::Mutex::open(&self.url)).or_raise(py)?;
+        let mut slot = self.slot();
+        if slot.is_some() {
+            drop(slot);
+            return Err(already()); // by another thread meanwhile
+        }
+        *slot = Some(handle);
+        Ok(())
+    }
+
+    /// Closes it: releases a hold taken through it and ends its waits with Closed.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let handle = self.slot().take();
+        match handle {
+            Some(handle) => py.detach(|| handle.close()).or_raise(py),
+            None => Err(self.not_opened(py, "close")),
+        }
+    }
+
+    /// As threading.Lock.acquire: whether it was acquired. timeout is in seconds; None and -1 are for ever.
+    #[pyo3(signature = (blocking=true, timeout=None), text_signature = "(self, blocking=True, timeout=-1)")]
+    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+        let timeout = argument::timeout(py, blocking, timeout)?;
+        let handle = self.handle(py, "acquire")?;
+        if !handle.is_remote() {
+            if handle.try_lock().or_raise(py)? {
+                self.own(&handle);
+                return Ok(true);
+            }
+            if timeout.is_try() {
+                return Ok(false);
+            }
+        }
+        let lock = |waiting: Waiting<'_>| match handle.lock_with(waiting) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Timeout => Ok(false),
+            Err(error) => Err(error),
+        };
+        let undo = |taken| {
+            if taken {
+                // Best effort: the handler's exception is what is told.
+                let _ = handle.release();
+            }
+        };
+        let taken = wait(py, lock, timeout, undo)?;
+        if taken {
+            self.own(&handle);
+        }
+        Ok(taken)
+    }
+
+    /// Ends the hold that is current through this object, however it was taken, in whichever thread.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        let handle = self.handle(py, "release")?;
+        let released = if handle.is_remote() { py.detach(|| handle.release()) } else { handle.release() };
+        released.or_raise(py)
+    }
+
+    /// Whether somebody holds the name.
+    fn locked(&self, py: Python<'_>) -> PyResult<bool> {
+        let handle = self.handle(py, "status")?;
+        Ok(py.detach(|| handle.status()).or_raise(py)?.state == State::Held)
+    }
+
+    /// Acquires within timeout seconds (None: for ever) and returns the Hold. Raises AcquireTimeout.
+    #[pyo3(signature = (timeout=None))]
+    fn hold(&self, py: Python<'_>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Hold> {
+        self.take(py, argument::timeout(py, true, timeout)?)
+    }
+
+    /// Who holds the lock, and how many wait.
+    fn status(&self, py: Python<'_>) -> PyResult<Status> {
+        let handle = self.handle(py, "status")?;
+        Ok(py.detach(|| handle.status()).or_raise(py)?.into())
+    }
+
+    /// Takes the lock from whoever holds it; whether somebody did. That hold is lost, its token stale.
+    fn break_lock(&self, py: Python<'_>) -> PyResult<bool> {
+        let handle = self.handle(py, "break")?;
+        py.detach(|| handle.break_lock()).or_raise(py)
+    }
+
+    /// The fencing token of the hold that is current through this object.
+    #[getter]
+    fn token(&self, py: Python<'_>) -> PyResult<u64> {
+        self.handle(py, "token")?.token().or_raise(py)
+    }
+
+    /// The URL, its secret shown as ***.
+    #[getter]
+    fn url(&self) -> String {
+        ipcmutex::url::redact(&self.url)
+    }
+
+    fn __enter__(slf: &Bound<'_, Mutex>) -> PyResult<Py<Hold>> {
+        let py = slf.py();
+        let thread = this_thread(py)?;
+        let hold = Py::new(py, slf.get().take(py, Timeout::FOREVER)?)?;
+        slf.get().entered().push((thread, hold.clone_ref(py)));
+        Ok(hold)
+    }
+
+    fn __exit__(
+        &self,
+        _type: &Bound<'_, PyAny>,
+        raised: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let py = raised.py();
+        let thread = this_thread(py)?;
+        let hold = {
+            let mut entered = self.entered();
+            // A generator may leave its block in another thread than it entered it in.
+            let at = entered.iter().rposition(|(inside, _)| *inside == thread).or(entered.len().checked_sub(1));
+            at.map(|at| entered.remove(at).1)
+        };
+        match hold {
+            Some(hold) => hold.get().exit(py, raised),
+            None => {
+                Err(raise(py, &Error::new(ErrorKind::NotOwner, "release", "still not acquired: no `with` block is open")))
+            }
+        }
+    }
+
+    /// As a decorator: the function runs holding the lock.
+    fn __call__(slf: Bound<'_, Mutex>, function: Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        Ok(py.import("ipcmutex._decorate")?.call_method1("guarded", (slf, function))?.unbind())
+    }
+
+    fn __repr__(slf: &Bound<'_, Mutex>) -> PyResult<String> {
+        let held = slf.get().slot().as_ref().is_some_and(ipcmutex::Mutex::is_held_here);
+        let state = if held { "locked" } else { "unlocked" };
+        Ok(format!("<{state} {} object at {:p}>", slf.get_type().fully_qualified_name()?, slf.as_ptr()))
+    }
+
+    /// Another process opens the same URL, secret included.
+    fn __reduce__<'py>(slf: &Bound<'py, Mutex>) -> (Bound<'py, PyType>, (String,)) {
+        (slf.get_type(), (slf.get().url.clone(),))
+    }
+
+    /// For AsyncMutex: a Hold if that is possible on the spot, else a Wait; then done(hold, error) is called once, on a
+    /// library thread.
+    #[pyo3(name = "_start")]
+    fn start(
+        &self,
+        py: Python<'_>,
+        blocking: bool,
+        timeout: Option<&Bound<'_, PyAny>>,
+        done: Py<PyAny>,
+    ) -> PyResult<StartedAs> {
+        let timeout = argument::timeout(py, blocking, timeout)?;
+        let handle = self.handle(py, "acquire")?;
+        let remote = handle.is_remote();
+        if !remote && let Some(hold) = handle.try_acquire().or_raise(py)? {
+            return Ok(StartedAs::Hold(Hold::new(hold, remote)));
+        }
+        Ok(StartedAs::Wait(event::start(py, &handle, timeout, done)))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // Busy means that another thread is in a section of a few instructions: then it is seen the next time.
+        if let Ok(entered) = self.entered.try_lock() {
+            for (_, hold) in &*entered {
+                visit.call(hold)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        drop(std::mem::take(&mut *self.entered()));
+    }
+}
+
+/// What `_start` returns.
+#[derive(IntoPyObject)]
+pub(crate) enum StartedAs {
+    Hold(Hold),
+    Wait(Wait),
+}
+
+impl Drop for Mutex {
+    fn drop(&mut self) {
+        let Some(handle) = self.slot().take() else { return };
+        let own = self.own.load(Ordering::Acquire);
+        // `is_held_here` first: in a forked child `token` would open the lock only to find that nothing is held.
+        if own != 0 && handle.is_held_here() && handle.token().is_ok_and(|token| token == own) {
+            collected(&format!("unreleased lock {}", handle.url().redacted()), || {
+                // Best effort, as in `Hold`'s.
+                let _ = handle.release();
+            });
+        } else if handle.is_remote() {
+            // The last one of a server's connections may take a moment to close.
+            Python::try_attach(|py| py.detach(|| drop(handle)));
+        }
+    }
+}

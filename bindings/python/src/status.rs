@@ -1,0 +1,45 @@
+//! `Status`: what can be seen of a lock from outside.
+
+use pyo3::prelude::*;
+
+/// What can be seen of a lock from outside, at one moment. Read-only.
+#[pyclass(frozen, get_all, module = "ipcmutex")]
+pub(crate) struct Status {
+    /// "free", "held" or "abandoned".
+    state: &'static str,
+    /// The token of the hold, or of the last one; 0 if that is not known.
+    token: u64,
+    /// How many acquisitions wait.
+    waiters: u32,
+    /// Who holds it, for display only; None if nobody does.
+    owner_pid: Option<u32>,
+    owner_host: Option<String>,
+    owner_label: Option<String>,
+    /// Since how many milliseconds it is held; None if it is not.
+    held_ms: Option<u64>,
+}
+
+impl From<ipcmutex::Status> for Status {
+    fn from(status: ipcmutex::Status) -> Status {
+        let (owner_pid, owner_host, owner_label) = match status.owner {
+            Some(owner) => (Some(owner.pid), Some(owner.host), Some(owner.label)),
+            None => (None, None, None),
+        };
+        Status {
+            state: status.state.name(),
+            token: status.token,
+            waiters: status.waiters,
+            owner_pid,
+            owner_host,
+            owner_label,
+            held_ms: status.held.map(|held| held.as_millis().try_into().unwrap_or(u64::MAX)),
+        }
+    }
+}
+
+#[pymethods]
+impl Status {
+    fn __repr__(&self) -> String {
+        format!("<ipcmutex.Status {}, token {}, {} waiting>", self.state, self.token, self.waiters)
+    }
+}
