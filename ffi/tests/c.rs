@@ -1,0 +1,294 @@
+//! The C programs of `tests/c`, against `libipcmutex.so`, `libipcmutex.a`, and the first once more under sanitizers.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// What ends a program that hangs.
+const WATCHDOG: Duration = Duration::from_secs(120);
+
+fn crate_dir() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Cargo builds neither of the two for a test, so this does; the folder they are in.
+fn library() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let out = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--lib", "--manifest-path"])
+            .arg(crate_dir().join("Cargo.toml"))
+            .args(["--message-format", "json"])
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let messages = String::from_utf8(out.stdout).unwrap();
+        let file = messages
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|message| message["filenames"].as_array().cloned())
+            .flatten()
+            .filter_map(|name| name.as_str().map(PathBuf::from))
+            .find(|name| name.ends_with("libipcmutex.so"))
+            .expect("cargo built libipcmutex.so");
+        file.parent().unwrap().to_owned()
+    })
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Link {
+    Shared,
+    Static,
+    Sanitized,
+}
+
+fn compile(source: &Path, program: &Path, link: Link) {
+    let library = library();
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
+        .arg(crate_dir().join("../include"))
+        .arg("-I")
+        .arg(crate_dir().join("tests/c"))
+        .arg("-o")
+        .args([program, source]);
+    match link {
+        Link::Shared => {}
+        Link::Static => drop(gcc.arg(library.join("libipcmutex.a")).args(["-lgcc_s", "-lutil", "-lrt", "-lm", "-ldl"])),
+        Link::Sanitized => drop(gcc.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])),
+    }
+    if link != Link::Static {
+        // By its SONAME, as an installed program finds it.
+        let soname = program.with_file_name("libipcmutex.so.0");
+        if !soname.exists() {
+            std::os::unix::fs::symlink(library.join("libipcmutex.so"), &soname).unwrap();
+        }
+        gcc.arg(&soname).arg("-Wl,-rpath,$ORIGIN");
+    }
+    let out = gcc.output().unwrap();
+    assert!(out.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&out.stderr));
+}
+
+fn run(program: &Path, arguments: &[&str], code: i32) {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env("UBSAN_OPTIONS", "print_stacktrace=1")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > WATCHDOG {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("{} hangs", program.display());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(status.code(), Some(code), "{} ({status}): {text}", program.display());
+}
+
+/// Whether gcc can link with its sanitizers here.
+fn sanitizers(dir: &Path) -> bool {
+    let source = dir.join("empty.c");
+    std::fs::write(&source, "int main(void) { return 0; }\n").unwrap();
+    let out: Output = Command::new("gcc")
+        .args(["-fsanitize=address,undefined", "-o"])
+        .arg(dir.join("empty"))
+        .arg(&source)
+        .output()
+        .unwrap();
+    if !out.status.success() {
+        eprintln!("SKIPPED: the sanitizers' libraries are missing: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    out.status.success()
+}
+
+fn programs(link: Link) {
+    let dir = tempfile::tempdir().unwrap();
+    if link == Link::Sanitized && !sanitizers(dir.path()) {
+        return;
+    }
+    let matrix = dir.path().join("matrix.c");
+    std::fs::write(&matrix, matrix_of_bad_arguments()).unwrap();
+    let source = |name: &str| crate_dir().join("tests/c").join(name);
+    std::thread::scope(|scope| {
+        for (source, arguments, code) in [
+            (source("use.c"), &[][..], 0),
+            (source("misuse.c"), &[], 0),
+            (source("waiting.c"), &[], 42),
+            (source("fork.c"), &[], 0),
+            (source("leaks.c"), &["20000"], 0),
+            (matrix, &[], 0),
+        ] {
+            let program = dir.path().join(source.file_stem().unwrap());
+            scope.spawn(move || {
+                compile(&source, &program, link);
+                run(&program, arguments, code);
+            });
+        }
+    });
+}
+
+#[test]
+fn c_programs_with_the_shared_library() {
+    programs(Link::Shared);
+}
+
+#[test]
+fn c_programs_with_the_static_library() {
+    programs(Link::Static);
+}
+
+#[test]
+fn c_programs_under_the_sanitizers() {
+    programs(Link::Sanitized);
+}
+
+/// The functions of the header that return a code, each with the types of its parameters.
+fn functions() -> Vec<(String, Vec<String>)> {
+    let header = std::fs::read_to_string(crate_dir().join("../include/ipcmutex.h")).unwrap();
+    let mut code = String::new();
+    let mut rest = header.as_str();
+    while let Some((before, comment)) = rest.split_once("/*") {
+        code.push_str(before);
+        rest = comment.split_once("*/").unwrap().1;
+    }
+    code.push_str(rest);
+    let mut functions = Vec::new();
+    for statement in code.split("\nint ").skip(1) {
+        let (name, rest) = statement.split_once('(').unwrap();
+        let parameters = rest.split_once(')').unwrap().0;
+        let types = parameters.split(',').map(|parameter| {
+            let words: Vec<&str> = parameter.split_whitespace().collect();
+            let (name, words) = words.split_last().unwrap();
+            format!("{}{}", words.join(" "), if name.starts_with('*') { " *" } else { "" })
+        });
+        functions.push((name.to_owned(), types.collect()));
+    }
+    functions
+}
+
+/// Each function with NULL for each pointer, and with each wrong number for each handle.
+fn matrix_of_bad_arguments() -> String {
+    let functions = functions();
+    assert!(functions.len() > 15, "the header's functions are found: {functions:?}");
+    let mut body = String::new();
+    for (name, types) in &functions {
+        let good: Vec<&str> = types
+            .iter()
+            .map(|parameter| match parameter.as_str() {
+                "const char *" => "\"spm:matrix-new\"",
+                "ipcmutex_t" => "mutex",
+                "ipcmutex_hold_t" => "hold",
+                "ipcmutex_wait_t" => "pending",
+                "int64_t" => "1",
+                "ipcmutex_t *" | "ipcmutex_hold_t *" | "ipcmutex_wait_t *" | "uint64_t *" => "&number",
+                "ipcmutex_status_t *" => "&status",
+                "ipcmutex_hold_info_t *" => "&info",
+                "ipcmutex_acquired_fn" => "acquired",
+                "ipcmutex_lost_fn" => "lost",
+                "void *" => "NULL",
+                other => panic!("{name} has a parameter of type `{other}`: say here what a good one is"),
+            })
+            .collect();
+        for (at, parameter) in types.iter().enumerate() {
+            let mut call = |bad: &str, code: &str| {
+                let mut arguments = good.clone();
+                arguments[at] = bad;
+                writeln!(body, "  EXPECT({name}({}), {code});", arguments.join(", ")).unwrap();
+            };
+            match parameter.as_str() {
+                "void *" | "ipcmutex_wait_t *" => {} // NULL is allowed
+                pointer if pointer.ends_with('*') || pointer.ends_with("_fn") => call("NULL", "IPCMUTEX_INVALID"),
+                handle if handle.ends_with("_t") && handle.starts_with("ipcmutex") => {
+                    let own = good[at];
+                    for bad in
+                        ["0", "1", "UINT64_MAX", "mutex", "hold", "pending", "dead_mutex", "dead_hold", "dead_wait"]
+                    {
+                        if bad != own {
+                            call(bad, "IPCMUTEX_BAD_HANDLE");
+                        }
+                    }
+                    call(&format!("{own} + 1"), "IPCMUTEX_BAD_HANDLE");
+                    call(&format!("{own} ^ (UINT64_C(1) << 40)"), "IPCMUTEX_BAD_HANDLE");
+                }
+                _ => {}
+            }
+        }
+    }
+    format!(
+        "#include \"check.h\"
+static flag_t done = FLAG;
+static void acquired(int code, ipcmutex_hold_t hold, void *user) {{
+  (void)hold, (void)user;
+  EXPECT(code, IPCMUTEX_CANCELED);
+  flag_raise(&done);
+}}
+static void lost(int reason, void *user) {{ (void)reason, (void)user; CHECK(!\"nothing was lost\"); }}
+int main(void) {{
+  ipcmutex_t mutex, dead_mutex;
+  ipcmutex_hold_t hold, dead_hold;
+  ipcmutex_wait_t pending, dead_wait;
+  uint64_t number = 0;
+  ipcmutex_status_t status = {{.size = sizeof status}};
+  ipcmutex_hold_info_t info = {{.size = sizeof info}};
+  OK(ipcmutex_open(\"spm:matrix\", &mutex));
+  OK(ipcmutex_open(\"spm:matrix\", &dead_mutex));
+  OK(ipcmutex_hold(mutex, 0, &dead_hold));
+  OK(ipcmutex_hold_release(dead_hold));
+  OK(ipcmutex_hold(mutex, 0, &hold));
+  OK(ipcmutex_hold_async(dead_mutex, -1, acquired, NULL, &dead_wait));
+  OK(ipcmutex_cancel(dead_wait));
+  flag_wait(&done, 1);
+  OK(ipcmutex_close(dead_mutex));
+  OK(ipcmutex_hold_async(mutex, -1, acquired, NULL, &pending));
+{body}  /* And all of that changed nothing. */
+  CHECK(number == 0);
+  OK(ipcmutex_hold_check(hold));
+  OK(ipcmutex_cancel(pending));
+  flag_wait(&done, 2);
+  OK(ipcmutex_hold_release(hold));
+  OK(ipcmutex_close(mutex));
+  return 0;
+}}
+"
+    )
+}
+
+#[test]
+fn the_shared_library_exports_the_header_and_the_shared_lock_table_and_nothing_else() {
+    let out = Command::new("nm")
+        .args(["-D", "--defined-only", "--format=posix"])
+        .arg(library().join("libipcmutex.so"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let symbols = String::from_utf8(out.stdout).unwrap();
+    let exported: BTreeSet<&str> = symbols.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let header = std::fs::read_to_string(crate_dir().join("../include/ipcmutex.h")).unwrap();
+    let declared = header.lines().filter(|line| !line.starts_with([' ', '/', '#']) && !line.starts_with("typedef"));
+    let mut expected: BTreeSet<&str> = declared
+        .filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next())
+        .filter(|name| name.starts_with("ipcmutex_"))
+        .collect();
+    assert!(expected.len() > 20, "{expected:?}");
+    expected.insert("ipcmutex_spm_v1");
+    assert_eq!(exported, expected);
+}
+
+#[test]
+fn the_shared_library_has_its_name_and_stays_loaded() {
+    let out = Command::new("readelf").arg("-dW").arg(library().join("libipcmutex.so")).output().unwrap();
+    let dynamic = String::from_utf8(out.stdout).unwrap();
+    assert!(dynamic.contains("[libipcmutex.so.0]"), "{dynamic}");
+    assert!(dynamic.contains("NODELETE"), "{dynamic}");
+}
