@@ -664,6 +664,14 @@ impl Site {
         loop {
             let mut local = self.local.lock();
             let Some(front) = local.line.front() else { return };
+            if !front.waiter.is_waiting() {
+                // It has ended and is about to leave; it must not stand in the way of the next.
+                let gone = local.line.pop_front();
+                self.promote(&mut local);
+                drop(local);
+                drop(gone);
+                continue;
+            }
             self.page.u64(layout::cell(self.slot)).fetch_or(Cell::ASLEEP, SeqCst);
             let strict = front.strict;
             let hand_over = strict || front.waiter.created.elapsed() >= PATIENCE;
