@@ -48,6 +48,10 @@ def in_loop(coroutine):
     return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
 
+async def awaited(call):
+    await call()
+
+
 def outcome(call):
     try:
         result = call()
@@ -90,13 +94,16 @@ class Agent:
         if isinstance(held, ipcmutex.Hold):
             held.release()
         else:
-            in_loop(held.release()).result()
+            in_loop(awaited(held.release)).result()
 
     def check(self, hold):
         holds[hold].check()
 
     def extend(self, hold, ms):
         holds[hold].extend(float(ms) / 1000)
+
+    def token(self, lock):
+        return f"token={locks[lock].token}"
 
     def status(self, lock):
         s = locks[lock].status()

@@ -46,6 +46,21 @@ answer() {
       read -r code <"$dir/$3.code"
       [ "$code" = 0 ] && say "$number OK" || say "$number EXIT$code"
       ;;
+    hammer) # as ../src/occupancy.rs has it; "none" takes no lock
+      local count=0 met=0 until=$(($(date +%s%3N) + $6)) run=()
+      [ "$7" = none ] || run=("$IPCMUTEX" run "${url[$3]}" --)
+      while [ "$(date +%s%3N)" -lt "$until" ]; do
+        "${run[@]}" "$VISIT" visit "$4" "$5" 2>>"$dir/hammer.err"
+        code=$?
+        case $code in
+          0) ;;
+          3) met=$((met + 1)) ;;
+          *) say "$number EXIT$code | $(one_line "$dir/hammer.err")"; return ;;
+        esac
+        count=$((count + 1))
+      done
+      say "$number OK count=$count overlaps=$met"
+      ;;
     lost)
       touch "$dir/$3.lost"
       read -r code <"$dir/$3.code"
@@ -55,12 +70,12 @@ answer() {
   esac
 }
 
-while read -r number command a b c d; do
+while read -r number command a b c d e; do
   case $command in
     \&hold | hold) hold "$number" "$a" "$b" "$c" & ;;
     \&async | \&acquire) wait[$d]=$b; hold "$number" "$a" "$b" "$c" & ;;
-    \&*) answer "$number" "${command#&}" "$a" "$b" "$c" & ;;
-    *) answer "$number" "$command" "$a" "$b" "$c" ;;
+    \&*) answer "$number" "${command#&}" "$a" "$b" "$c" "$d" "$e" & ;;
+    *) answer "$number" "$command" "$a" "$b" "$c" "$d" "$e" ;;
   esac
 done
 for inside in "$dir"/*.in; do

@@ -1,1 +1,9 @@
-//! Behaviour tests of ipcmutex.
+//! What ipcmutex promises (`CONTRACT.md`), proved once for every engine and language.
+
+pub mod agent;
+pub mod artifacts;
+pub mod cell;
+pub mod impossible;
+pub mod occupancy;
+pub mod scenarios;
+pub mod servers;

@@ -1,0 +1,323 @@
+//! Private Redis servers for tests: each in a folder of its own, on a unix socket and a free TCP port, gone on drop.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a server may take to start or stop.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The programs that can be the server.
+const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
+
+/// Why no test with a server can run, if none can.
+pub fn missing() -> Option<&'static str> {
+    let there = PROGRAMS.iter().any(|name| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok());
+    (!there).then_some("redis-server is missing: apt-get install redis-server")
+}
+
+/// Says loudly that a test was skipped and why; whether it was. For the top of a test:
+/// `if skipped("its_name") { return; }`. With `IPCMUTEX_REQUIRE_REDIS` set it fails instead.
+pub fn skipped(test: &str) -> bool {
+    let Some(missing) = missing() else { return false };
+    assert!(std::env::var_os("IPCMUTEX_REQUIRE_REDIS").is_none(), "{missing}");
+    // Not through the harness, which would swallow it.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {missing}");
+    true
+}
+
+/// A running server.
+pub struct Redis {
+    folder: tempfile::TempDir,
+    config: Vec<String>,
+    port: u16,
+    password: Option<String>,
+    process: Option<Child>,
+}
+
+/// One reply of the server, as far as tests look at it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Nothing there.
+    Nil,
+    /// A number.
+    Number(i64),
+    /// A text.
+    Text(String),
+    /// A refusal.
+    Error(String),
+    /// Several.
+    List(Vec<Reply>),
+}
+
+impl Reply {
+    /// The text, or an empty one.
+    pub fn text(&self) -> &str {
+        match self {
+            Reply::Text(text) | Reply::Error(text) => text,
+            _ => "",
+        }
+    }
+
+    /// The number, or 0.
+    pub fn number(&self) -> i64 {
+        match self {
+            Reply::Number(number) => *number,
+            _ => 0,
+        }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Redis {
+        Redis::start()
+    }
+}
+
+impl Redis {
+    /// A server without a password.
+    ///
+    /// # Panics
+    /// If none can be started; [`missing`] says why beforehand.
+    pub fn start() -> Redis {
+        Redis::with(None, &[])
+    }
+
+    /// A server with a password.
+    pub fn with_password(password: &str) -> Redis {
+        Redis::with(Some(password), &[])
+    }
+
+    /// A server with further lines of configuration, such as `maxmemory 10mb`.
+    pub fn with(password: Option<&str>, config: &[&str]) -> Redis {
+        let folder = tempfile::Builder::new().prefix("ipcmutex-redis-").tempdir().expect("a temporary folder");
+        let mut redis = Redis {
+            folder,
+            config: config.iter().map(|line| (*line).to_owned()).collect(),
+            port: 0,
+            password: password.map(str::to_owned),
+            process: None,
+        };
+        redis.launch();
+        redis
+    }
+
+    fn launch(&mut self) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if self.port == 0 {
+                // Free now; somebody may take it before the server does: then another one is tried.
+                let probe = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+                self.port = probe.local_addr().expect("its number").port();
+            }
+            let mut text = format!(
+                "port {}\nbind 127.0.0.1\nunixsocket {}\ndir {}\nlogfile {}\nsave \"\"\nappendonly no\ndaemonize no\n",
+                self.port,
+                self.socket().display(),
+                self.folder.path().display(),
+                self.log().display(),
+            );
+            if let Some(password) = &self.password {
+                text.push_str(&format!("requirepass {password}\n"));
+            }
+            text.push_str(&self.config.join("\n"));
+            let path = self.folder.path().join("redis.conf");
+            std::fs::write(&path, text).expect("the server's configuration");
+            let _ = std::fs::remove_file(self.socket());
+            let mut process = PROGRAMS
+                .iter()
+                .find_map(|name| Command::new(name).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok())
+                .unwrap_or_else(|| panic!("{}", missing().unwrap_or("the server does not start")));
+            while Instant::now() < end {
+                if UnixStream::connect(self.socket()).is_ok() && TcpStream::connect(self.address()).is_ok() {
+                    self.process = Some(process);
+                    return;
+                }
+                if process.try_wait().expect("its state").is_some() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            let _ = process.kill();
+            let _ = process.wait();
+            assert!(
+                Instant::now() < end && log.contains("Address already in use"),
+                "the server does not start:\n{log}"
+            );
+            let _ = std::fs::remove_file(self.log());
+            self.port = 0;
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+
+    /// The unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("s")
+    }
+
+    /// host:port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The password, or an empty text.
+    pub fn password(&self) -> &str {
+        self.password.as_deref().unwrap_or("")
+    }
+
+    /// A lock's URL over TCP, with the server's own password. `id` may carry a query.
+    pub fn url(&self, id: &str) -> String {
+        let login = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("rpm+redis://{login}{}/{id}", self.address())
+    }
+
+    /// The same with another password.
+    pub fn url_with_password(&self, password: &str, id: &str) -> String {
+        format!("rpm+redis://:{password}@{}/{id}", self.address())
+    }
+
+    /// The same with a user.
+    pub fn url_with_user(&self, user: &str, password: &str, id: &str) -> String {
+        format!("rpm+redis://{user}:{password}@{}/{id}", self.address())
+    }
+
+    /// A lock's URL over the unix socket.
+    pub fn unix_url(&self, id: &str) -> String {
+        let login = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("rpm+redis+unix://{login}{}?id={id}", self.socket().display())
+    }
+
+    /// Runs one command on a connection of its own.
+    pub fn command(&self, words: &[&str]) -> Reply {
+        self.client().command(words)
+    }
+
+    /// A connection of its own.
+    pub fn client(&self) -> Client {
+        let stream = UnixStream::connect(self.socket()).expect("a connection to the server");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+        let mut client = Client { stream: BufReader::new(stream) };
+        if let Some(password) = &self.password {
+            assert_eq!(client.command(&["AUTH", password]).text(), "OK");
+        }
+        client
+    }
+
+    /// A line of `INFO section`.
+    pub fn info(&self, section: &str, name: &str) -> String {
+        let info = self.command(&["INFO", section]);
+        let found = info.text().lines().find_map(|line| line.strip_prefix(&format!("{name}:")).map(str::to_owned));
+        found.unwrap_or_default()
+    }
+
+    /// How many commands the server has run, but for those of tests themselves (INFO, MONITOR, PING …).
+    pub fn commands(&self) -> u64 {
+        let stats = self.command(&["INFO", "commandstats"]);
+        let ours =
+            ["cmdstat_evalsha:", "cmdstat_eval:", "cmdstat_subscribe:", "cmdstat_script|load:", "cmdstat_hello:"];
+        stats
+            .text()
+            .lines()
+            .filter(|line| ours.iter().any(|name| line.starts_with(name)))
+            .filter_map(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok())
+            .sum()
+    }
+
+    /// The server's process id.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.process.as_ref().expect("a running server"))
+    }
+
+    /// Stops it in its tracks; [`Redis::thaw`] lets it go on.
+    pub fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("SIGSTOP");
+    }
+
+    /// See [`Redis::freeze`].
+    pub fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("SIGCONT");
+    }
+
+    /// Kills it: it writes nothing and says goodbye to nobody.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("SIGKILL");
+            process.wait().expect("its end");
+        }
+    }
+
+    /// Starts it again, on the same addresses and without its data.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.launch();
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            // SIGKILL also ends a process that a test has stopped.
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// A bare connection.
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Sends a command and reads its reply.
+    pub fn command(&mut self, words: &[&str]) -> Reply {
+        self.send(words);
+        self.reply()
+    }
+
+    /// Sends a command whose reply is read later, if at all.
+    pub fn send(&mut self, words: &[&str]) {
+        let mut text = format!("*{}\r\n", words.len());
+        for word in words {
+            text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        }
+        self.stream.get_mut().write_all(text.as_bytes()).expect("the server takes the command");
+    }
+
+    /// Reads one reply.
+    pub fn reply(&mut self) -> Reply {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("the server answers");
+        let line = line.trim_end();
+        let (kind, rest) = line.split_at(1.min(line.len()));
+        let length = || rest.parse::<i64>().expect("a length");
+        match kind {
+            "+" => Reply::Text(rest.to_owned()),
+            "-" => Reply::Error(rest.to_owned()),
+            ":" => Reply::Number(length()),
+            "$" | "*" if length() < 0 => Reply::Nil,
+            "$" => {
+                let mut bytes = vec![0; length() as usize + 2];
+                self.stream.read_exact(&mut bytes).expect("a whole reply");
+                bytes.truncate(bytes.len() - 2);
+                Reply::Text(String::from_utf8_lossy(&bytes).into_owned())
+            }
+            "*" => Reply::List((0..length()).map(|_| self.reply()).collect()),
+            _ => panic!("the server answers {line:?}"),
+        }
+    }
+}
