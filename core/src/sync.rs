@@ -4,6 +4,8 @@
 //! whole process; a fork in the moment a thread has one of its buckets locked leaves that bucket locked
 //! for ever in the child, for every lock that hashes to it.
 
+#[cfg(feature = "redis")]
+use std::sync::TryLockError;
 use std::sync::{MutexGuard, PoisonError};
 
 #[derive(Default)]
@@ -12,6 +14,21 @@ pub(crate) struct Guarded<T>(std::sync::Mutex<T>);
 impl<T> Guarded<T> {
     pub(crate) const fn new(value: T) -> Guarded<T> {
         Guarded(std::sync::Mutex::new(value))
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock if it is free.
+    #[cfg(feature = "redis")]
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        match self.0.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// A panic elsewhere does not make the state unusable: each section leaves it whole at every step.

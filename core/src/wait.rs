@@ -34,6 +34,8 @@ pub(crate) struct Waiter {
     pub(crate) ticket: AtomicU64,
     timer: AtomicU64,
     blocking: bool,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only an engine with a server asks"))]
+    limited: bool,
     /// When the wait began.
     pub(crate) created: Instant,
 }
@@ -56,13 +58,14 @@ enum Audience {
 }
 
 impl Waiter {
-    fn new(audience: Audience) -> Arc<Waiter> {
+    fn new(audience: Audience, timeout: Timeout) -> Arc<Waiter> {
         Arc::new(Waiter {
             bell: AtomicU32::new(0),
             waiting: AtomicBool::new(true),
             ticket: AtomicU64::new(0),
             timer: AtomicU64::new(0),
             blocking: matches!(audience, Audience::Thread),
+            limited: timeout.limit().is_some(),
             created: Instant::now(),
             state: Guarded::new(State::Waiting(audience)),
         })
@@ -71,6 +74,12 @@ impl Waiter {
     /// Whether a thread sleeps for it in [`Backend::wait`]; else the engine must take the lock for it.
     pub(crate) fn is_blocking(&self) -> bool {
         self.blocking
+    }
+
+    /// Whether a timeout ends it; else an engine whose server stays away must.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limited
     }
 
     /// Whether it still has no outcome.
@@ -183,7 +192,18 @@ fn canceled() -> Error {
     Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled")
 }
 
+/// Before it waits. A server that is away may come back within the time there is: the line waits for it.
+fn first_try(backend: &dyn Backend, timeout: Timeout) -> Result<Option<Grant>> {
+    match backend.try_take() {
+        Err(error) if error.kind() == ErrorKind::Unavailable && !timeout.is_try() => Ok(None),
+        outcome => outcome,
+    }
+}
+
 fn timed_out(backend: &dyn Backend, limit: Timeout) -> Error {
+    if let Some(reason) = backend.unserved() {
+        return reason;
+    }
     let owner = backend.describe_owner().map(|owner| format!(": {owner}")).unwrap_or_default();
     match limit.limit() {
         Some(limit) if !limit.is_zero() => Error::new(
@@ -257,14 +277,14 @@ pub(crate) fn block(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: 
     if cancel.is_some_and(Cancel::is_canceled) {
         return Err(canceled());
     }
-    if let Some(grant) = backend.try_take()? {
+    if let Some(grant) = first_try(&**backend, timeout)? {
         return Ok(grant);
     }
     if timeout.is_try() {
         return Err(timed_out(&**backend, timeout));
     }
     let deadline = timeout.deadline();
-    let waiter = Waiter::new(Audience::Thread);
+    let waiter = Waiter::new(Audience::Thread, timeout);
     backend.join(&waiter)?;
     let pending = Pending::of(&waiter, backend);
     if let Some(cancel) = cancel {
@@ -307,10 +327,10 @@ pub(crate) fn start(
     notify: Notify,
     register: impl FnOnce(Pending),
 ) -> Pending {
-    let waiter = Waiter::new(if inline { Audience::Inline(notify) } else { Audience::Callback(notify) });
+    let waiter = Waiter::new(if inline { Audience::Inline(notify) } else { Audience::Callback(notify) }, timeout);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
-    let outcome = match backend.try_take() {
+    let outcome = match first_try(&**backend, timeout) {
         Ok(Some(grant)) => Ok(grant),
         Err(error) => Err(error),
         Ok(None) if timeout.is_try() => Err(timed_out(&**backend, timeout)),
@@ -363,9 +383,10 @@ pub(crate) struct FutureWait {
 
 impl FutureWait {
     pub(crate) fn start(backend: &Arc<dyn Backend>, register: impl FnOnce(Pending)) -> FutureWait {
-        let wait = FutureWait { backend: backend.clone(), waiter: Waiter::new(Audience::Future(None)) };
+        let wait =
+            FutureWait { backend: backend.clone(), waiter: Waiter::new(Audience::Future(None), Timeout::FOREVER) };
         register(Pending::of(&wait.waiter, backend));
-        let outcome = match backend.try_take() {
+        let outcome = match first_try(&**backend, Timeout::FOREVER) {
             Ok(Some(grant)) => Ok(grant),
             Err(error) => Err(error),
             Ok(None) => match begin(backend, &wait.waiter, Timeout::FOREVER) {

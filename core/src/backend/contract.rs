@@ -160,6 +160,11 @@ pub(crate) trait Backend: Send + Sync {
         self.status().ok().map(|status| status.describe())
     }
 
+    /// Why waits cannot be served at the moment, if they cannot: told in the place of TIMEOUT. No round trip.
+    fn unserved(&self) -> Option<Error> {
+        None
+    }
+
     /// Takes the lock away from whoever holds it; whether somebody did. That hold is LOST, its token stale.
     fn break_lock(&self) -> Result<bool>;
 }

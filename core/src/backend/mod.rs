@@ -3,4 +3,6 @@
 pub(crate) mod contract;
 pub(crate) mod mpm;
 pub(crate) mod open;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
 pub(crate) mod spm;

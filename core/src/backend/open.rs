@@ -10,6 +10,15 @@ pub(crate) fn open(url: &LockUrl) -> Result<Arc<dyn Backend>> {
     match url.target() {
         Target::Spm { id } => super::spm::open(id, url),
         Target::Mpm(file) => super::mpm::open(file, url),
-        Target::Redis(_) => Err(crate::error::Error::new(crate::error::ErrorKind::Unsupported, "open", "not built in")),
+        #[cfg(feature = "redis")]
+        Target::Redis(target) => super::redis::open(target, url),
+        #[cfg(not(feature = "redis"))]
+        Target::Redis(_) => Err(without_redis("open")),
     }
+}
+
+#[cfg(not(feature = "redis"))]
+pub(crate) fn without_redis(operation: &'static str) -> crate::error::Error {
+    crate::error::Error::new(crate::error::ErrorKind::Unsupported, operation, "this build has no engine for Redis")
+        .with_help("build it with the feature `redis`")
 }

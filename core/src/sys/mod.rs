@@ -2,8 +2,21 @@
 #![allow(unsafe_code, reason = "the one door of this crate to the operating system")]
 
 pub(crate) mod copies;
+#[cfg(feature = "redis")]
+pub(crate) mod exit;
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod page;
 pub(crate) mod thread;
+
+/// CLOCK_MONOTONIC in ms, as exact as the kernel's tick (1 to 10 ms), for the price of a load.
+#[inline]
+pub(crate) fn coarse_ms() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = rustix::time::ClockId::MonotonicCoarse;
+    #[cfg(not(target_os = "linux"))]
+    let clock = rustix::time::ClockId::Monotonic;
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}

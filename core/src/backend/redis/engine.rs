@@ -1,0 +1,434 @@
+//! One engine per server, login and process: the caller's connection, and the board on which callers and the
+//! background thread leave word for each other.
+//!
+//! | connection | used by | for |
+//! |---|---|---|
+//! | the caller's | whatever thread calls, one at a time | take, release, status, break: one round trip, no thread hop |
+//! | the link (RESP2: and its ear) | the background thread | the line, wake-ups, renewals, what is still owed |
+//!
+//! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::connect::Server;
+use super::hold::{Hold, Loss, Token};
+use super::keys::Keys;
+use super::lease;
+use super::wire::{self, Script, Scripts};
+use super::worker::{self, Event};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Guarded;
+use crate::sys::fork::{self, PerProcess};
+use crate::sys::thread;
+
+/// How long the background thread stays with nothing to do: a burst of holds shares one thread.
+pub(super) const LINGER: Duration = Duration::from_millis(250);
+/// How much of a process's exit the releases may take, per server.
+const FAREWELL: Duration = Duration::from_millis(80);
+
+static ENGINES: PerProcess<Guarded<HashMap<Server, Weak<Engine>>>> = PerProcess::new();
+
+pub(super) struct Engine {
+    pub(super) server: Server,
+    pub(super) scripts: Scripts,
+    /// The server takes the secret without the user.
+    pub(super) alone: AtomicBool,
+    /// This process instance, in the line and as a channel.
+    pub(super) process: String,
+    epoch: u32,
+    serial: AtomicU64,
+    caller: Guarded<Caller>,
+    board: Guarded<Board>,
+}
+
+#[derive(Default)]
+struct Caller {
+    connection: Option<redis::Connection>,
+    /// When the server last failed to be there, and how: who queued up before that shares the outcome.
+    failure: Option<(Instant, Error)>,
+}
+
+pub(super) struct Board {
+    /// To the background thread, while there is one.
+    thread: Option<UnboundedSender<Event>>,
+    pub(super) holds: HashMap<u64, Arc<Hold>>,
+    /// (when, serial) of each hold.
+    pub(super) due: BTreeSet<(u64, u64)>,
+    /// What must still be released.
+    pub(super) debts: HashMap<Token, Debt>,
+    /// When the thread will look at the board by itself; never, if there is none.
+    pub(super) wake_at: u64,
+    /// Counts holds, so that the thread sees that there was one.
+    pub(super) taken: u64,
+}
+
+/// A token that may stand in the server and that nobody here wants: a release that got no answer, a grant that was
+/// refused, a waiter that left.
+#[derive(Clone)]
+pub(super) struct Debt {
+    pub(super) keys: Keys,
+    pub(super) beside_others: bool,
+    /// The next hold must hear "abandoned" as this one did.
+    pub(super) keep_abandoned: bool,
+    /// After this it has ended by itself.
+    pub(super) until: u64,
+}
+
+/// A call that failed, and whether the server may have done it all the same.
+pub(super) struct Failed {
+    pub(super) error: Error,
+    pub(super) in_doubt: bool,
+}
+
+pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::new(ErrorKind::Resource, "acquire", format!("no random numbers: {error}")))?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A token that nobody had before: asked of the kernel each time, so that a fork copies no state.
+pub(super) fn new_token() -> Result<Token> {
+    Ok(hex(&random::<16>()?).into())
+}
+
+/// A random byte for spreading timers; which one it is matters little.
+pub(super) fn jitter() -> u8 {
+    random::<1>().map_or(128, |[byte]| byte)
+}
+
+impl Engine {
+    /// This process's engine for the server.
+    pub(super) fn of(server: Server) -> Result<Arc<Engine>> {
+        let mut engines = ENGINES.get_or_init(Guarded::default).lock();
+        if let Some(engine) = engines.get(&server).and_then(Weak::upgrade) {
+            return Ok(engine);
+        }
+        let engine = Arc::new(Engine {
+            server: server.clone(),
+            scripts: Scripts::new(),
+            alone: AtomicBool::new(false),
+            process: hex(&random::<8>()?),
+            epoch: fork::epoch(),
+            serial: AtomicU64::new(0),
+            caller: Guarded::default(),
+            board: Guarded::new(Board {
+                thread: None,
+                holds: HashMap::new(),
+                due: BTreeSet::new(),
+                debts: HashMap::new(),
+                wake_at: u64::MAX,
+                taken: 0,
+            }),
+        });
+        engines.retain(|_, engine| engine.strong_count() > 0);
+        engines.insert(server, Arc::downgrade(&engine));
+        Ok(engine)
+    }
+
+    /// Whether this is the process that opened it. In a forked child nothing of it may be touched: its locks may be
+    /// held by threads that do not exist there, its sockets are the parent's.
+    pub(super) fn is_ours(&self) -> bool {
+        self.epoch == fork::epoch()
+    }
+
+    pub(super) fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub(super) fn channel(&self) -> String {
+        format!("ipcmutex:w:{}", self.process)
+    }
+
+    pub(super) fn board(&self) -> std::sync::MutexGuard<'_, Board> {
+        self.board.lock()
+    }
+
+    // ---- the caller's connection
+
+    /// Runs `call` on the caller's connection; once more on a new one if the old one turns out to be closed. `call`
+    /// must be something that may be done twice.
+    pub(super) fn call<T>(
+        &self,
+        operation: &'static str,
+        mut call: impl FnMut(&mut redis::Connection) -> redis::RedisResult<T>,
+    ) -> Result<T, Failed> {
+        let queued = Instant::now();
+        let mut caller = self.caller.lock();
+        if let Some((at, error)) = &caller.failure
+            && *at > queued
+        {
+            return Err(Failed { error: error.clone(), in_doubt: false });
+        }
+        let mut in_doubt = false;
+        loop {
+            let old = caller.connection.is_some();
+            let mut connection = match caller.connection.take() {
+                Some(connection) => connection,
+                None => match self.server.connect(&self.alone, self.server.connect_timeout) {
+                    Ok(connection) => connection,
+                    Err(error) => {
+                        let error = self.server.failed(operation, &error);
+                        caller.failure = Some((Instant::now(), error.clone()));
+                        return Err(Failed { error, in_doubt });
+                    }
+                },
+            };
+            match call(&mut connection) {
+                Ok(value) => {
+                    caller.connection = Some(connection);
+                    return Ok(value);
+                }
+                Err(error) if wire::is_answer(&error) => {
+                    caller.connection = Some(connection);
+                    return Err(Failed { error: self.server.failed(operation, &error), in_doubt });
+                }
+                Err(error) => {
+                    in_doubt = true;
+                    // A server that is silent will not answer a new connection either.
+                    if !old || error.is_timeout() {
+                        let error = self.server.failed(operation, &error);
+                        caller.failure = Some((Instant::now(), error.clone()));
+                        return Err(Failed { error, in_doubt });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A script on the caller's connection.
+    pub(super) fn run(
+        &self,
+        operation: &'static str,
+        script: &Script,
+        keys: &[String],
+        args: &[&str],
+    ) -> Result<Value, Failed> {
+        self.call(operation, |connection| run(connection, |by_text| script.call(by_text, keys, args)))
+    }
+
+    /// Why this server must not carry a lock: it may evict the key of one that is held.
+    pub(super) fn check_policy(&self) -> Result<()> {
+        match self.policy()? {
+            Some(policy) if policy != "noeviction" => Err(Error::new(
+                ErrorKind::Config,
+                "open",
+                format!("the server {} may evict keys (maxmemory-policy is {policy})", self.server),
+            )
+            .with_help(
+                "a lock that is evicted is held twice: set maxmemory-policy noeviction, or accept it with ?policy=any",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The eviction policy; `None` if the server would not say.
+    fn policy(&self) -> Result<Option<String>> {
+        let asked = self.call("open", |connection| redis::cmd("INFO").arg("memory").query::<Value>(connection));
+        match asked {
+            Ok(reply) => Ok(match redis::from_redis_value::<String>(reply) {
+                Ok(info) => wire::eviction_policy(&info).map(str::to_owned),
+                Err(_) => None,
+            }),
+            // Managed servers forbid INFO; they are taken at their word.
+            Err(failed) if matches!(failed.error.kind(), ErrorKind::Permission | ErrorKind::Config) => Ok(None),
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    // ---- the board
+
+    /// Leaves word for the background thread; starts it if there is none.
+    pub(super) fn post(self: &Arc<Engine>, event: Event) -> Result<()> {
+        let mut board = self.board.lock();
+        self.post_on(&mut board, event)
+    }
+
+    fn post_on(self: &Arc<Engine>, board: &mut Board, event: Event) -> Result<()> {
+        if board.thread.is_none() {
+            let (sender, receiver) = unbounded_channel();
+            self.start(sender.clone(), receiver)?;
+            board.thread = Some(sender);
+        }
+        if let Some(thread) = &board.thread {
+            // The receiver goes away only after `thread` was taken off the board.
+            let _ = thread.send(event);
+        }
+        Ok(())
+    }
+
+    fn start(self: &Arc<Engine>, sender: UnboundedSender<Event>, receiver: UnboundedReceiver<Event>) -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime = runtime.map_err(|error| {
+            Error::new(ErrorKind::Resource, "acquire", format!("no event loop can be set up: {error}"))
+                .with_source(error)
+        })?;
+        let engine = self.clone();
+        thread::spawn("ipcmutex-redis", thread::FULL_STACK, move || worker::work(engine, runtime, sender, receiver))
+    }
+
+    /// The thread's resignation: true if nothing has come in meanwhile.
+    pub(super) fn retire(&self, receiver: &UnboundedReceiver<Event>) -> bool {
+        let mut board = self.board.lock();
+        let idle = receiver.is_empty() && board.holds.is_empty() && board.debts.is_empty();
+        if idle {
+            board.thread = None;
+            board.wake_at = u64::MAX;
+        }
+        idle
+    }
+
+    /// The thread died of a bug: the next that needs one starts another.
+    pub(super) fn bury(&self) {
+        let mut board = self.board.lock();
+        board.thread = None;
+        board.wake_at = u64::MAX;
+    }
+
+    /// Puts a hold under watch.
+    pub(super) fn watch(self: &Arc<Engine>, hold: &Arc<Hold>, due: u64) -> Result<()> {
+        let mut board = self.board.lock();
+        if due < board.wake_at {
+            self.post_on(&mut board, Event::Look)?;
+            board.wake_at = due;
+        }
+        hold.due.store(due, Ordering::Relaxed);
+        board.due.insert((due, hold.serial));
+        board.holds.insert(hold.serial, hold.clone());
+        board.taken = board.taken.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Takes it off.
+    pub(super) fn unwatch(&self, hold: &Hold) {
+        let mut board = self.board.lock();
+        if board.holds.remove(&hold.serial).is_none() {
+            return;
+        }
+        board.due.remove(&(hold.due.load(Ordering::Relaxed), hold.serial));
+        let soon = lease::now() + lease::nanos(LINGER);
+        if board.holds.is_empty()
+            && board.wake_at > soon
+            && let Some(thread) = &board.thread
+        {
+            let _ = thread.send(Event::Look); // it may go
+            board.wake_at = soon;
+        }
+    }
+
+    /// The hold is lost: whoever listens is told, and nothing renews it any more.
+    pub(super) fn lose(&self, hold: &Hold, loss: Loss) {
+        if hold.lose(loss) {
+            self.unwatch(hold);
+            if let Some(lock) = hold.lock.upgrade() {
+                lock.losses.tell(hold.fence, &loss.error("check"));
+            }
+        }
+    }
+
+    /// Has `token` released in the background.
+    pub(super) fn owe(self: &Arc<Engine>, token: &Token, debt: Debt) {
+        let mut board = self.board.lock();
+        board.debts.insert(token.clone(), debt);
+        if self.post_on(&mut board, Event::Owed(token.clone())).is_err() {
+            // No thread to be had: it ends with its lease.
+            board.debts.remove(token);
+        }
+    }
+
+    // ---- the end of the process
+
+    /// Releases what is held, as well as that goes in [`FAREWELL`].
+    fn farewell(&self) {
+        let board = self.board.lock();
+        let mut owed: Vec<(Token, Debt)> =
+            board.debts.iter().map(|(token, debt)| (token.clone(), debt.clone())).collect();
+        for hold in board.holds.values() {
+            if let (true, Some(lock)) = (hold.is_live(), hold.lock.upgrade()) {
+                owed.push((hold.token.clone(), lock.debt(false)));
+            }
+        }
+        drop(board);
+        if owed.is_empty() {
+            return;
+        }
+        let end = Instant::now() + FAREWELL;
+        let left = || end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let mut caller = loop {
+            match self.caller.try_lock() {
+                Some(caller) => break caller,
+                // Another thread waits for an answer; it will not outlive this process either.
+                None if Instant::now() >= end => return,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        };
+        let connection = caller.connection.take().or_else(|| self.server.connect(&self.alone, left()).ok());
+        let Some(mut connection) = connection else { return };
+        let limited = connection.set_read_timeout(Some(left())).and(connection.set_write_timeout(Some(left())));
+        if limited.is_err() {
+            return;
+        }
+        for chunk in owed.chunks(100) {
+            let mut pipeline = redis::pipe();
+            for (at, (token, debt)) in chunk.iter().enumerate() {
+                // By text once: that also teaches it to a server that has forgotten it.
+                pipeline.add_command(self.release_command(at == 0, token, debt));
+            }
+            // Best effort: who is left to tell? What was not released ends with its lease.
+            if pipeline.query::<Value>(&mut connection).is_err_and(|error| !wire::is_answer(&error))
+                || Instant::now() >= end
+            {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn release_command(&self, by_text: bool, token: &str, debt: &Debt) -> redis::Cmd {
+        self.scripts.release(by_text, &debt.keys, token, debt.keep_abandoned, debt.beside_others, &self.process)
+    }
+
+    /// The hold of this process that has `token`.
+    pub(super) fn hold_with(&self, token: &str) -> Option<Arc<Hold>> {
+        self.board.lock().holds.values().find(|hold| *hold.token == *token).cloned()
+    }
+
+    pub(super) fn released(&self, token: &str) {
+        self.board.lock().debts.remove(token);
+    }
+}
+
+/// Runs a script; by text if the server has forgotten it.
+pub(super) fn run(connection: &mut redis::Connection, call: impl Fn(bool) -> redis::Cmd) -> redis::RedisResult<Value> {
+    match call(false).query::<Value>(connection) {
+        Err(error) if wire::is_unknown_script(&error) => call(true).query(connection),
+        answer => answer,
+    }
+}
+
+/// At a normal end of the process: holds are released, so that nobody waits for their leases.
+pub(super) extern "C" fn farewell() {
+    let Some(engines) = ENGINES.get() else { return };
+    let engines: Vec<Arc<Engine>> = engines.lock().values().filter_map(Weak::upgrade).collect();
+    for engine in engines {
+        engine.farewell();
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            // The parent's socket: not a byte is sent on it and nothing of it is shut down.
+            std::mem::forget(self.caller.get_mut().connection.take());
+        }
+    }
+}

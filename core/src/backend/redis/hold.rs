@@ -1,0 +1,120 @@
+//! One hold on this side of the wire: until when it can be relied on, and how it was lost.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::keys::Keys;
+use super::lease;
+use super::lock::Lock;
+use crate::error::Error;
+use crate::hold::lost;
+
+/// An owner token: what the key holds. 128 random bits, in hex.
+pub(super) type Token = Arc<str>;
+
+/// Why a hold is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Loss {
+    Expired = 2,
+    Gone = 3,
+    Broken = 4,
+}
+
+impl Loss {
+    fn of(state: u8) -> Option<Loss> {
+        [Loss::Expired, Loss::Gone, Loss::Broken].into_iter().find(|loss| *loss as u8 == state)
+    }
+
+    pub(super) fn error(self, operation: &'static str) -> Error {
+        lost(
+            operation,
+            match self {
+                Loss::Expired => "the lease ran out without a renewal",
+                Loss::Gone => "the key was deleted, or somebody else has it",
+                Loss::Broken => "somebody broke the lock",
+            },
+        )
+    }
+}
+
+const LIVE: u8 = 0;
+const ENDED: u8 = 1;
+
+pub(super) struct Hold {
+    /// Names it within this process.
+    pub(super) serial: u64,
+    pub(super) token: Token,
+    pub(super) fence: u64,
+    pub(super) lock: Weak<Lock>,
+    pub(super) keys: Keys,
+    pub(super) renew: bool,
+    /// When it is next looked at; guarded by the engine's board.
+    pub(super) due: AtomicU64,
+    deadline: AtomicU64,
+    ttl_ms: AtomicU64,
+    /// LIVE, ENDED or the loss.
+    state: AtomicU8,
+}
+
+impl Hold {
+    pub(super) fn new(serial: u64, token: Token, fence: u64, lock: &Arc<Lock>, sent: u64, ttl: Duration) -> Hold {
+        let hold = Hold {
+            serial,
+            token,
+            fence,
+            lock: Arc::downgrade(lock),
+            keys: lock.keys.clone(),
+            renew: lock.renew,
+            due: AtomicU64::new(0),
+            deadline: AtomicU64::new(0),
+            ttl_ms: AtomicU64::new(0),
+            state: AtomicU8::new(LIVE),
+        };
+        hold.renewed(sent, ttl);
+        hold
+    }
+
+    /// The server has confirmed a lease of `ttl` that was asked for at `sent`.
+    pub(super) fn renewed(&self, sent: u64, ttl: Duration) {
+        self.ttl_ms.store(ttl.as_millis() as u64, Ordering::Relaxed);
+        self.deadline.store(lease::deadline(sent, ttl), Ordering::Release);
+    }
+
+    pub(super) fn deadline(&self) -> u64 {
+        self.deadline.load(Ordering::Acquire)
+    }
+
+    pub(super) fn ttl(&self) -> Duration {
+        Duration::from_millis(self.ttl_ms.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn left(&self) -> Option<Duration> {
+        let left = self.deadline().saturating_sub(lease::now());
+        (left > 0 && self.loss().is_none()).then(|| Duration::from_nanos(left))
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.state.load(Ordering::Acquire) == LIVE
+    }
+
+    pub(super) fn loss(&self) -> Option<Loss> {
+        Loss::of(self.state.load(Ordering::Acquire))
+    }
+
+    /// It ends as it should; false if it was over.
+    pub(super) fn end(&self) -> bool {
+        self.state.compare_exchange(LIVE, ENDED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// It is lost; false if it was over.
+    pub(super) fn lose(&self, loss: Loss) -> bool {
+        self.state.compare_exchange(LIVE, loss as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// A random byte of its own, for spreading timers.
+    pub(super) fn spread(&self) -> u8 {
+        self.token.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0)
+    }
+}

@@ -1,0 +1,316 @@
+//! This process's part of the lines: who waits for which lock, with which token and ticket.
+//!
+//! | a waiter | is sent | on |
+//! |---|---|---|
+//! | unsent | a take that joins | its arrival; the link coming up |
+//! | in the line | nothing | |
+//! | in the line, first of this process | a take, by its old ticket | one timer per lock: when the lease should end; the link coming up |
+//! | granted | a take that confirms | the grant's message |
+//! | owner | – | the answer of any of these |
+//! | gone | a release, which takes it out of the line and refuses a grant | its leaving |
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use redis::{RedisResult, Value};
+
+use super::engine::{self, Debt, jitter};
+use super::hold::Token;
+use super::keys::Keys;
+use super::lease;
+use super::lock::Lock;
+use super::wire::{self, Refusal, Taken};
+use super::worker::{AGAIN, Event, Worker, bug};
+use crate::backend::contract::Grant;
+use crate::error::{ErrorKind, Result};
+use crate::wait::Waiter;
+
+/// One waiter of this process.
+pub(super) struct Entry {
+    pub(super) waiter: Arc<Waiter>,
+    pub(super) lock: Arc<Lock>,
+    token: Token,
+    /// Its place in the line; 0 before it has one.
+    ticket: u64,
+    /// The take that is under way.
+    call: Option<u64>,
+    /// When the first take was sent of which no answer came: the server may know the token since then.
+    doubt: Option<u64>,
+    /// It was granted while a take was under way.
+    again: bool,
+    pub(super) joined: Instant,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        // Nothing, for one that was settled. If a panic takes the thread, nobody may wait for ever.
+        let _ = self.waiter.settle(Err(bug()));
+    }
+}
+
+/// The waiters of one lock.
+#[derive(Default)]
+pub(super) struct Line {
+    /// By arrival.
+    members: BTreeSet<u64>,
+    timer: Option<Instant>,
+}
+
+fn name(lock: &Lock) -> &str {
+    lock.keys.lock()
+}
+
+impl Worker {
+    pub(super) fn join(&mut self, serial: u64, waiter: Arc<Waiter>, lock: Arc<Lock>) {
+        if !waiter.is_waiting() {
+            return;
+        }
+        let token = match engine::new_token() {
+            Ok(token) => token,
+            Err(error) => {
+                let _ = waiter.settle(Err(error));
+                return;
+            }
+        };
+        let line = match self.lines.get_mut(name(&lock)) {
+            Some(line) => line,
+            None => self.lines.entry(name(&lock).into()).or_default(),
+        };
+        line.members.insert(serial);
+        self.by_token.insert(token.clone(), serial);
+        let entry =
+            Entry { waiter, lock, token, ticket: 0, call: None, doubt: None, again: false, joined: Instant::now() };
+        self.entries.insert(serial, entry);
+        self.take(serial);
+    }
+
+    pub(super) fn leave(&mut self, serial: u64) {
+        let Some(entry) = self.forget(serial) else { return };
+        if entry.ticket != 0 || entry.doubt.is_some() {
+            self.engine.owe(&entry.token, entry.lock.debt(true));
+        }
+    }
+
+    /// Takes a waiter off the books.
+    fn forget(&mut self, serial: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&serial)?;
+        self.by_token.remove(&entry.token);
+        if let Some(line) = self.lines.get_mut(name(&entry.lock)) {
+            line.members.remove(&serial);
+            if line.members.is_empty() {
+                self.set_timer(name(&entry.lock), None);
+                self.lines.remove(name(&entry.lock));
+            }
+        }
+        Some(entry)
+    }
+
+    /// Decides a waiter's outcome. If it has another, a grant goes back.
+    pub(super) fn settle(&mut self, serial: u64, outcome: Result<Grant>) {
+        let Some(entry) = self.forget(serial) else { return };
+        if outcome.is_err() && (entry.ticket != 0 || entry.doubt.is_some()) {
+            self.engine.owe(&entry.token, entry.lock.debt(true));
+        }
+        if let Err(Ok(late)) = entry.waiter.settle(outcome) {
+            entry.lock.give_back(late);
+        }
+    }
+
+    fn set_timer(&mut self, lock: &str, at: Option<Instant>) {
+        let Some((name, _)) = self.lines.get_key_value(lock) else { return };
+        let name = name.clone();
+        let Some(line) = self.lines.get_mut(lock) else { return };
+        if let Some(old) = std::mem::replace(&mut line.timer, at) {
+            self.timers.remove(&(old, name.clone()));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, name));
+        }
+    }
+
+    fn is_first(&self, serial: u64, lock: &Lock) -> bool {
+        self.lines.get(name(lock)).is_some_and(|line| line.members.first() == Some(&serial))
+    }
+
+    /// Sends a take for the waiter: to join, to look again, or to confirm.
+    fn take(&mut self, serial: u64) {
+        let Some(link) = self.link() else { return };
+        let (connection, listens, number) = (link.connection.clone(), link.listens, self.number());
+        let now = lease::now();
+        let Some(entry) = self.entries.get(&serial) else { return };
+        // Who cannot be told of a grant must not stand in the line; the first of this process looks for itself.
+        if !listens && !self.is_first(serial, &entry.lock) {
+            return;
+        }
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
+        if entry.call.is_some() {
+            entry.again = true;
+            return;
+        }
+        if entry.doubt.is_some_and(|since| now.saturating_sub(since) > lease::nanos(entry.lock.ttl)) {
+            // What the server may have given it has lapsed: a copy of that take, late, must not meet this one.
+            let Ok(fresh) = engine::new_token() else { return };
+            let old = std::mem::replace(&mut entry.token, fresh.clone());
+            entry.doubt = None;
+            self.engine.owe(&old, entry.lock.debt(true));
+            self.by_token.remove(&old);
+            self.by_token.insert(fresh, serial);
+        }
+        self.calls += 1;
+        entry.call = Some(self.calls);
+        entry.again = false;
+        entry.doubt.get_or_insert(now);
+        let (call, lock, token, ticket) = (self.calls, entry.lock.clone(), entry.token.clone(), entry.ticket);
+        self.send(
+            connection,
+            move |by_text| {
+                let ask = lock.ask(&token, listens, ticket);
+                lock.engine.scripts.take(by_text, &lock.keys, &ask)
+            },
+            move |reply| Event::Taken { serial, call, sent: now, number, reply },
+        );
+    }
+
+    /// The answer to a take.
+    pub(super) fn taken(&mut self, serial: u64, call: u64, sent: u64, number: u64, reply: RedisResult<Value>) {
+        let Some(entry) = self.entries.get_mut(&serial).filter(|entry| entry.call == Some(call)) else { return };
+        entry.call = None;
+        let lock = entry.lock.clone();
+        let taken = match reply {
+            Ok(reply) => wire::taken(&reply),
+            Err(error) if wire::is_answer(&error) => Err(self.engine.server.failed("acquire", &error)),
+            Err(error) => return self.broke(number, &error),
+        };
+        entry.doubt = None;
+        match taken {
+            Ok(Taken::Owned { fence, abandoned }) => {
+                lock.served();
+                match lock.adopt(&entry.token, fence, abandoned, sent) {
+                    Ok(grant) => self.settle(serial, Ok(grant)),
+                    Err(error) if error.kind() == ErrorKind::Unavailable => self.renamed(serial),
+                    Err(error) => self.settle(serial, Err(error)),
+                }
+            }
+            Ok(Taken::Refused(refusal)) => {
+                lock.served();
+                self.refused(serial, &lock, refusal);
+            }
+            Ok(Taken::Spent) => self.renamed(serial),
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                lock.not_served(&error);
+                let limited = entry.waiter.is_limited();
+                let since = lock.trouble().map(|(since, _)| since);
+                if !limited && since.is_some_and(|since| since.elapsed() > self.patience()) {
+                    self.settle(serial, Err(error));
+                } else {
+                    self.set_timer(name(&lock), Some(Instant::now() + AGAIN));
+                }
+            }
+            Err(error) => self.settle(serial, Err(error)),
+        }
+    }
+
+    /// Its token is used up, its turn is not: it goes on with a new one and its old ticket.
+    fn renamed(&mut self, serial: u64) {
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
+        let Ok(fresh) = engine::new_token() else { return };
+        let old = std::mem::replace(&mut entry.token, fresh.clone());
+        self.by_token.remove(&old);
+        self.by_token.insert(fresh, serial);
+        self.take(serial);
+    }
+
+    fn refused(&mut self, serial: u64, lock: &Arc<Lock>, refusal: Refusal) {
+        let first = self.is_first(serial, lock);
+        let listens = self.link().is_some_and(|link| link.listens);
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
+        let had_ticket = std::mem::replace(&mut entry.ticket, refusal.ticket) != 0;
+        let again = entry.again;
+        let blind = !listens || refusal.foreign;
+        let wake = Instant::now() + lease::recheck(refusal.left, refusal.rank, blind, jitter());
+        let wiped = refusal.fresh && had_ticket && first;
+        lock.saw(refusal);
+        if wiped {
+            // The line was lost with the server's data, or we were passed over while we could not be told: the others
+            // of this process have no place either.
+            for other in self.members(name(lock)) {
+                if other != serial {
+                    self.take(other);
+                }
+            }
+        }
+        if again {
+            self.take(serial);
+        } else if first || self.lines.get(name(lock)).is_some_and(|line| line.timer.is_none()) {
+            self.set_timer(name(lock), Some(wake));
+        }
+    }
+
+    fn members(&self, lock: &str) -> Vec<u64> {
+        self.lines.get(lock).map(|line| line.members.iter().copied().collect()).unwrap_or_default()
+    }
+
+    /// Whose timer has come looks again: the first of this process, and who never got an answer.
+    pub(super) fn recheck_due(&mut self) {
+        let now = Instant::now();
+        while let Some((_, lock)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
+            self.set_timer(&lock, None);
+            self.retake(&lock);
+        }
+    }
+
+    fn retake(&mut self, lock: &str) {
+        for (at, serial) in self.members(lock).into_iter().enumerate() {
+            let idle =
+                self.entries.get(&serial).is_some_and(|entry| entry.call.is_none() && (at == 0 || entry.ticket == 0));
+            if idle {
+                self.take(serial);
+            }
+        }
+    }
+
+    /// The link is up.
+    pub(super) fn retake_all(&mut self) {
+        for lock in self.lines.keys().cloned().collect::<Vec<_>>() {
+            self.retake(&lock);
+        }
+    }
+
+    /// The link is down: nothing that was sent on it will be answered.
+    pub(super) fn suspend_lines(&mut self, error: &crate::error::Error) {
+        for entry in self.entries.values_mut() {
+            entry.call = None;
+            entry.again = false;
+            entry.lock.not_served(error);
+        }
+        for line in self.lines.values_mut() {
+            line.timer = None;
+        }
+        self.timers.clear();
+    }
+
+    pub(super) fn granted(&mut self, token: &str, key: &str) {
+        if let Some(serial) = self.by_token.get(token) {
+            return self.take(*serial);
+        }
+        // Confirmed by another take before this message came?
+        if self.engine.hold_with(token).is_none() {
+            let until = lease::now() + lease::nanos(std::time::Duration::from_secs(1));
+            let debt = Debt { keys: Keys::of(key), beside_others: false, keep_abandoned: true, until };
+            self.engine.owe(&token.into(), debt);
+        }
+    }
+
+    pub(super) fn turn(&mut self, token: &str) {
+        if let Some(serial) = self.by_token.get(token) {
+            self.take(*serial);
+        }
+    }
+
+    pub(super) fn first(&mut self, token: &str, left: i64) {
+        let Some(entry) = self.by_token.get(token).and_then(|serial| self.entries.get(serial)) else { return };
+        let lock = entry.lock.clone();
+        self.set_timer(name(&lock), Some(Instant::now() + lease::recheck(left, 0, false, jitter())));
+    }
+}

@@ -1,0 +1,345 @@
+//! One open lock: the backend over its server's engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::Value;
+
+use super::engine::{self, Debt, Engine, Failed};
+use super::hold::{Hold, Loss, Token};
+use super::keys::Keys;
+use super::lease;
+use super::wire::{self, Ask, Refusal, Taken};
+use super::worker::Event;
+use crate::backend::contract::{Backend, Grant, OnLost, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::loss::Losses;
+use crate::service::call;
+use crate::sync::Guarded;
+use crate::sys::exit;
+use crate::wait::Waiter;
+
+/// Holds that were lost and not yet released, remembered for the release.
+const REMEMBERED: usize = 64;
+
+pub(super) struct Lock {
+    pub(super) engine: Arc<Engine>,
+    pub(super) keys: Keys,
+    pub(super) ttl: Duration,
+    pub(super) renew: bool,
+    /// `redis_key=`: the key is shared with other libraries.
+    pub(super) beside_others: bool,
+    pub(super) info: String,
+    pub(super) losses: Losses,
+    /// The highest fencing token seen here; the next is higher whatever became of the server's data.
+    floor: AtomicU64,
+    holds: Guarded<Vec<Arc<Hold>>>,
+    /// What the last refused take said, and when.
+    seen: Guarded<Option<(Instant, Status)>>,
+    /// Since when and why waits cannot be served.
+    trouble: Guarded<Option<(Instant, Error)>>,
+}
+
+impl Lock {
+    pub(super) fn new(
+        engine: Arc<Engine>,
+        key: &str,
+        ttl: Duration,
+        renew: bool,
+        beside_others: bool,
+        info: String,
+    ) -> Lock {
+        Lock {
+            engine,
+            keys: Keys::of(key),
+            ttl,
+            renew,
+            beside_others,
+            info,
+            losses: Losses::default(),
+            floor: AtomicU64::new(0),
+            holds: Guarded::default(),
+            seen: Guarded::default(),
+            trouble: Guarded::default(),
+        }
+    }
+
+    pub(super) fn ask<'a>(&'a self, token: &'a str, wait: bool, ticket: u64) -> Ask<'a> {
+        Ask {
+            token,
+            ttl: self.ttl,
+            info: &self.info,
+            wait,
+            ticket,
+            floor: self.floor.load(Ordering::Relaxed),
+            beside_others: self.beside_others,
+            process: &self.engine.process,
+        }
+    }
+
+    pub(super) fn debt(&self, keep_abandoned: bool) -> Debt {
+        Debt {
+            keys: self.keys.clone(),
+            beside_others: self.beside_others,
+            keep_abandoned,
+            until: lease::now() + lease::nanos(self.ttl),
+        }
+    }
+
+    /// Makes what the server granted a hold. `sent`: when it was asked for, the start of the lease.
+    pub(super) fn adopt(self: &Arc<Lock>, token: &Token, fence: u64, abandoned: bool, sent: u64) -> Result<Grant> {
+        self.floor.fetch_max(fence, Ordering::Relaxed);
+        let hold = Arc::new(Hold::new(self.engine.next_serial(), token.clone(), fence, self, sent, self.ttl));
+        let due = if self.renew { lease::renewal(sent, self.ttl, hold.spread()) } else { hold.deadline() };
+        let watched = if hold.left().is_some() {
+            exit::at_exit(engine::farewell);
+            self.engine.watch(&hold, due)
+        } else {
+            Err(Error::new(
+                ErrorKind::Unavailable,
+                "acquire",
+                format!("the server {} took longer to answer than the lease lasts", self.engine.server),
+            ))
+        };
+        if let Err(error) = watched {
+            self.engine.owe(token, self.debt(abandoned));
+            return Err(error);
+        }
+        let mut holds = self.holds.lock();
+        if holds.len() >= REMEMBERED
+            && let Some(at) = holds.iter().position(|hold| hold.loss().is_some())
+        {
+            holds.remove(at);
+        }
+        holds.push(hold);
+        Ok(Grant { token: fence, abandoned })
+    }
+
+    fn find(&self, fence: u64) -> Option<Arc<Hold>> {
+        self.holds.lock().iter().find(|hold| hold.fence == fence).cloned()
+    }
+
+    fn remove(&self, fence: u64) -> Option<Arc<Hold>> {
+        let mut holds = self.holds.lock();
+        let at = holds.iter().position(|hold| hold.fence == fence)?;
+        Some(holds.swap_remove(at))
+    }
+
+    /// The hold if it can still be relied on; else LOST. No I/O.
+    fn relied_on(&self, operation: &'static str, fence: u64) -> Result<Arc<Hold>> {
+        let hold = self.find(fence).ok_or_else(|| Loss::Gone.error(operation))?;
+        if hold.is_live() && hold.left().is_none() {
+            self.engine.lose(&hold, Loss::Expired);
+        }
+        match hold.loss() {
+            Some(loss) => Err(loss.error(operation)),
+            None => Ok(hold),
+        }
+    }
+
+    /// Undoes a grant that reached nobody.
+    pub(super) fn give_back(&self, grant: Grant) {
+        let Some(hold) = self.remove(grant.token) else { return };
+        hold.end();
+        self.engine.unwatch(&hold);
+        self.losses.forget(grant.token);
+        self.engine.owe(&hold.token, self.debt(grant.abandoned));
+    }
+
+    /// Notes what a refused take saw.
+    pub(super) fn saw(&self, refusal: Refusal) {
+        *self.seen.lock() = Some((Instant::now(), refusal.sight));
+    }
+
+    /// The server serves this lock.
+    pub(super) fn served(&self) {
+        let mut trouble = self.trouble.lock();
+        if trouble.is_some() {
+            *trouble = None;
+        }
+    }
+
+    /// It does not. The first time counts, the last error is told.
+    pub(super) fn not_served(&self, error: &Error) {
+        let mut trouble = self.trouble.lock();
+        let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *trouble = Some((since, error.clone()));
+    }
+
+    pub(super) fn trouble(&self) -> Option<(Instant, Error)> {
+        self.trouble.lock().clone()
+    }
+
+    fn run(&self, operation: &'static str, script: &wire::Script, args: &[&str]) -> Result<Value> {
+        self.engine.run(operation, script, self.keys.all(), args).map_err(|failed| failed.error)
+    }
+}
+
+/// The backend: what a `Mutex` has of the lock. Dropped, it lets go of what is left.
+pub(super) struct Redis(pub(super) Arc<Lock>);
+
+impl Backend for Redis {
+    fn try_take(&self) -> Result<Option<Grant>> {
+        let lock = &self.0;
+        let engine = &lock.engine;
+        let token = engine::new_token()?;
+        let mut sent = 0;
+        let answer = engine.call("acquire", |connection| {
+            // Before the send, and again before a second one: that is where the lease begins at the latest.
+            sent = lease::now();
+            let ask = lock.ask(&token, false, 0);
+            engine::run(connection, |by_text| engine.scripts.take(by_text, &lock.keys, &ask))
+        });
+        let taken = match answer {
+            Ok(reply) => wire::taken(&reply)?,
+            Err(Failed { error, in_doubt }) => {
+                if in_doubt {
+                    engine.owe(&token, lock.debt(true));
+                }
+                return Err(error);
+            }
+        };
+        lock.served();
+        match taken {
+            Taken::Owned { fence, abandoned } => lock.adopt(&token, fence, abandoned, sent).map(Some),
+            Taken::Refused(refusal) => {
+                lock.saw(refusal);
+                Ok(None)
+            }
+            Taken::Spent => {
+                Err(Error::new(ErrorKind::Protocol, "acquire", "the server knows a token that was never used"))
+            }
+        }
+    }
+
+    fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
+        let engine = &self.0.engine;
+        let serial = engine.next_serial();
+        waiter.ticket.store(serial, Ordering::Release);
+        engine.post(Event::Join { serial, waiter: waiter.clone(), lock: self.0.clone() })
+    }
+
+    fn leave(&self, waiter: &Arc<Waiter>) {
+        let serial = waiter.ticket.load(Ordering::Acquire);
+        if serial != 0 && self.0.engine.is_ours() {
+            // Without a thread nobody of this process stands in line.
+            let _ = self.0.engine.post(Event::Leave(serial));
+        }
+    }
+
+    fn release(&self, token: u64) -> Result<()> {
+        let lock = &self.0;
+        let engine = &lock.engine;
+        let Some(hold) = lock.remove(token) else { return Err(Loss::Gone.error("release")) };
+        if hold.left().is_none() {
+            engine.lose(&hold, Loss::Expired);
+        }
+        if !hold.end() {
+            let loss = hold.loss().unwrap_or(Loss::Gone);
+            if loss == Loss::Expired {
+                // By the server's clock it may stand a little longer: nobody needs to wait for that.
+                engine.owe(&hold.token, lock.debt(true));
+            }
+            return Err(loss.error("release"));
+        }
+        engine.unwatch(&hold);
+        let debt = lock.debt(false);
+        let answer = engine.call("release", |connection| {
+            engine::run(connection, |by_text| engine.release_command(by_text, &hold.token, &debt))
+        });
+        let stood = match answer {
+            Ok(reply) => wire::released(&reply)?,
+            Err(Failed { error, .. }) => {
+                lock.losses.forget(token);
+                engine.owe(&hold.token, debt);
+                return Err(error);
+            }
+        };
+        if stood {
+            lock.losses.forget(token);
+            Ok(())
+        } else {
+            let error = Loss::Gone.error("release");
+            lock.losses.tell(token, &error);
+            Err(error)
+        }
+    }
+
+    fn give_back(&self, grant: Grant) {
+        if self.0.engine.is_ours() {
+            self.0.give_back(grant);
+        }
+    }
+
+    fn check(&self, token: u64) -> Result<()> {
+        self.0.relied_on("check", token).map(|_| ())
+    }
+
+    fn extend(&self, token: u64, ttl: Option<Duration>) -> Result<()> {
+        let ttl = ttl.unwrap_or(self.0.ttl);
+        if !(lease::SHORTEST..=lease::LONGEST).contains(&ttl) {
+            return Err(Error::new(ErrorKind::Invalid, "extend", format!("a lease of {ttl:?} is not possible"))
+                .with_help("possible: 100 ms to 24 h"));
+        }
+        let hold = self.0.relied_on("extend", token)?;
+        // All renewals of a hold go one way, one after the other: else a shorter one could undo this unseen.
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        self.0.engine.post(Event::Extend { hold, ttl, answer })?;
+        answered.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "extend", "the background thread ended")))
+    }
+
+    fn valid_for(&self, token: u64) -> Option<Duration> {
+        Some(self.0.find(token).and_then(|hold| hold.left()).unwrap_or_default())
+    }
+
+    fn on_lost(&self, token: u64, notify: OnLost) -> Result<()> {
+        let lock = &self.0;
+        let Some(hold) = lock.find(token) else {
+            call::run(Box::new(move || notify(Loss::Gone.error("on_lost"))));
+            return Ok(());
+        };
+        lock.losses.listen(token, notify);
+        // It may have been lost just before the listener came; each listener is told once, whoever tells.
+        if let Some(loss) = hold.loss() {
+            lock.losses.tell(token, &loss.error("on_lost"));
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Status> {
+        let status = wire::status(&self.0.run("status", &self.0.engine.scripts.status, &[])?)?;
+        self.0.floor.fetch_max(status.token, Ordering::Relaxed);
+        Ok(status)
+    }
+
+    fn describe_owner(&self) -> Option<String> {
+        let (at, mut status) = self.0.seen.lock().clone()?;
+        status.held = status.held.map(|held| held + at.elapsed());
+        Some(status.describe())
+    }
+
+    fn unserved(&self) -> Option<Error> {
+        self.0.trouble().map(|(_, error)| error)
+    }
+
+    fn break_lock(&self) -> Result<bool> {
+        let beside_others = if self.0.beside_others { "1" } else { "0" };
+        wire::broken(&self.0.run("break", &self.0.engine.scripts.break_lock, &[beside_others])?)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        if !self.0.engine.is_ours() {
+            return;
+        }
+        let holds = std::mem::take(&mut *self.0.holds.lock());
+        for hold in holds {
+            if hold.end() {
+                self.0.engine.unwatch(&hold);
+                self.0.engine.owe(&hold.token, self.0.debt(false));
+            }
+        }
+    }
+}

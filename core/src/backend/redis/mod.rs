@@ -1,0 +1,118 @@
+//! `rpm+redis:`, hosts: a lease in Redis, with a line that needs no polling.
+//!
+//! | part | file |
+//! |---|---|
+//! | which server, how to connect | `connect` |
+//! | the keys of a lock | `keys` |
+//! | what is said and answered; the scripts | `wire`, `*.lua` |
+//! | how long a lease can be relied on | `lease`, `hold` |
+//! | one engine per server and process | `engine` |
+//! | the background thread: its loop, the line, the renewals | `worker`, `line`, `renewal` |
+//! | the backend | `lock` |
+//!
+//! # States of a lock in the server
+//!
+//! | key | owner field `o` | meaning |
+//! |---|---|---|
+//! | none | none | free |
+//! | none | a token | free, and the last hold ended without a release: the next one hears "abandoned" |
+//! | a token | the same | held |
+//! | a token | another, or none; `g` is the token | granted, to be confirmed within 400 ms |
+//! | anything else | any | held by a program that is not one of ours |
+//!
+//! A grant is no hold until its confirm was answered: the claim cannot be dated by who is told of it late. A hold
+//! is relied on only until its deadline on this machine's own clock, counted from before the request was sent.
+//!
+//! # Bounds
+//! A server that does not answer within 2 s counts as unreachable. An acquisition without a timeout gives up with
+//! UNAVAILABLE when the server stayed unreachable for `connect_timeout`, at least 5 s; one with a timeout waits for
+//! it as long as that.
+
+mod connect;
+mod engine;
+mod hold;
+mod keys;
+mod lease;
+mod line;
+mod lock;
+mod renewal;
+mod wire;
+mod worker;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use redis::Value;
+
+use self::connect::Server;
+use self::engine::Engine;
+use self::keys::Keys;
+use self::lock::{Lock, Redis};
+use crate::backend::contract::{Backend, Status};
+use crate::error::Result;
+use crate::identity::identity;
+use crate::url::{LockUrl, RedisTarget};
+
+pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backend>> {
+    let engine = reach(target)?;
+    let key = match &target.redis_key {
+        Some(key) => key.clone(),
+        None => format!("{}{}", target.prefix, target.id),
+    };
+    let info = wire::info(&identity(url));
+    Ok(Arc::new(Redis(Arc::new(Lock::new(engine, &key, target.ttl, target.renew, target.redis_key.is_some(), info)))))
+}
+
+/// The engine of the server, which answers and may carry a lock.
+fn reach(target: &RedisTarget) -> Result<Arc<Engine>> {
+    let engine = Engine::of(Server::of(target)?)?;
+    if target.any_policy {
+        engine
+            .call("open", |connection| redis::cmd("PING").query::<Value>(connection))
+            .map_err(|failed| failed.error)?;
+    } else {
+        engine.check_policy()?;
+    }
+    Ok(engine)
+}
+
+/// The locks under the prefix of `target`: those that are held, and those that were in the last seven days.
+pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>> {
+    let engine = reach(target)?;
+    let pattern: String =
+        target.prefix.chars().flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
+    let pattern = format!("*{pattern}*");
+    let mut locks = BTreeSet::new();
+    let mut cursor = 0_u64;
+    loop {
+        let (next, found) = engine
+            .call("ps", |connection| {
+                redis::cmd("SCAN")
+                    .arg(cursor)
+                    .arg("MATCH")
+                    .arg(&pattern)
+                    .arg("COUNT")
+                    .arg(1000)
+                    .query::<(u64, Vec<Vec<u8>>)>(connection)
+            })
+            .map_err(|failed| failed.error)?;
+        let found = found.iter().filter_map(|key| std::str::from_utf8(key).ok());
+        locks.extend(found.filter_map(|key| keys::lock_under(&target.prefix, key)));
+        cursor = next;
+        if cursor == 0 {
+            break;
+        }
+    }
+    let status = |key: &str| {
+        let reply =
+            engine.run("ps", &engine.scripts.status, Keys::of(key).all(), &[]).map_err(|failed| failed.error)?;
+        wire::status(&reply)
+    };
+    Ok(locks
+        .into_iter()
+        .map(|key| {
+            let status = status(&key);
+            (key.strip_prefix(&target.prefix).unwrap_or(&key).to_owned(), status)
+        })
+        .collect())
+}

@@ -1,0 +1,173 @@
+//! Renewals: at a third of the lease, up to a hundred in one call, one call at a time so that others get through.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use redis::{RedisResult, Value};
+
+use super::engine::Board;
+use super::hold::{Hold, Loss};
+use super::lease;
+use super::wire;
+use super::worker::{AGAIN, Event, Worker};
+use crate::error::{Error, ErrorKind, Result};
+
+const BATCH: usize = 100;
+/// When to look again at a renewal for which the batch had no place, in ns.
+const TURN: u64 = 5_000_000;
+
+/// When the hold is next looked at.
+fn schedule(board: &mut Board, hold: &Hold, due: u64) {
+    if board.holds.contains_key(&hold.serial) {
+        let before = hold.due.swap(due, Ordering::Relaxed);
+        board.due.remove(&(before, hold.serial));
+        board.due.insert((due, hold.serial));
+    }
+}
+
+impl Worker {
+    /// Renews the holds whose time has come, and tells those whose lease ran out.
+    pub(super) fn renew_due(&mut self) {
+        let up = self.link().is_some();
+        let now = lease::now();
+        let mut lost = Vec::new();
+        let mut batch = Vec::new();
+        let mut board = self.engine.board();
+        while let Some((due, serial)) = board.due.first().copied()
+            && due <= now
+        {
+            let Some(hold) = board.holds.get(&serial).cloned() else {
+                board.due.remove(&(due, serial));
+                continue;
+            };
+            if hold.deadline() <= now {
+                board.due.remove(&(due, serial));
+                lost.push(hold);
+                continue;
+            }
+            let renews = hold.renew && !self.renewing.contains(&serial);
+            let full = up && self.renewing.len() + batch.len() >= BATCH;
+            // If no answer comes, the deadline does.
+            let next = if renews && full { hold.deadline().min(now + TURN) } else { hold.deadline() };
+            schedule(&mut board, &hold, next);
+            if !renews || full {
+                continue;
+            }
+            if up {
+                let ttl = hold.ttl();
+                batch.push((hold, ttl));
+            } else {
+                self.overdue = true;
+            }
+        }
+        drop(board);
+        for hold in lost {
+            self.engine.lose(&hold, Loss::Expired);
+        }
+        if !batch.is_empty() {
+            self.renew(batch, None);
+        }
+    }
+
+    /// The link is new: all holds are looked at at once, since the server may be, too.
+    pub(super) fn renew_all(&mut self) {
+        let now = lease::now();
+        let mut board = self.engine.board();
+        let holds: Vec<Arc<Hold>> = board.holds.values().filter(|hold| hold.renew).cloned().collect();
+        for hold in holds {
+            schedule(&mut board, &hold, now);
+        }
+        drop(board);
+        self.extend_waiting();
+    }
+
+    pub(super) fn extend(&mut self, hold: Arc<Hold>, ttl: Duration, answer: SyncSender<Result<()>>) {
+        if self.link().is_none() || self.renewing.contains(&hold.serial) {
+            self.extensions.push((hold, ttl, answer));
+        } else {
+            self.renew(vec![(hold, ttl)], Some(answer));
+        }
+    }
+
+    fn extend_waiting(&mut self) {
+        for (hold, ttl, answer) in std::mem::take(&mut self.extensions) {
+            self.extend(hold, ttl, answer);
+        }
+    }
+
+    fn renew(&mut self, batch: Vec<(Arc<Hold>, Duration)>, answer: Option<SyncSender<Result<()>>>) {
+        let Some(link) = self.link() else { return };
+        let (connection, number) = (link.connection.clone(), self.number());
+        self.renewing.extend(batch.iter().map(|(hold, _)| hold.serial));
+        let mut keys = Vec::new();
+        let mut args = Vec::new();
+        for (hold, ttl) in &batch {
+            keys.extend([hold.keys.lock().to_owned(), hold.keys.state().to_owned()]);
+            args.extend([hold.token.to_string(), ttl.as_millis().to_string()]);
+        }
+        let engine = self.engine.clone();
+        let sent = lease::now();
+        self.send(
+            connection,
+            move |by_text| engine.scripts.renew.call(by_text, &keys, &args),
+            move |reply| Event::Renewed { batch, answer, sent, number, reply },
+        );
+    }
+
+    pub(super) fn renewed(
+        &mut self,
+        batch: Vec<(Arc<Hold>, Duration)>,
+        answer: Option<SyncSender<Result<()>>>,
+        sent: u64,
+        number: u64,
+        reply: RedisResult<Value>,
+    ) {
+        let stale = number != self.number();
+        if !stale {
+            for (hold, _) in &batch {
+                self.renewing.remove(&hold.serial);
+            }
+        }
+        let outcome = match &reply {
+            _ if stale => Err(Error::new(ErrorKind::Unavailable, "extend", "the connection to the server was lost")),
+            Ok(reply) => wire::renewed(reply, batch.len()),
+            Err(error) => Err(self.engine.server.failed("extend", error)),
+        };
+        let told = match &outcome {
+            Ok(renewed) if renewed.iter().all(|renewed| *renewed) => Ok(()),
+            Ok(_) => Err(Loss::Gone.error("extend")),
+            Err(error) => Err(error.clone()),
+        };
+        match outcome {
+            Ok(renewed) => {
+                for ((hold, ttl), renewed) in batch.iter().zip(renewed) {
+                    if renewed {
+                        hold.renewed(sent, *ttl);
+                        let due = if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.deadline() };
+                        schedule(&mut self.engine.board(), hold, due);
+                    } else {
+                        self.engine.lose(hold, Loss::Gone);
+                    }
+                }
+            }
+            Err(_) if stale => {}
+            Err(_) => {
+                let again = lease::now() + lease::nanos(AGAIN);
+                for (hold, _) in &batch {
+                    let due = again.min(hold.deadline());
+                    schedule(&mut self.engine.board(), hold, due);
+                }
+            }
+        }
+        if let Some(answer) = answer {
+            // Whoever asked has gone if this fails.
+            let _ = answer.send(told);
+        }
+        match reply {
+            Err(error) if !wire::is_answer(&error) => self.broke(number, &error),
+            _ => self.extend_waiting(),
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! What is said to the server and what it answers. Pure: no connection is touched here.
+
+use std::time::Duration;
+
+use redis::{RedisError, ServerErrorKind, Value};
+
+use super::keys::Keys;
+use crate::backend::contract::{Owner, State, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::identity::MAX_NAME_BYTES;
+
+/// A Lua script of this engine, and the digest by which the server knows it.
+pub(super) struct Script {
+    code: &'static str,
+    digest: String,
+}
+
+impl Script {
+    fn new(code: &'static str) -> Script {
+        Script { code, digest: redis::Script::new(code).get_hash().to_owned() }
+    }
+
+    /// The call, by digest or (for a server that has forgotten it) by text.
+    pub(super) fn call<K: redis::ToRedisArgs, A: redis::ToRedisArgs>(
+        &self,
+        by_text: bool,
+        keys: &[K],
+        args: &[A],
+    ) -> redis::Cmd {
+        let mut command = if by_text { redis::cmd("EVAL") } else { redis::cmd("EVALSHA") };
+        command.arg(if by_text { self.code } else { &self.digest }).arg(keys.len()).arg(keys).arg(args);
+        command
+    }
+
+    pub(super) fn load(&self) -> redis::Cmd {
+        let mut command = redis::cmd("SCRIPT");
+        command.arg("LOAD").arg(self.code);
+        command
+    }
+}
+
+pub(super) struct Scripts {
+    pub(super) take: Script,
+    pub(super) release: Script,
+    pub(super) renew: Script,
+    pub(super) break_lock: Script,
+    pub(super) status: Script,
+}
+
+impl Scripts {
+    pub(super) fn new() -> Scripts {
+        macro_rules! with_line {
+            ($file:literal) => {
+                Script::new(concat!(include_str!("line.lua"), include_str!($file)))
+            };
+        }
+        Scripts {
+            take: with_line!("take.lua"),
+            release: with_line!("release.lua"),
+            renew: Script::new(include_str!("renew.lua")),
+            break_lock: with_line!("break.lua"),
+            status: with_line!("status.lua"),
+        }
+    }
+}
+
+/// Everything a take says.
+pub(super) struct Ask<'a> {
+    pub(super) token: &'a str,
+    pub(super) ttl: Duration,
+    pub(super) info: &'a str,
+    pub(super) wait: bool,
+    pub(super) ticket: u64,
+    pub(super) floor: u64,
+    pub(super) beside_others: bool,
+    pub(super) process: &'a str,
+}
+
+impl Scripts {
+    pub(super) fn take(&self, by_text: bool, keys: &Keys, ask: &Ask<'_>) -> redis::Cmd {
+        let args = [
+            ask.token.to_owned(),
+            ask.ttl.as_millis().to_string(),
+            ask.info.to_owned(),
+            flag(ask.wait),
+            ask.ticket.to_string(),
+            ask.floor.to_string(),
+            flag(ask.beside_others),
+            ask.process.to_owned(),
+        ];
+        self.take.call(by_text, keys.all(), &args)
+    }
+
+    pub(super) fn release(
+        &self,
+        by_text: bool,
+        keys: &Keys,
+        token: &str,
+        keep_abandoned: bool,
+        beside_others: bool,
+        process: &str,
+    ) -> redis::Cmd {
+        let args = [token, &flag(keep_abandoned), &flag(beside_others), process];
+        self.release.call(by_text, keys.all(), &args)
+    }
+}
+
+fn flag(on: bool) -> String {
+    if on { "1" } else { "0" }.to_owned()
+}
+
+/// What a take came to.
+#[derive(Debug, PartialEq)]
+pub(super) enum Taken {
+    Owned {
+        fence: u64,
+        abandoned: bool,
+    },
+    Refused(Refusal),
+    /// This token was released before.
+    Spent,
+}
+
+#[derive(Debug, PartialEq)]
+pub(super) struct Refusal {
+    /// How long the key still lives, in ms; -1 for ever.
+    pub(super) left: i64,
+    pub(super) rank: u32,
+    pub(super) ticket: u64,
+    /// It was not in the line before.
+    pub(super) fresh: bool,
+    /// Held by a program that is not one of ours.
+    pub(super) foreign: bool,
+    pub(super) sight: Status,
+}
+
+/// A reply that this version's scripts do not give.
+fn strange(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Protocol, operation, "the server gave an answer that this version does not know")
+        .with_help("is it a Redis or Valkey server, and are all programs of one version?")
+}
+
+fn number<T: TryFrom<i64>>(value: Option<&Value>) -> Option<T> {
+    match value? {
+        Value::Int(number) => T::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn text(value: Option<&Value>) -> Option<&str> {
+    match value? {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn decimal(value: Option<&Value>) -> Option<u64> {
+    text(value)?.parse().ok()
+}
+
+pub(super) fn taken(reply: &Value) -> Result<Taken> {
+    read_taken(reply).ok_or_else(|| strange("acquire"))
+}
+
+fn read_taken(reply: &Value) -> Option<Taken> {
+    let Value::Array(parts) = reply else { return None };
+    let part = |at: usize| parts.get(at);
+    match number::<u8>(part(0))? {
+        1 => {
+            let fence = decimal(part(1)).filter(|fence| *fence != 0)?;
+            Some(Taken::Owned { fence, abandoned: number::<u8>(part(2))? != 0 })
+        }
+        2 => Some(Taken::Spent),
+        0 => {
+            let kind = number::<u8>(part(5))?;
+            let ours = kind == 0;
+            Some(Taken::Refused(Refusal {
+                left: number(part(1))?,
+                rank: number(part(2))?,
+                ticket: decimal(part(3))?,
+                fresh: number::<u8>(part(4))? != 0,
+                foreign: kind == 2,
+                sight: Status {
+                    state: State::Held,
+                    token: 0,
+                    waiters: number(part(8))?,
+                    owner: if ours { owner(text(part(6))?) } else { None },
+                    held: ours.then(|| Duration::from_millis(number(part(7)).unwrap_or(0))),
+                },
+            }))
+        }
+        _ => None,
+    }
+}
+
+/// What a release came to: whether the token still stood.
+pub(super) fn released(reply: &Value) -> Result<bool> {
+    match number::<u8>(Some(reply)) {
+        Some(0) => Ok(false),
+        Some(1..=3) => Ok(true),
+        _ => Err(strange("release")),
+    }
+}
+
+/// One answer per hold.
+pub(super) fn renewed(reply: &Value, holds: usize) -> Result<Vec<bool>> {
+    let Value::Array(parts) = reply else { return Err(strange("extend")) };
+    let answers: Vec<bool> = parts.iter().filter_map(|part| number::<u8>(Some(part))).map(|one| one == 1).collect();
+    if answers.len() == holds { Ok(answers) } else { Err(strange("extend")) }
+}
+
+pub(super) fn broken(reply: &Value) -> Result<bool> {
+    number::<u8>(Some(reply)).map(|broken| broken == 1).ok_or_else(|| strange("break"))
+}
+
+pub(super) fn status(reply: &Value) -> Result<Status> {
+    read_status(reply).ok_or_else(|| strange("status"))
+}
+
+fn read_status(reply: &Value) -> Option<Status> {
+    let Value::Array(parts) = reply else { return None };
+    let part = |at: usize| parts.get(at);
+    let kind = number::<u8>(part(0))?;
+    Some(Status {
+        state: match kind {
+            0 => State::Free,
+            1..=3 => State::Held,
+            4 => State::Abandoned,
+            _ => return None,
+        },
+        token: decimal(part(1))?,
+        waiters: number(part(4))?,
+        owner: owner(text(part(2))?),
+        // Negative if the server's clock went back.
+        held: (kind == 1).then(|| Duration::from_millis(number(part(3)).unwrap_or(0))),
+    })
+}
+
+/// How an owner is written into the server.
+pub(super) fn info(owner: &Owner) -> String {
+    let host: String = owner.host.chars().map(|c| if c.is_whitespace() { '-' } else { c }).collect();
+    format!("{} {host} {}", owner.pid, owner.label)
+}
+
+/// And read. Anybody may have written it: what is too long is cut.
+fn owner(info: &str) -> Option<Owner> {
+    let mut parts = info.splitn(3, ' ');
+    let (pid, host, label) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+    let cut = |text: &str| {
+        let end = (0..=MAX_NAME_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text[..end].to_owned()
+    };
+    Some(Owner { host: cut(host), pid, label: cut(label) })
+}
+
+/// A message on this process's channel.
+#[derive(Debug, PartialEq)]
+pub(super) enum Message<'a> {
+    /// The lock `key` was granted to `token`, for a short while.
+    Granted { token: &'a str, key: &'a str },
+    /// `token` stands first in line, and the lock lives `left` ms more.
+    First { token: &'a str, left: i64 },
+    /// The lock is free and `token`'s turn among our own.
+    Turn { token: &'a str },
+    /// Somebody broke the lock that `token` held.
+    Lost { token: &'a str },
+}
+
+pub(super) fn message(text: &str) -> Option<Message<'_>> {
+    let (kind, rest) = text.split_once(' ')?;
+    match kind {
+        "G" => rest.split_once(' ').map(|(token, key)| Message::Granted { token, key }),
+        "H" => rest.split_once(' ').and_then(|(token, left)| Some(Message::First { token, left: left.parse().ok()? })),
+        "N" => Some(Message::Turn { token: rest }),
+        "L" => Some(Message::Lost { token: rest }),
+        _ => None,
+    }
+}
+
+/// Whether the server has forgotten the script.
+pub(super) fn is_unknown_script(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// Whether what the server said leaves the connection as it was.
+pub(super) fn is_answer(error: &RedisError) -> bool {
+    matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension)
+}
+
+/// Whether these credentials were refused.
+pub(super) fn is_wrong_password(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS")
+}
+
+/// Our error for the client library's. `secret` must not be repeated: some servers quote what they were sent.
+pub(super) fn failed(operation: &'static str, server: &str, secret: Option<&str>, error: &RedisError) -> Error {
+    let mut text = match error.detail() {
+        Some(detail) if is_answer(error) => format!("{} {detail}", error.code().unwrap_or("ERR")),
+        _ => error.to_string(),
+    };
+    if let Some(secret) = secret {
+        text = text.replace(secret, "***");
+    }
+    text = text
+        .chars()
+        .take(300)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect();
+    let (kind, help) = kind_of(error, &text);
+    let answered = is_answer(error) || error.kind() == redis::ErrorKind::AuthenticationFailed;
+    let message = if answered {
+        format!("the server {server} answered: {text}")
+    } else if error.is_timeout() {
+        format!("the server {server} does not answer in time")
+    } else {
+        format!("the server {server} cannot be used: {text}")
+    };
+    let mapped = Error::new(kind, operation, message);
+    if help.is_empty() { mapped } else { mapped.with_help(help) }
+}
+
+fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
+    match error.kind() {
+        redis::ErrorKind::Io => return (ErrorKind::Unavailable, ""),
+        redis::ErrorKind::AuthenticationFailed => return (ErrorKind::Auth, "check user and password of the URL"),
+        redis::ErrorKind::RESP3NotSupported => return (ErrorKind::Protocol, "use Redis 6 or newer, or ?protocol=2"),
+        redis::ErrorKind::InvalidClientConfig => return (ErrorKind::Invalid, ""),
+        _ if !is_answer(error) => return (ErrorKind::Protocol, "is it a Redis or Valkey server?"),
+        _ => {}
+    }
+    // Redis 6 wraps what fails inside a script into an ERR of its own, so the words are looked for in the text.
+    let says = |word: &str| error.code() == Some(word) || text.contains(&format!("{word} "));
+    const FOR_NOW: &[&str] = &[
+        "LOADING",
+        "MASTERDOWN",
+        "READONLY",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "BUSY",
+        "OOM",
+        "NOREPLICAS",
+        "MISCONF",
+        "UNBLOCKED",
+        "max number of clients",
+    ];
+    if says("WRONGPASS") || says("NOAUTH") || text.contains("AUTH <password> called without") {
+        (ErrorKind::Auth, "check user and password of the URL")
+    } else if says("NOPERM")
+        || says("DENIED")
+        || text.contains("ACL failure")
+        || text.contains("can't run this command")
+    {
+        (
+            ErrorKind::Permission,
+            "the user needs the keys ~<prefix>* and ~{<prefix>*, the channels &ipcmutex:w:*, and +@string +@hash \
+             +@sortedset +@scripting +@pubsub +@keyspace +@connection +time",
+        )
+    } else if says("WRONGTYPE") || text.contains("not an integer") {
+        (ErrorKind::Config, "a key of another program stands where the lock should be; choose another id or prefix")
+    } else if says("MOVED") || says("ASK") || says("CROSSSLOT") {
+        (ErrorKind::Config, "the server is a node of a cluster; use rpm+redis+cluster://")
+    } else if FOR_NOW.iter().any(|word| says(word)) {
+        (ErrorKind::Unavailable, "")
+    } else {
+        (ErrorKind::Config, "")
+    }
+}
+
+/// The eviction policy in the server's `INFO memory`.
+pub(super) fn eviction_policy(info: &str) -> Option<&str> {
+    info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(text: &str) -> Value {
+        Value::BulkString(text.as_bytes().to_vec())
+    }
+
+    #[test]
+    fn replies_of_a_take() {
+        let owned = Value::Array(vec![Value::Int(1), bulk("1795203524783123"), Value::Int(1)]);
+        assert_eq!(taken(&owned).unwrap(), Taken::Owned { fence: 1_795_203_524_783_123, abandoned: true });
+        let refused = Value::Array(vec![
+            Value::Int(0),
+            Value::Int(-1),
+            Value::Int(3),
+            bulk("17"),
+            Value::Int(1),
+            Value::Int(0),
+            bulk("7 host a label"),
+            Value::Int(1500),
+            Value::Int(4),
+        ]);
+        let Taken::Refused(refusal) = taken(&refused).unwrap() else { panic!() };
+        assert_eq!(
+            (refusal.left, refusal.rank, refusal.ticket, refusal.fresh, refusal.foreign),
+            (-1, 3, 17, true, false)
+        );
+        let owner = refusal.sight.owner.unwrap();
+        assert_eq!((owner.pid, owner.host.as_str(), owner.label.as_str()), (7, "host", "a label"));
+        assert_eq!(refusal.sight.held, Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn strange_replies_are_errors_and_never_a_lock() {
+        let bad = [
+            Value::Nil,
+            Value::Int(1),
+            Value::Array(vec![]),
+            Value::Array(vec![Value::Int(1)]),
+            Value::Array(vec![Value::Int(1), bulk("0"), Value::Int(0)]),
+            Value::Array(vec![Value::Int(1), bulk("-5"), Value::Int(0)]),
+            Value::Array(vec![Value::Int(9)]),
+            Value::Array(vec![Value::Int(0), Value::Int(5)]),
+        ];
+        for reply in bad {
+            assert_eq!(taken(&reply).unwrap_err().kind(), ErrorKind::Protocol, "{reply:?}");
+        }
+        assert!(released(&Value::Nil).is_err());
+        assert!(renewed(&Value::Array(vec![Value::Int(1)]), 2).is_err());
+    }
+
+    #[test]
+    fn messages() {
+        assert_eq!(message("G ab k:1 x"), Some(Message::Granted { token: "ab", key: "k:1 x" }));
+        assert_eq!(message("H ab -1"), Some(Message::First { token: "ab", left: -1 }));
+        assert_eq!(message("L ab"), Some(Message::Lost { token: "ab" }));
+        assert_eq!(message("N ab"), Some(Message::Turn { token: "ab" }));
+        for bad in ["", "G", "G ab", "H ab", "H ab x", "Q ab", "\u{0}"] {
+            assert_eq!(message(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn owners_written_by_others_are_cut() {
+        let long = format!("1 {} {}", "h".repeat(500), "ä".repeat(500));
+        let owner = owner(&long).unwrap();
+        assert!(owner.host.len() <= MAX_NAME_BYTES && owner.label.len() <= MAX_NAME_BYTES);
+        assert_eq!(super::owner("x y z"), None);
+        assert_eq!(super::owner(""), None);
+    }
+
+    #[test]
+    fn the_policy() {
+        assert_eq!(eviction_policy("# Memory\r\nmaxmemory_policy:allkeys-lru\r\n"), Some("allkeys-lru"));
+        assert_eq!(eviction_policy(""), None);
+    }
+}

@@ -1,0 +1,456 @@
+//! The background thread: one loop that takes events, and looks at what is due whenever it has.
+//!
+//! Everything it does to the server is sent as a task whose answer comes back as an event, so the loop never waits
+//! for the network. Of the link there is one at a time; it has a number, and what comes from an earlier one is void.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use redis::{RedisResult, Value};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use super::connect::{Heard, Link};
+use super::engine::{Engine, LINGER, jitter};
+use super::hold::{Hold, Loss, Token};
+use super::lease;
+use super::line::{Entry, Line};
+use super::lock::Lock;
+use super::wire::{self, Message};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wait::Waiter;
+
+/// How long an acquisition without a timeout waits for a server that does not serve, at least.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How soon something is asked again that the server refused for now.
+pub(super) const AGAIN: Duration = Duration::from_millis(200);
+
+pub(super) enum Event {
+    /// Something on the board has become due earlier than thought, or the board is empty.
+    Look,
+    Join {
+        serial: u64,
+        waiter: Arc<Waiter>,
+        lock: Arc<Lock>,
+    },
+    Leave(u64),
+    Owed(Token),
+    Extend {
+        hold: Arc<Hold>,
+        ttl: Duration,
+        answer: SyncSender<Result<()>>,
+    },
+    Linked {
+        number: u64,
+        link: RedisResult<Link>,
+    },
+    Heard {
+        number: u64,
+        heard: Heard,
+    },
+    Taken {
+        serial: u64,
+        call: u64,
+        sent: u64,
+        number: u64,
+        reply: RedisResult<Value>,
+    },
+    Renewed {
+        batch: Vec<(Arc<Hold>, Duration)>,
+        answer: Option<SyncSender<Result<()>>>,
+        sent: u64,
+        number: u64,
+        reply: RedisResult<Value>,
+    },
+    Paid {
+        token: Token,
+        number: u64,
+        reply: RedisResult<Value>,
+    },
+}
+
+enum State {
+    Down { retry_at: Instant },
+    Making,
+    Up(Link),
+}
+
+pub(super) struct Worker {
+    pub(super) engine: Arc<Engine>,
+    events: UnboundedSender<Event>,
+    state: State,
+    /// Of the link that is up or being made.
+    number: u64,
+    failures: u32,
+    last_try: Option<Instant>,
+    down_since: Option<Instant>,
+    /// Tasks whose answer has not come.
+    tasks: usize,
+    /// A renewal waits for the link.
+    pub(super) overdue: bool,
+    pub(super) entries: BTreeMap<u64, Entry>,
+    pub(super) by_token: HashMap<Token, u64>,
+    pub(super) lines: HashMap<Arc<str>, Line>,
+    pub(super) timers: BTreeSet<(Instant, Arc<str>)>,
+    pub(super) calls: u64,
+    /// Holds whose renewal is under way.
+    pub(super) renewing: HashSet<u64>,
+    pub(super) extensions: Vec<(Arc<Hold>, Duration, SyncSender<Result<()>>)>,
+    pay_at: Option<Instant>,
+    /// Since when there is nothing to do, and the count of holds then.
+    idle: Option<(Instant, u64)>,
+}
+
+/// The body of the thread.
+pub(super) fn work(
+    engine: Arc<Engine>,
+    runtime: Runtime,
+    events: UnboundedSender<Event>,
+    mut receiver: UnboundedReceiver<Event>,
+) {
+    let worker = Worker::new(engine.clone(), events);
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(worker.run(&mut receiver))));
+    if ended.is_err() {
+        engine.bury();
+        while let Ok(event) = receiver.try_recv() {
+            if let Event::Join { waiter, .. } = event {
+                let _ = waiter.settle(Err(bug()));
+            }
+        }
+    }
+    // A name may still be being looked up on a thread of the runtime; nobody waits for it.
+    runtime.shutdown_background();
+}
+
+pub(super) fn bug() -> Error {
+    Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug")
+}
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+impl Worker {
+    fn new(engine: Arc<Engine>, events: UnboundedSender<Event>) -> Worker {
+        Worker {
+            engine,
+            events,
+            state: State::Down { retry_at: Instant::now() },
+            number: 0,
+            failures: 0,
+            last_try: None,
+            down_since: None,
+            tasks: 0,
+            overdue: false,
+            entries: BTreeMap::new(),
+            by_token: HashMap::new(),
+            lines: HashMap::new(),
+            timers: BTreeSet::new(),
+            calls: 0,
+            renewing: HashSet::new(),
+            extensions: Vec::new(),
+            pay_at: None,
+            idle: None,
+        }
+    }
+
+    async fn run(mut self, receiver: &mut UnboundedReceiver<Event>) {
+        loop {
+            while let Ok(event) = receiver.try_recv() {
+                self.handle(event);
+            }
+            let Some(wake) = self.look() else {
+                if self.engine.retire(receiver) {
+                    return;
+                }
+                self.idle = None;
+                continue;
+            };
+            if let Ok(Some(event)) = tokio::time::timeout_at(wake.into(), receiver.recv()).await {
+                self.handle(event);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Look => {}
+            Event::Join { serial, waiter, lock } => {
+                self.join(serial, waiter, lock);
+                if let (State::Down { retry_at }, Some(last)) = (&mut self.state, self.last_try) {
+                    *retry_at = (*retry_at).min(last + AGAIN);
+                }
+            }
+            Event::Leave(serial) => self.leave(serial),
+            Event::Owed(token) => self.pay(&token),
+            Event::Extend { hold, ttl, answer } => self.extend(hold, ttl, answer),
+            Event::Linked { number, link } => {
+                self.tasks -= 1;
+                match link {
+                    Ok(link) if number == self.number => self.linked(link),
+                    Ok(_) => {}
+                    Err(error) => {
+                        let error = self.engine.server.failed("acquire", &error);
+                        self.unlink(number, &error);
+                    }
+                }
+            }
+            Event::Heard { number, heard } if number == self.number => match heard {
+                Heard::Message(text) => self.hear(&text),
+                Heard::End => {
+                    let text = format!("the server {} closed the connection", self.engine.server);
+                    self.unlink(number, &Error::new(ErrorKind::Unavailable, "acquire", text));
+                }
+            },
+            Event::Heard { .. } => {}
+            Event::Taken { serial, call, sent, number, reply } => {
+                self.tasks -= 1;
+                self.taken(serial, call, sent, number, reply);
+            }
+            Event::Renewed { batch, answer, sent, number, reply } => {
+                self.tasks -= 1;
+                self.renewed(batch, answer, sent, number, reply);
+            }
+            Event::Paid { token, number, reply } => {
+                self.tasks -= 1;
+                match reply {
+                    Ok(_) => self.engine.released(&token),
+                    Err(error) if wire::is_answer(&error) => {
+                        self.pay_at = earlier(self.pay_at, Some(Instant::now() + AGAIN));
+                    }
+                    Err(error) => self.broke(number, &error),
+                }
+            }
+        }
+    }
+
+    /// Does what is due; when to do so again, or `None` if there is nothing to do.
+    fn look(&mut self) -> Option<Instant> {
+        self.renew_due();
+        self.recheck_due();
+        self.pay_due();
+        let needed = self.is_link_needed();
+        let mut wake = self.give_up();
+        if let State::Down { retry_at } = self.state
+            && needed
+        {
+            if retry_at <= Instant::now() {
+                self.connect();
+            } else {
+                wake = earlier(wake, Some(retry_at));
+            }
+        }
+        wake = earlier(wake, self.pay_at);
+        wake = earlier(wake, self.timers.first().map(|(at, _)| *at));
+        let busy = needed || self.tasks > 0;
+        let mut board = self.engine.board();
+        let now = Instant::now();
+        let boot = lease::now();
+        if let Some((due, _)) = board.due.first() {
+            wake = earlier(wake, Some(now + Duration::from_nanos(due.saturating_sub(boot))));
+        }
+        let wake = if busy || !board.holds.is_empty() {
+            self.idle = None;
+            // While an answer is awaited it comes as an event.
+            wake.unwrap_or(now + LINGER)
+        } else {
+            match self.idle {
+                Some((until, taken)) if taken == board.taken && until <= now => return None,
+                Some((until, taken)) if taken == board.taken => until,
+                _ => {
+                    self.idle = Some((now + LINGER, board.taken));
+                    now + LINGER
+                }
+            }
+        };
+        board.wake_at = boot + lease::nanos(wake.saturating_duration_since(now));
+        Some(wake)
+    }
+
+    // ---- the link
+
+    fn is_link_needed(&mut self) -> bool {
+        let board = self.engine.board();
+        self.overdue &= !board.holds.is_empty();
+        self.overdue || !self.entries.is_empty() || !self.extensions.is_empty() || !board.debts.is_empty()
+    }
+
+    pub(super) fn link(&self) -> Option<&Link> {
+        match &self.state {
+            State::Up(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    fn connect(&mut self) {
+        self.state = State::Making;
+        self.number += 1;
+        self.last_try = Some(Instant::now());
+        self.tasks += 1;
+        let (number, engine, events) = (self.number, self.engine.clone(), self.events.clone());
+        let ear = self.events.clone();
+        tokio::spawn(async move {
+            let hear = Arc::new(move |heard| {
+                // The loop outlives its links.
+                let _ = ear.send(Event::Heard { number, heard });
+            });
+            let mut link = engine.server.link(&engine.alone, &engine.channel(), hear).await;
+            if let Ok(link) = &mut link {
+                // So that no call needs to be sent twice, and calls keep their order. A server that forbids this
+                // learns the scripts from their first use.
+                for script in [&engine.scripts.take, &engine.scripts.release, &engine.scripts.renew] {
+                    let _ = script.load().query_async::<Value>(&mut link.connection).await;
+                }
+            }
+            let _ = events.send(Event::Linked { number, link });
+        });
+    }
+
+    fn linked(&mut self, link: Link) {
+        self.state = State::Up(link);
+        self.failures = 0;
+        self.down_since = None;
+        self.overdue = false;
+        // Subscribed first, looked then: what was published before is not missed.
+        self.retake_all();
+        self.renew_all();
+        let debts: Vec<Token> = self.engine.board().debts.keys().cloned().collect();
+        for token in debts {
+            self.pay(&token);
+        }
+    }
+
+    /// A call found the connection broken.
+    pub(super) fn broke(&mut self, number: u64, error: &redis::RedisError) {
+        let error = self.engine.server.failed("acquire", error);
+        self.unlink(number, &error);
+    }
+
+    fn unlink(&mut self, number: u64, error: &Error) {
+        if number != self.number || matches!(self.state, State::Down { .. }) {
+            return;
+        }
+        let now = Instant::now();
+        self.state = State::Down { retry_at: now + lease::backoff(self.failures, jitter()) };
+        self.failures = self.failures.saturating_add(1);
+        self.down_since.get_or_insert(now);
+        self.renewing.clear();
+        self.overdue = true;
+        for (_, _, answer) in self.extensions.drain(..) {
+            // Whoever asked has gone if this fails.
+            let _ = answer.send(Err(error.clone()));
+        }
+        let passing = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Resource | ErrorKind::Protocol);
+        if passing {
+            self.suspend_lines(error);
+        } else {
+            // To ask again with the same password would change nothing.
+            for serial in self.entries.keys().copied().collect::<Vec<_>>() {
+                self.settle(serial, Err(error.clone()));
+            }
+        }
+    }
+
+    /// Ends the waits that nobody else ends, when the server has not served them for long; when to look next.
+    fn give_up(&mut self) -> Option<Instant> {
+        let down_since = self.down_since?;
+        let patience = self.patience();
+        let now = Instant::now();
+        let mut next = None;
+        let mut over = Vec::new();
+        for (serial, entry) in &self.entries {
+            if !entry.waiter.is_limited() {
+                let until = entry.joined.max(down_since) + patience;
+                if until <= now { over.push(*serial) } else { next = earlier(next, Some(until)) }
+            }
+        }
+        for serial in over {
+            if let Some((_, error)) = self.entries.get(&serial).and_then(|entry| entry.lock.trouble()) {
+                self.settle(serial, Err(error));
+            }
+        }
+        next
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        PATIENCE.max(self.engine.server.connect_timeout)
+    }
+
+    // ---- what is owed
+
+    fn pay(&mut self, token: &Token) {
+        let Some(link) = self.link() else { return };
+        let connection = link.connection.clone();
+        let Some(debt) = self.engine.board().debts.get(token).cloned() else { return };
+        let (engine, number, owed) = (self.engine.clone(), self.number, token.clone());
+        let called = owed.clone();
+        self.send(
+            connection,
+            move |by_text| engine.release_command(by_text, &called, &debt),
+            move |reply| Event::Paid { token: owed, number, reply },
+        );
+    }
+
+    fn pay_due(&mut self) {
+        let now = lease::now();
+        self.engine.board().debts.retain(|_, debt| debt.until > now);
+        let next = self.engine.board().debts.values().map(|debt| debt.until).min();
+        if self.pay_at.is_some_and(|at| at <= Instant::now()) {
+            self.pay_at = None;
+            let debts: Vec<Token> = self.engine.board().debts.keys().cloned().collect();
+            for token in debts {
+                self.pay(&token);
+            }
+        }
+        if let (Some(until), None) = (next, self.link()) {
+            let forgiven = Instant::now() + Duration::from_nanos(until.saturating_sub(now));
+            self.pay_at = earlier(self.pay_at, Some(forgiven));
+        }
+    }
+
+    // ---- calls
+
+    /// Sends a script call; its answer comes back as an event.
+    pub(super) fn send(
+        &mut self,
+        mut connection: redis::aio::MultiplexedConnection,
+        call: impl Fn(bool) -> redis::Cmd + Send + Sync + 'static,
+        event: impl FnOnce(RedisResult<Value>) -> Event + Send + 'static,
+    ) {
+        self.tasks += 1;
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let mut reply = call(false).query_async::<Value>(&mut connection).await;
+            if reply.as_ref().is_err_and(wire::is_unknown_script) {
+                reply = call(true).query_async::<Value>(&mut connection).await;
+            }
+            // The loop ends only when no task is left.
+            let _ = events.send(event(reply));
+        });
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    fn hear(&mut self, text: &str) {
+        match wire::message(text) {
+            Some(Message::Granted { token, key }) => self.granted(token, key),
+            Some(Message::Turn { token }) => self.turn(token),
+            Some(Message::First { token, left }) => self.first(token, left),
+            Some(Message::Lost { token }) => {
+                if let Some(hold) = self.engine.hold_with(token) {
+                    self.engine.lose(&hold, Loss::Broken);
+                }
+            }
+            // Of another version, or of somebody who may publish here: nothing is decided by it.
+            None => {}
+        }
+    }
+}
