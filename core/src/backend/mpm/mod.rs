@@ -148,13 +148,12 @@ impl Backend for Mpm {
     fn try_take(&self) -> Result<Option<Grant>> {
         loop {
             let site = self.site()?;
-            let grant = site.take(self.strict, &self.label)?;
-            if site.is_here() {
-                return Ok(grant);
-            }
-            if let Some(grant) = grant {
+            match site.take(self.strict, &self.label)? {
+                None if site.is_here() => return Ok(None),
+                None => {}
+                Some(grant) if site.note_hold() => return Ok(Some(grant)),
                 // A lock that nobody else can find is none; its loss is nobody's.
-                let _ = site.release(grant.token, grant.abandoned);
+                Some(grant) => drop(site.release(grant.token, grant.abandoned)),
             }
         }
     }
@@ -266,7 +265,7 @@ fn read(view: &(impl layout::View + ?Sized), lives: impl Fn(u16) -> bool) -> Sta
     let owner = held_by.map(|slot| layout::owner(view, slot));
     let held = held_by
         .filter(|_| state == State::Held)
-        .map(|slot| Duration::from_millis(site::coarse_ms().saturating_sub(view.u64(layout::since(slot)))));
+        .map(|slot| Duration::from_millis(crate::sys::coarse_ms().saturating_sub(view.u64(layout::since(slot)))));
     Status { state, token, waiters, owner, held }
 }
 

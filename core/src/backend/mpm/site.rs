@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{self, FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::layout::{self, BLOCK, Cell, MAX_BLOCKS, MAX_LEN};
 use super::place::{self, Identity};
@@ -20,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hold::lost;
 use crate::loss::Losses;
 use crate::sync::Guarded;
+use crate::sys::coarse_ms;
 use crate::sys::file::{is_byte_locked, lock_byte};
 use crate::sys::fork::{ForkGate, PerProcess};
 use crate::sys::futex::{self, Woken};
@@ -91,11 +91,6 @@ impl Label {
 
 type Sites = Guarded<std::collections::HashMap<Identity, Weak<Site>>>;
 static SITES: PerProcess<Sites> = PerProcess::new();
-
-pub(super) fn coarse_ms() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
-}
 
 fn wall_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
@@ -255,13 +250,13 @@ impl Site {
             self.page.u64(other).fetch_max(next, AcqRel);
         }
         // The token before the word: see `hold`.
-        let before = self.hold_token.swap(token, SeqCst);
-        self.hold_word.store(entered.0, SeqCst);
+        let before = self.hold_token.load(Relaxed);
+        self.hold_token.store(token, Release);
+        self.hold_word.store(entered.0, Release);
         if before != 0 {
             // Its hold was released, or broken without having noticed.
             self.losses.tell(before, &lost("on_lost", "somebody broke the lock"));
         }
-        self.page.u64(layout::since(self.slot)).store(coarse_ms(), Relaxed);
         Some(Grant { token, abandoned })
     }
 
@@ -321,6 +316,14 @@ impl Site {
         Ok(Some(grant))
     }
 
+    /// Notes since when this process holds; whether the path still leads here.
+    #[inline]
+    pub(super) fn note_hold(&self) -> bool {
+        let tick = coarse_ms();
+        self.page.u64(layout::since(self.slot)).store(tick, Relaxed);
+        self.is_here_at(tick)
+    }
+
     fn damaged(&self) -> Error {
         Error::new(ErrorKind::Protocol, "acquire", format!("the lock file {} is damaged", self.path.display()))
             .with_help("stop the programs that use it and remove it")
@@ -337,7 +340,11 @@ impl Site {
     /// Whether the path still leads here. Looked up at most [`LOOKS_PER_TICK`] times per tick of the coarse clock.
     #[inline]
     pub(super) fn is_here(&self) -> bool {
-        let tick = coarse_ms();
+        self.is_here_at(coarse_ms())
+    }
+
+    #[inline]
+    fn is_here_at(&self, tick: u64) -> bool {
         let looks = self.looks.load(Relaxed);
         let done = if looks >> 8 == tick { looks & 0xff } else { 0 };
         if done < LOOKS_PER_TICK {
@@ -393,11 +400,11 @@ impl Site {
     /// again after the word: as long as it is the same, the word is not yet that of a later hold.
     #[inline]
     fn hold(&self, token: u64) -> Option<Word> {
-        if self.hold_token.load(SeqCst) != token {
+        if self.hold_token.load(Acquire) != token {
             return None;
         }
-        let word = Word(self.hold_word.load(SeqCst));
-        (self.hold_token.load(SeqCst) == token).then_some(word)
+        let word = Word(self.hold_word.load(Acquire));
+        (self.hold_token.load(Acquire) == token).then_some(word)
     }
 
     pub(super) fn knows(&self, token: u64) -> bool {
@@ -686,6 +693,8 @@ impl Site {
             if let Some(handle) = front.handle.upgrade() {
                 self.write_label(&handle.label);
             }
+            // A file that is gone takes its waiters to the new one; this hold is lost, and its release will say so.
+            self.note_hold();
             let elsewhere = own.is_none_or(|own| !Arc::ptr_eq(own, &front.waiter));
             let bits = 1 << Self::bit(&front.waiter, front.ticket);
             let blocking = front.waiter.is_blocking();

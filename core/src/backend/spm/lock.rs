@@ -23,6 +23,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::sync::Guarded;
+use crate::sys::coarse_ms;
 use crate::sys::copies::{Guest, RawStatus, SharedLock};
 use crate::sys::fork::PerProcess;
 
@@ -41,7 +42,8 @@ pub(super) struct Lock {
     base: u64,
     /// Label number << 48 | ms since `opened`, of the last hold.
     owner: AtomicU64,
-    opened: Instant,
+    /// ms of the coarse clock.
+    opened: u64,
     line: Guarded<Line>,
 }
 
@@ -73,7 +75,7 @@ impl Lock {
     }
 
     fn note_owner(&self, label: u32) {
-        let since = self.opened.elapsed().as_millis() as u64 & ((1 << 48) - 1);
+        let since = coarse_ms().wrapping_sub(self.opened) & ((1 << 48) - 1);
         self.owner.store(u64::from(label) << 48 | since, Ordering::Relaxed);
     }
 
@@ -196,7 +198,7 @@ impl SharedLock for Lock {
             word: AtomicU64::new(0),
             base: now.as_nanos() as u64,
             owner: AtomicU64::new(0),
-            opened: Instant::now(),
+            opened: coarse_ms(),
             line: Guarded::default(),
         });
         locks.insert(name.to_owned(), Arc::downgrade(&lock));
@@ -317,7 +319,7 @@ impl SharedLock for Lock {
         let word = self.word.load(Ordering::Acquire);
         let owner = self.owner.load(Ordering::Relaxed);
         let label = line.labels.get((owner >> 48) as usize).map_or("", String::as_str);
-        let since = Duration::from_millis(owner & ((1 << 48) - 1));
+        let since = owner & ((1 << 48) - 1);
         let mut raw = RawStatus {
             state: if word & HELD != 0 {
                 1
@@ -328,7 +330,7 @@ impl SharedLock for Lock {
             },
             waiters: line.members.len() as u32,
             token: if word / GENERATION == 0 { 0 } else { self.token(word) },
-            held_ms: self.opened.elapsed().saturating_sub(since).as_millis() as i64,
+            held_ms: coarse_ms().wrapping_sub(self.opened).saturating_sub(since) as i64,
             ..RawStatus::default()
         };
         let len = label.len().min(raw.label.len());
