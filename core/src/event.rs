@@ -22,6 +22,7 @@ struct Pending {
     done: Guarded<Option<Done>>,
     /// Set once it waits in line.
     wait: Guarded<Option<Wait>>,
+    remote: bool,
 }
 
 impl Pending {
@@ -69,10 +70,20 @@ impl EventWait {
     /// nothing changes.
     pub fn cancel(&self) -> bool {
         let wait = self.0.wait.lock().clone();
-        match wait {
-            Some(wait) => wait.cancel(),
-            None => self.0.settle(Err(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))),
+        if let Some(wait) = &wait
+            && !self.0.remote
+        {
+            return wait.cancel();
         }
+        let ended = self.0.settle(Err(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled")));
+        if let Some(wait) = wait
+            && ended
+        {
+            offload(move || {
+                wait.cancel(); // leaving a server's line may take as long as a network does
+            });
+        }
+        ended
     }
 }
 
@@ -91,8 +102,10 @@ impl Mutex {
         inline: bool,
         done: impl FnOnce(Result<Hold>) + Send + 'static,
     ) -> EventWait {
-        let pending = Arc::new(Pending { done: Guarded::new(Some(Box::new(done))), wait: Guarded::new(None) });
-        if self.is_remote() {
+        let remote = self.is_remote();
+        let done: Done = Box::new(done);
+        let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None), remote });
+        if remote {
             let (mutex, pending, deadline) = (self.clone(), pending.clone(), timeout.deadline());
             offload(move || {
                 let timeout = match deadline {

@@ -7,8 +7,8 @@ use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyResourceWarning, PyTypeError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyWeakrefReference};
 use pyo3::types::PyWeakrefMethods;
+use pyo3::types::{PyList, PyWeakrefReference};
 
 use crate::argument;
 use crate::error::{OrRaise, raise};

@@ -266,9 +266,10 @@ impl Mutex {
         };
         match hold {
             Some(hold) => hold.get().exit(py, raised),
-            None => {
-                Err(raise(py, &Error::new(ErrorKind::NotOwner, "release", "still not acquired: no `with` block is open")))
-            }
+            None => Err(raise(
+                py,
+                &Error::new(ErrorKind::NotOwner, "release", "still not acquired: no `with` block is open"),
+            )),
         }
     }
 

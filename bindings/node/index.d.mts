@@ -1,0 +1,10 @@
+import Mutex = require("./index.js")
+
+type Hold = Mutex.Hold
+type AcquireOptions = Mutex.AcquireOptions
+type Status = Mutex.Status
+type MutexError = Mutex.MutexError
+declare const Hold: typeof Mutex.Hold
+
+export { Hold, Mutex, type AcquireOptions, type Status, type MutexError }
+export default Mutex

@@ -1,0 +1,70 @@
+/// <reference lib="esnext.disposable" />
+
+declare class Hold {
+    private constructor ()
+    /** The fencing token: larger than that of every earlier hold of the name. */
+    readonly token: bigint
+    /** Whether the previous hold ended without a release. */
+    readonly abandoned: boolean
+    /** Aborts, with the error, when the hold is lost; never when it is released. */
+    readonly signal: AbortSignal
+    /** Throws ERR_IPCMUTEX_LOST if it was lost, ERR_IPCMUTEX_NOT_OWNER if it has ended. No I/O. */
+    check (): void
+    /** Renews the lease to `ttlMs`, or to the URL's. ERR_IPCMUTEX_UNSUPPORTED where there is no lease. */
+    extend (ttlMs?: number): Promise<void>
+    /** Ends this hold, and no other. A second call does nothing. */
+    release (): Promise<void>
+    [Symbol.asyncDispose] (): Promise<void>
+}
+
+/** A lock, named by a URL, that excludes threads, processes or hosts. */
+declare class Mutex {
+    /** Checks the URL; nothing is opened yet. Throws ERR_IPCMUTEX_INVALID. */
+    constructor (url: string)
+    /** The URL, its secret shown as ***. */
+    readonly url: string
+    open (): Promise<void>
+    /** Releases a hold taken through it and ends its waits with ERR_IPCMUTEX_CLOSED. */
+    close (): Promise<void>
+    /** Waits in line; opens the mutex if that was not done. */
+    acquire (options?: Mutex.AcquireOptions): Promise<Hold>
+    /** A hold, or null if somebody holds the lock. */
+    tryAcquire (): Promise<Hold | null>
+    /** Ends the hold that is current through this object, however it was taken. */
+    release (): Promise<void>
+    /** Runs `fn` holding the lock and always releases. Rejects with the loss if the hold was lost. */
+    execute<T> (fn: (hold: Hold) => T | PromiseLike<T>, options?: Mutex.AcquireOptions): Promise<T>
+    status (): Promise<Mutex.Status>
+    /** Takes the lock from whoever holds it; whether somebody did. That hold is lost, its token stale. */
+    breakLock (): Promise<boolean>
+    /** Blocks this thread, its event loop included. */
+    acquireSync (options?: { timeout?: number }): Hold
+    releaseSync (): void
+}
+
+declare namespace Mutex {
+    interface AcquireOptions {
+        /** Milliseconds; 0 tries, absent or Infinity waits for ever. */
+        timeout?: number
+        /** Ends the wait, which then rejects with `signal.reason`. */
+        signal?: AbortSignal | null
+    }
+    interface Status {
+        state: "free" | "held" | "abandoned"
+        /** The token of the hold, or of the last one; 0n if that is not known. */
+        token: bigint
+        waiters: number
+        /** Who holds it, for display only. */
+        ownerPid?: number
+        ownerHost?: string
+        ownerLabel?: string
+        heldMs?: number
+    }
+    /** What every failure of this package has. */
+    interface MutexError extends Error {
+        code: `ERR_IPCMUTEX_${string}`
+    }
+    export { Hold, Mutex, Mutex as default }
+}
+
+export = Mutex

@@ -1,0 +1,416 @@
+"use strict"
+
+const addon = require("./ipcmutex.node")
+
+const CODES = addon.codes()
+const PRIVATE = Symbol("ipcmutex")
+
+function failure (code, message) {
+    return Object.assign(new Error(message), { code })
+}
+
+/*  What takes time, in this environment: id -> what to call with its outcome.  */
+const pending = new Map()
+let lastId = 0
+
+const events = new addon.Events(() => {
+    for (const { id, code, message, value } of events.take()) {
+        pending.get(id)?.(code === undefined ? null : failure(code, message), value)
+    }
+})
+
+/*  How many promises are open: while there is one, the process stays alive.  */
+let open = 0
+
+function begin (settle) {
+    const id = ++lastId
+    pending.set(id, settle)
+    if (open++ === 0) {
+        events.keepAlive(true)
+    }
+    return id
+}
+
+function end (id) {
+    pending.delete(id)
+    if (--open === 0) {
+        events.keepAlive(false)
+    }
+}
+
+/*  A promise of what `start(id)` starts on one of the library's threads.  */
+function later (start) {
+    return new Promise((resolve, reject) => {
+        const id = begin((error, value) => {
+            end(id)
+            error === null ? resolve(value) : reject(error)
+        })
+        try {
+            start(id)
+        } catch (error) {
+            end(id)
+            reject(error)
+        }
+    })
+}
+
+/*  Waits in line; `signal` ends it.  */
+function wait (native, timeout, signal) {
+    return new Promise((resolve, reject) => {
+        const finish = () => {
+            end(id)
+            signal?.removeEventListener("abort", onAbort)
+        }
+        const onAbort = () => {
+            /*  If it has an outcome already, that one comes, and the signal changes nothing.  */
+            if (events.cancel(id)) {
+                finish()
+                reject(signal.reason)
+            }
+        }
+        const id = begin((error, hold) => {
+            finish()
+            error === null ? resolve(hold) : reject(error)
+        })
+        signal?.addEventListener("abort", onAbort, { once: true })
+        try {
+            events.acquire(id, native, timeout)
+        } catch (error) {
+            finish()
+            reject(error)
+        }
+    })
+}
+
+/*  `promise`, or the reason of `signal` if that comes first.  */
+function orAborted (promise, signal) {
+    if (signal === undefined) {
+        return promise
+    }
+    return new Promise((resolve, reject) => {
+        const onAbort = () => reject(signal.reason)
+        signal.addEventListener("abort", onAbort, { once: true })
+        promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort))
+    })
+}
+
+function checked (operation, options) {
+    if (options === undefined || options === null) {
+        return { timeout: Infinity, signal: undefined }
+    }
+    if (typeof options !== "object") {
+        throw failure(CODES.INVALID, `${operation}: the options are an object, not a ${typeof options}`)
+    }
+    const { timeout = Infinity, signal } = options
+    if (typeof timeout !== "number") {
+        throw failure(CODES.INVALID, `${operation}: a timeout is a number of milliseconds, not a ${typeof timeout}`)
+    }
+    addon.checkTimeout(timeout)
+    if (signal === undefined || signal === null) {
+        return { timeout, signal: undefined }
+    }
+    if (typeof signal.aborted !== "boolean" || typeof signal.addEventListener !== "function") {
+        throw failure(CODES.INVALID, `${operation}: the signal is not an AbortSignal`)
+    }
+    return { timeout, signal }
+}
+
+/*  A hold that nobody can release any more is released, and said so.  */
+const lostSight = new FinalizationRegistry(({ native, remote, shown, onLost }) => {
+    pending.delete(onLost.id)
+    if (!native.isLive) {
+        return
+    }
+    process.emitWarning(`a hold of ${shown} was garbage-collected without a release; it is released now`,
+        { type: "ResourceWarning", code: "IPCMUTEX_UNRELEASED" })
+    const report = (error) => process.emitWarning(error)
+    if (remote) {
+        later((id) => events.releaseHold(id, native)).catch(report)
+    } else {
+        try {
+            native.release()
+        } catch (error) {
+            report(error)
+        }
+    }
+})
+
+class Hold {
+    #native
+    #remote
+    #controller = null
+    #onLost = { id: 0 }
+    #released = false
+
+    constructor (key, native, remote, shown) {
+        if (key !== PRIVATE) {
+            throw failure(CODES.INVALID, "a Hold comes from Mutex.acquire()")
+        }
+        this.#native = native
+        this.#remote = remote
+        lostSight.register(this, { native, remote, shown, onLost: this.#onLost }, this)
+    }
+
+    get token () {
+        return this.#native.token
+    }
+
+    get abandoned () {
+        return this.#native.abandoned
+    }
+
+    /*  Aborts, with the error, when the hold is lost; never when it is released.  */
+    get signal () {
+        if (this.#controller === null) {
+            const controller = this.#controller = new AbortController()
+            if (this.#native.isLive) {
+                /*  It keeps nothing alive: no open promise is counted.  */
+                const id = this.#onLost.id = ++lastId
+                pending.set(id, (error) => {
+                    pending.delete(id)
+                    controller.abort(error)
+                })
+                events.onLost(id, this.#native)
+            }
+        }
+        return this.#controller.signal
+    }
+
+    check () {
+        this.#native.check()
+    }
+
+    async extend (ttlMs) {
+        if (ttlMs !== undefined && typeof ttlMs !== "number") {
+            throw failure(CODES.INVALID, `extend: a lease is a number of milliseconds, not a ${typeof ttlMs}`)
+        }
+        await later((id) => events.extend(id, this.#native, ttlMs))
+    }
+
+    async release () {
+        if (this.#released) {
+            return
+        }
+        this.#released = true
+        lostSight.unregister(this)
+        pending.delete(this.#onLost.id)
+        if (this.#remote) {
+            await later((id) => events.releaseHold(id, this.#native))
+        } else {
+            this.#native.release()
+        }
+    }
+
+    async [Symbol.asyncDispose] () {
+        await this.release()
+    }
+}
+
+class Mutex {
+    #url
+    #shown
+    #remote
+    #native = null
+    #opening = null
+    #closed = false
+    /*  The current hold stays reachable: who calls mutex.release() need not keep it.  */
+    #hold = null
+
+    constructor (url) {
+        if (typeof url !== "string") {
+            throw failure(CODES.INVALID, `open: a URL is a string, not a ${typeof url}`)
+        }
+        const { shown, remote } = addon.describe(url)
+        this.#url = url
+        this.#shown = shown
+        this.#remote = remote
+    }
+
+    /*  The URL, its secret shown as ***.  */
+    get url () {
+        return this.#shown
+    }
+
+    async open () {
+        if (this.#native !== null || this.#opening !== null) {
+            throw failure(CODES.INVALID, `open ${this.#shown}: already opened; close it first`)
+        }
+        this.#closed = false
+        await this.#opened("open")
+    }
+
+    async close () {
+        const { native, opening } = { native: this.#native, opening: this.#opening }
+        if (native === null && opening === null) {
+            throw this.#notOpened("close")
+        }
+        this.#native = this.#opening = this.#hold = null
+        this.#closed = true
+        if (native === null) {
+            /*  What is being opened is closed once it is; why it could not be opened is told to who asked for it.  */
+            const late = await opening.catch(() => null)
+            if (late !== null) {
+                await later((id) => events.close(id, late))
+            }
+        } else if (this.#remote) {
+            await later((id) => events.close(id, native))
+        } else {
+            native.close()
+        }
+    }
+
+    async acquire (options) {
+        return await this.#acquire(checked("acquire", options))
+    }
+
+    async tryAcquire () {
+        const native = await this.#opened("acquire")
+        if (!this.#remote) {
+            return this.#adopt(native.tryAcquire())
+        }
+        try {
+            return this.#adopt(await wait(native, 0, undefined))
+        } catch (error) {
+            if (error.code === CODES.TIMEOUT) {
+                return null
+            }
+            throw error
+        }
+    }
+
+    async release () {
+        const native = this.#used("release")
+        this.#hold = null
+        if (this.#remote) {
+            await later((id) => events.release(id, native))
+        } else {
+            native.release()
+        }
+    }
+
+    async execute (fn, options) {
+        if (typeof fn !== "function") {
+            throw failure(CODES.INVALID, `execute: the first argument is a function, not a ${typeof fn}`)
+        }
+        const hold = await this.#acquire(checked("execute", options))
+        let value
+        try {
+            value = await fn(hold)
+        } catch (error) {
+            try {
+                await hold.release()
+            } catch (loss) {
+                if (loss.code === CODES.LOST) {
+                    /*  It may be why the function failed.  */
+                    loss.cause = error
+                    throw loss
+                }
+                process.emitWarning(loss)
+            }
+            throw error
+        }
+        try {
+            await hold.release()
+        } catch (loss) {
+            loss.result = value
+            throw loss
+        }
+        return value
+    }
+
+    async status () {
+        const native = await this.#opened("status")
+        return this.#remote ? await later((id) => events.status(id, native)) : native.status()
+    }
+
+    async breakLock () {
+        const native = await this.#opened("break")
+        return this.#remote ? await later((id) => events.breakLock(id, native)) : native.breakLock()
+    }
+
+    /*  Blocks this thread, its event loop included: a holder in this very thread can never release meanwhile.  */
+    acquireSync (options) {
+        const { timeout } = checked("acquire", options)
+        if (this.#closed) {
+            throw this.#notOpened("acquire")
+        }
+        this.#native ??= addon.Mutex.open(this.#url, events)
+        return this.#adopt(this.#native.acquireSync(timeout, () => {}))
+    }
+
+    releaseSync () {
+        const native = this.#used("release")
+        this.#hold = null
+        native.release()
+    }
+
+    async #acquire ({ timeout, signal }) {
+        signal?.throwIfAborted()
+        const since = performance.now()
+        let native = this.#opened("acquire")
+        if (this.#remote) {
+            native = await orAborted(native, signal)
+            timeout = Math.max(0, timeout - (performance.now() - since))
+            return this.#adopt(await wait(native, timeout, signal))
+        }
+        return this.#adopt(native.tryAcquire() ?? await wait(native, timeout, signal))
+    }
+
+    #adopt (native) {
+        if (native === null) {
+            return null
+        }
+        return this.#hold = new Hold(PRIVATE, native, this.#remote, this.#shown)
+    }
+
+    /*  The open native mutex; for a server a promise of it.  */
+    #opened (operation) {
+        if (this.#native !== null) {
+            return this.#remote ? Promise.resolve(this.#native) : this.#native
+        }
+        if (this.#closed) {
+            const error = this.#notOpened(operation)
+            if (this.#remote) {
+                return Promise.reject(error)
+            }
+            throw error
+        }
+        if (!this.#remote) {
+            return this.#native = addon.Mutex.open(this.#url, events)
+        }
+        if (this.#opening === null) {
+            const opening = this.#opening = later((id) => events.open(id, this.#url))
+            opening.then((native) => {
+                if (this.#opening === opening) {
+                    this.#native ??= native
+                    this.#opening = null
+                }
+            }, () => {
+                if (this.#opening === opening) {
+                    this.#opening = null
+                }
+            })
+        }
+        return this.#opening
+    }
+
+    #used (operation) {
+        if (this.#native !== null) {
+            return this.#native
+        }
+        if (this.#opening === null) {
+            throw this.#notOpened(operation)
+        }
+        throw failure(CODES.NOT_OWNER, `${operation} ${this.#shown}: still not acquired; acquire it first`)
+    }
+
+    #notOpened (operation) {
+        return failure(CODES.CLOSED, `${operation} ${this.#shown}: still not opened`)
+    }
+}
+
+module.exports = Mutex
+module.exports.Mutex = Mutex
+module.exports.Hold = Hold
+module.exports.default = Mutex
+Object.defineProperty(module.exports, "__esModule", { value: true })

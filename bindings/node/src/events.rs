@@ -1,0 +1,259 @@
+//! Outcomes on their way from any thread to one JavaScript environment.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use ipcmutex::{EventWait, Timeout, offload};
+use napi::bindgen_prelude::{Either4, Env, Function};
+use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
+use napi_derive::napi;
+
+use crate::error::{Result, raise};
+use crate::hold::Hold;
+use crate::mutex::Mutex;
+use crate::status::Status;
+
+type Bell = ThreadsafeFunction<(), (), (), napi::Status, false, true>;
+
+/// What came of something.
+enum Outcome {
+    Done,
+    Hold(ipcmutex::Hold),
+    Mutex(ipcmutex::Mutex),
+    Status(ipcmutex::Status),
+    Flag(bool),
+}
+
+/// One outcome, as JavaScript sees it.
+#[napi(object, object_from_js = false)]
+pub struct Told {
+    pub id: i64,
+    /// The error's, if it failed.
+    pub code: Option<String>,
+    pub message: Option<String>,
+    pub value: Option<Either4<Hold, Mutex, Status, bool>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    letters: Vec<(i64, ipcmutex::Result<Outcome>)>,
+    /// The environment is gone, or going.
+    closed: bool,
+}
+
+/// What other threads know of an environment.
+#[derive(Default)]
+pub struct Shared {
+    inbox: StdMutex<Inbox>,
+    bell: OnceLock<StdMutex<Bell>>,
+    /// Touched by the environment's thread alone.
+    waits: StdMutex<HashMap<i64, EventWait>>,
+}
+
+fn lock<T>(mutex: &StdMutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Tells the environment. Short, and it calls nothing of core: engines call it from within.
+    fn post(&self, id: i64, outcome: ipcmutex::Result<Outcome>) {
+        let mut inbox = lock(&self.inbox);
+        if inbox.closed {
+            drop(inbox);
+            if let Ok(unwanted) = outcome {
+                offload(move || drop(unwanted)); // a hold among them is released
+            }
+            return;
+        }
+        inbox.letters.push((id, outcome));
+        let first = inbox.letters.len() == 1;
+        drop(inbox);
+        if first && let Some(bell) = self.bell.get() {
+            // It can only fail because the environment is closing: then `close` finds the letter.
+            lock(bell).call((), ThreadsafeFunctionCallMode::NonBlocking);
+        }
+    }
+
+    /// The environment goes: its waits end, and what was on its way to it is released.
+    fn close(&self) {
+        for (_, wait) in lock(&self.waits).drain() {
+            wait.cancel();
+        }
+        let letters = {
+            let mut inbox = lock(&self.inbox);
+            inbox.closed = true;
+            std::mem::take(&mut inbox.letters)
+        };
+        drop(letters);
+    }
+
+    /// Drops what JavaScript no longer has. That may talk to a server, so it is offloaded while there is a loop to keep free.
+    pub fn part_with(&self, what: impl Parting) {
+        if what.is_remote() && !lock(&self.inbox).closed {
+            offload(move || drop(what));
+        }
+    }
+}
+
+/// What is finalized with its JavaScript object.
+pub trait Parting: Send + 'static {
+    fn is_remote(&self) -> bool;
+}
+
+impl Parting for ipcmutex::Mutex {
+    fn is_remote(&self) -> bool {
+        ipcmutex::Mutex::is_remote(self)
+    }
+}
+
+impl Parting for Arc<ipcmutex::Hold> {
+    fn is_remote(&self) -> bool {
+        self.mutex().is_remote()
+    }
+}
+
+/// The operations that take time, for one environment. Each ends in one [`Told`] with its id.
+#[napi]
+pub struct Events {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[napi]
+impl Events {
+    /// `ring` is called when there is something to `take`.
+    #[napi(constructor)]
+    pub fn new(env: Env, ring: Function<'_, (), ()>) -> napi::Result<Events> {
+        let shared = Arc::new(Shared::default());
+        let bell = ring.build_threadsafe_function::<()>().weak::<true>().build()?;
+        shared.bell.get_or_init(|| StdMutex::new(bell));
+        // Hooks run in reverse: this one before the bell's own.
+        env.add_env_cleanup_hook(shared.clone(), |shared| shared.close())?;
+        Ok(Events { shared })
+    }
+
+    /// Whether the bell keeps the event loop alive.
+    #[napi]
+    #[allow(deprecated, reason = "nothing else refs and unrefs a threadsafe function that lives on")]
+    pub fn keep_alive(&self, env: Env, alive: bool) -> napi::Result<()> {
+        let Some(bell) = self.shared.bell.get() else { return Ok(()) };
+        if alive { lock(bell).refer(&env) } else { lock(bell).unref(&env) }
+    }
+
+    /// What has come.
+    #[napi]
+    pub fn take(&self) -> Vec<Told> {
+        let letters = std::mem::take(&mut lock(&self.shared.inbox).letters);
+        let mut waits = lock(&self.shared.waits);
+        let tell = |(id, outcome): (i64, ipcmutex::Result<Outcome>)| {
+            waits.remove(&id);
+            match outcome {
+                Ok(outcome) => {
+                    let value = match outcome {
+                        Outcome::Done => None,
+                        Outcome::Hold(hold) => Some(Either4::A(Hold::new(hold, self.shared.clone()))),
+                        Outcome::Mutex(mutex) => Some(Either4::B(Mutex::new(mutex, self.shared.clone()))),
+                        Outcome::Status(status) => Some(Either4::C(status.into())),
+                        Outcome::Flag(flag) => Some(Either4::D(flag)),
+                    };
+                    Told { id, code: None, message: None, value }
+                }
+                Err(error) => Told {
+                    id,
+                    code: Some(error.kind().node_code().to_owned()),
+                    message: Some(error.to_string()),
+                    value: None,
+                },
+            }
+        };
+        letters.into_iter().map(tell).collect()
+    }
+
+    #[napi]
+    pub fn acquire(&self, id: i64, mutex: &Mutex, timeout: f64) -> Result<()> {
+        let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
+        let shared = self.shared.clone();
+        let wait =
+            mutex.core()?.acquire_event(timeout, true, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
+        lock(&self.shared.waits).insert(id, wait);
+        Ok(())
+    }
+
+    /// Ends an acquire. `false` if it has an outcome already, which then comes.
+    #[napi]
+    pub fn cancel(&self, id: i64) -> bool {
+        let wait = lock(&self.shared.waits).get(&id).cloned();
+        wait.is_some_and(|wait| wait.cancel())
+    }
+
+    /// Tells when the hold is lost.
+    #[napi]
+    pub fn on_lost(&self, id: i64, hold: &Hold) -> Result<()> {
+        let shared = self.shared.clone();
+        hold.core()?.on_lost(move |error| shared.post(id, Err(error))).map_err(raise)
+    }
+
+    #[napi]
+    pub fn open(&self, id: i64, url: String) {
+        self.offload(id, move || ipcmutex::Mutex::open(&url).map(Outcome::Mutex));
+    }
+
+    #[napi]
+    pub fn close(&self, id: i64, mutex: &Mutex) -> Result<()> {
+        let core = mutex.core()?.clone();
+        self.offload(id, move || core.close().map(|()| Outcome::Done));
+        Ok(())
+    }
+
+    #[napi]
+    pub fn release(&self, id: i64, mutex: &Mutex) -> Result<()> {
+        let core = mutex.core()?.clone();
+        self.offload(id, move || core.release().map(|()| Outcome::Done));
+        Ok(())
+    }
+
+    #[napi]
+    pub fn status(&self, id: i64, mutex: &Mutex) -> Result<()> {
+        let core = mutex.core()?.clone();
+        self.offload(id, move || core.status().map(Outcome::Status));
+        Ok(())
+    }
+
+    #[napi]
+    pub fn break_lock(&self, id: i64, mutex: &Mutex) -> Result<()> {
+        let core = mutex.core()?.clone();
+        self.offload(id, move || core.break_lock().map(Outcome::Flag));
+        Ok(())
+    }
+
+    #[napi]
+    pub fn release_hold(&self, id: i64, hold: &Hold) -> Result<()> {
+        let core = hold.core()?.clone();
+        self.offload(id, move || core.end().map(|()| Outcome::Done));
+        Ok(())
+    }
+
+    /// Renews the lease to `ttl` milliseconds, or to the URL's.
+    #[napi]
+    pub fn extend(&self, id: i64, hold: &Hold, ttl: Option<f64>) -> Result<()> {
+        let core = hold.core()?.clone();
+        let ttl = match ttl.map(|ms| Duration::try_from_secs_f64(ms / 1000.0)) {
+            None => None,
+            Some(Ok(ttl)) => Some(ttl),
+            Some(Err(error)) => {
+                return Err(raise(ipcmutex::Error::new(
+                    ipcmutex::ErrorKind::Invalid,
+                    "extend",
+                    format!("the lease: {error}"),
+                )));
+            }
+        };
+        self.offload(id, move || core.extend(ttl).map(|()| Outcome::Done));
+        Ok(())
+    }
+
+    fn offload(&self, id: i64, job: impl FnOnce() -> ipcmutex::Result<Outcome> + Send + 'static) {
+        let shared = self.shared.clone();
+        offload(move || shared.post(id, job()));
+    }
+}
