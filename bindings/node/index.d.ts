@@ -43,13 +43,13 @@ declare class Mutex {
 }
 
 declare namespace Mutex {
-    interface AcquireOptions {
+    export interface AcquireOptions {
         /** Milliseconds; 0 tries, absent or Infinity waits for ever. */
         timeout?: number
         /** Ends the wait, which then rejects with `signal.reason`. */
         signal?: AbortSignal | null
     }
-    interface Status {
+    export interface Status {
         state: "free" | "held" | "abandoned"
         /** The token of the hold, or of the last one; 0n if that is not known. */
         token: bigint
@@ -61,7 +61,7 @@ declare namespace Mutex {
         heldMs?: number
     }
     /** What every failure of this package has. */
-    interface MutexError extends Error {
+    export interface MutexError extends Error {
         code: `ERR_IPCMUTEX_${string}`
     }
     export { Hold, Mutex, Mutex as default }

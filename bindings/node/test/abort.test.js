@@ -1,0 +1,86 @@
+"use strict"
+
+const assert = require("node:assert")
+const test = require("node:test")
+
+const Mutex = require("..")
+const { name } = require("./helper.js")
+
+test("a signal that has aborted rejects at once with its own reason", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const reason = new Error("never mind")
+    await assert.rejects(mutex.acquire({ signal: AbortSignal.abort(reason) }), (error) => error === reason)
+    assert.strictEqual((await mutex.status()).state, "free")
+})
+
+test("an abort ends the wait with signal.reason, and leaves the line", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const hold = await mutex.acquire()
+    const controller = new AbortController()
+    let heard = false
+    controller.signal.onabort = () => { heard = true }
+    const waiting = mutex.acquire({ signal: controller.signal })
+    assert.strictEqual((await mutex.status()).waiters, 1)
+    controller.abort("enough")
+    await assert.rejects(waiting, (reason) => reason === "enough")
+    assert.ok(heard, "the user's own handler stays")
+    assert.strictEqual((await mutex.status()).waiters, 0)
+    await hold.release()
+})
+
+test("an abort after the grant changes nothing", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const controller = new AbortController()
+    const hold = await mutex.acquire({ signal: controller.signal })
+    controller.abort()
+    hold.check()
+    await hold.release()
+})
+
+test("no listener stays behind", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const { signal } = new AbortController()
+    let listening = 0
+    const { addEventListener, removeEventListener } = signal
+    signal.addEventListener = (...args) => { listening++; addEventListener.apply(signal, args) }
+    signal.removeEventListener = (...args) => { listening--; removeEventListener.apply(signal, args) }
+    const hold = await mutex.acquire()
+    const waits = [mutex.acquire({ signal }), mutex.acquire({ signal, timeout: 10 })]
+    assert.strictEqual(listening, 2)
+    await assert.rejects(waits[1])
+    await hold.release()
+    await (await waits[0]).release()
+    assert.strictEqual(listening, 0)
+})
+
+test("aborts that race with grants leave nothing held", { timeout: 120000 }, async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    let granted = 0
+    let aborted = 0
+    for (let round = 0; round < 10000; round++) {
+        const hold = await mutex.acquire()
+        const controller = new AbortController()
+        const waiting = mutex.acquire({ signal: controller.signal }).then(
+            (late) => { granted++; return late.release() },
+            (reason) => { aborted++; assert.strictEqual(reason, controller.signal.reason) }
+        )
+        /*  The grant is on its way, or not yet, when the signal aborts.  */
+        if (round % 3 === 0) {
+            controller.abort()
+            await hold.release()
+        } else {
+            const released = hold.release()
+            if (round % 3 === 1) {
+                await new Promise(setImmediate)
+            }
+            controller.abort()
+            await released
+        }
+        await waiting
+    }
+    assert.strictEqual(granted + aborted, 10000)
+    assert.ok(granted > 0 && aborted > 0)
+    const status = await mutex.status()
+    assert.strictEqual(status.state, "free")
+    assert.strictEqual(status.waiters, 0)
+})

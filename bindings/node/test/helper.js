@@ -1,0 +1,41 @@
+"use strict"
+
+const { spawn } = require("node:child_process")
+const fs = require("node:fs")
+const os = require("node:os")
+const path = require("node:path")
+
+let count = 0
+
+/*  A name that no other test uses.  */
+exports.name = () => `node-test-${process.pid}-${++count}`
+
+/*  A folder for lock files, removed after the test.  */
+exports.folder = (t) => {
+    const folder = fs.mkdtempSync(path.join(os.tmpdir(), "ipcmutex-"))
+    t.after(() => fs.rmSync(folder, { recursive: true }))
+    return folder
+}
+
+/*  Runs a script in a process of its own; a hang is ended by the watchdog and seen as a signal.  */
+exports.run = (script, { args = [], env = {}, onLine = () => {}, watchdog = 20000 } = {}) => {
+    const child = spawn(process.execPath, [...args, "-e", script], {
+        env: { ...process.env, ...env, IPCMUTEX_TEST: path.join(__dirname, "..") },
+        stdio: ["pipe", "pipe", "pipe"]
+    })
+    const timer = setTimeout(() => child.kill("SIGKILL"), watchdog)
+    let out = ""
+    let err = ""
+    child.stdout.on("data", (data) => {
+        out += data
+        for (const line of String(data).split("\n").filter(Boolean)) {
+            onLine(line, child)
+        }
+    })
+    child.stderr.on("data", (data) => { err += data })
+    const since = process.hrtime.bigint()
+    return new Promise((resolve) => child.on("close", (code, signal) => {
+        clearTimeout(timer)
+        resolve({ code, signal, out, err, ms: Number(process.hrtime.bigint() - since) / 1e6 })
+    }))
+}

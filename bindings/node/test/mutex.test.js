@@ -1,0 +1,176 @@
+"use strict"
+
+const assert = require("node:assert")
+const test = require("node:test")
+
+const Mutex = require("..")
+const { name } = require("./helper.js")
+
+const code = (word) => ({ code: `ERR_IPCMUTEX_${word}` })
+
+test("the module is the class, by every road", async () => {
+    assert.strictEqual(Mutex.Mutex, Mutex)
+    assert.strictEqual(Mutex.default, Mutex)
+    const module = await import("../index.mjs")
+    assert.strictEqual(module.default, Mutex)
+    assert.strictEqual(module.Mutex, Mutex)
+    assert.strictEqual(module.Hold, Mutex.Hold)
+})
+
+test("ipc-mutex's four calls give promises of undefined, but for the hold", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    assert.strictEqual(await mutex.open(), undefined)
+    assert.ok(await mutex.acquire() instanceof Mutex.Hold)
+    assert.strictEqual(await mutex.release(), undefined)
+    assert.strictEqual(await mutex.close(), undefined)
+})
+
+test("misuse has a code and ipc-mutex's words", async () => {
+    assert.throws(() => new Mutex("foo:bar"), code("INVALID"))
+    assert.throws(() => new Mutex(), code("INVALID"))
+    assert.throws(() => new Mutex.Hold(), code("INVALID"))
+    const mutex = new Mutex(`spm:${name()}`)
+    await assert.rejects(mutex.release(), { ...code("CLOSED"), message: /still not opened/ })
+    await assert.rejects(mutex.close(), { ...code("CLOSED"), message: /still not opened/ })
+    await mutex.open()
+    await assert.rejects(mutex.open(), { ...code("INVALID"), message: /already opened/ })
+    await assert.rejects(mutex.release(), { ...code("NOT_OWNER"), message: /still not acquired/ })
+    await mutex.close()
+    await assert.rejects(mutex.acquire(), { ...code("CLOSED"), message: /still not opened/ })
+    assert.throws(() => mutex.acquireSync(), code("CLOSED"))
+    await mutex.open()
+    await mutex.acquire()
+    await mutex.close()
+})
+
+test("bad options reject", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    for (const options of [7, { timeout: "1" }, { timeout: null }, { timeout: NaN }, { timeout: -1 }, { timeout: 1e300 }, { signal: {} }]) {
+        await assert.rejects(mutex.acquire(options), code("INVALID"), String(options))
+    }
+    await assert.rejects(mutex.execute(), code("INVALID"))
+    await (await mutex.acquire({ timeout: Infinity, signal: null })).release()
+})
+
+test("ten acquires on one object are served one after another", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const order = []
+    let inside = 0
+    await Promise.all([...Array(10).keys()].map(async (turn) => {
+        await mutex.acquire()
+        assert.strictEqual(++inside, 1)
+        order.push(turn)
+        await new Promise(setImmediate)
+        inside--
+        await mutex.release()
+    }))
+    assert.deepStrictEqual(order, [...Array(10).keys()])
+})
+
+test("two objects of one URL exclude each other, and tokens rise", async () => {
+    const url = `spm:${name()}`
+    const [one, two] = [new Mutex(url), new Mutex(url)]
+    const first = await one.acquire()
+    assert.strictEqual(typeof first.token, "bigint")
+    assert.strictEqual(await two.tryAcquire(), null)
+    await assert.rejects(two.acquire({ timeout: 0 }), code("TIMEOUT"))
+    await assert.rejects(two.acquire({ timeout: 20 }), { ...code("TIMEOUT"), message: new RegExp(`pid ${process.pid}`) })
+    const waiting = two.acquire()
+    await first.release()
+    await first.release()
+    const second = await waiting
+    assert.ok(second.token > first.token)
+    assert.throws(() => first.check(), code("NOT_OWNER"))
+    second.check()
+    assert.deepStrictEqual(Object.keys(await one.status()),
+        ["state", "token", "waiters", "ownerPid", "ownerHost", "ownerLabel", "heldMs"])
+    assert.strictEqual((await one.status()).token, second.token)
+    await two.close()
+    assert.strictEqual((await one.status()).state, "free")
+})
+
+test("close ends the waits of the object", async () => {
+    const url = `spm:${name()}`
+    const [one, two] = [new Mutex(url), new Mutex(url)]
+    await one.acquire()
+    const waiting = assert.rejects(two.acquire(), code("CLOSED"))
+    await two.close()
+    await waiting
+})
+
+test("execute gives the value, releases when the function throws, and rejects with the loss", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    assert.strictEqual(await mutex.execute(async (hold) => hold.abandoned), false)
+    await assert.rejects(mutex.execute(() => { throw new RangeError("mine") }), RangeError)
+    assert.strictEqual((await mutex.status()).state, "free")
+    await assert.rejects(mutex.execute(() => mutex.breakLock()), { ...code("LOST"), result: true })
+    await assert.rejects(mutex.execute(async () => {
+        await mutex.breakLock()
+        throw new RangeError("mine")
+    }), (error) => error.code === "ERR_IPCMUTEX_LOST" && error.cause instanceof RangeError)
+    assert.strictEqual((await mutex.acquire()).abandoned, true)
+    await mutex.release()
+})
+
+test("a hold's signal aborts when it is lost, and not when it is released", { timeout: 10000 }, async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const hold = await mutex.acquire()
+    const lost = new Promise((resolve) => hold.signal.addEventListener("abort", resolve))
+    const alive = setInterval(() => {}, 1000) // a hold does not keep the process alive
+    await mutex.breakLock()
+    await lost
+    clearInterval(alive)
+    assert.strictEqual(hold.signal.reason.code, "ERR_IPCMUTEX_LOST")
+    assert.throws(() => hold.check(), code("LOST"))
+    await assert.rejects(hold.release(), code("LOST"))
+    const next = await mutex.acquire()
+    const { signal } = next
+    await next.release()
+    await mutex.execute(() => {})
+    assert.strictEqual(signal.aborted, false)
+    await assert.rejects(next.extend(1000), code("NOT_OWNER"))
+    await assert.rejects(mutex.execute((hold) => hold.extend()), code("UNSUPPORTED"))
+    await assert.rejects(mutex.execute((hold) => hold.extend("1s")), code("INVALID"))
+})
+
+test("a hold is disposable", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const hold = await mutex.acquire()
+    await hold[Symbol.asyncDispose]()
+    assert.strictEqual((await mutex.status()).state, "free")
+})
+
+test("the synchronous calls", async () => {
+    const url = `spm:${name()}`
+    const [one, two] = [new Mutex(url), new Mutex(url)]
+    assert.ok(one.acquireSync() instanceof Mutex.Hold)
+    assert.throws(() => two.acquireSync({ timeout: 20 }), code("TIMEOUT"))
+    one.releaseSync()
+    assert.throws(() => one.releaseSync(), code("NOT_OWNER"))
+    two.acquireSync().release()
+})
+
+test("a hold out of sight is released with a warning", { timeout: 10000, skip: !global.gc && "needs --expose-gc" }, async () => {
+    const url = `spm:${name()}`
+    const warned = new Promise((resolve) => process.on("warning", (warning) => {
+        if (warning.message.includes(`${url} `)) {
+            resolve(warning)
+        }
+    }))
+    await (async () => { await new Mutex(url).acquire() })()
+    const collect = setInterval(global.gc, 20)
+    const warning = await warned
+    clearInterval(collect)
+    assert.strictEqual(warning.name, "ResourceWarning")
+    await (await new Mutex(url).acquire()).release()
+})
+
+test("a mutex that is in sight keeps its hold through collections", { skip: !global.gc && "needs --expose-gc" }, async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    await mutex.acquire()
+    for (let round = 0; round < 10; round++) {
+        global.gc()
+        await new Promise(setImmediate)
+    }
+    await mutex.release()
+})

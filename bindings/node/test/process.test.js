@@ -1,0 +1,147 @@
+"use strict"
+
+const assert = require("node:assert")
+const path = require("node:path")
+const test = require("node:test")
+const { Worker } = require("node:worker_threads")
+
+const Mutex = require("..")
+const { name, folder, run } = require("./helper.js")
+
+const load = "const Mutex = require(process.env.IPCMUTEX_TEST);"
+
+test("64 waiters do not hold up fs.readFile, with one thread in libuv's pool", async () => {
+    const { code, out, err } = await run(`${load}
+        const fs = require("node:fs")
+        const mutex = new Mutex("spm:crowd")
+        mutex.acquire().then(async () => {
+            const waits = Array.from({ length: 64 }, () => mutex.acquire())
+            const since = process.hrtime.bigint()
+            for (let round = 0; round < 20; round++) await fs.promises.readFile("/proc/self/status")
+            console.log(Number(process.hrtime.bigint() - since) / 20e6, (await mutex.status()).waiters)
+            for (const wait of waits) { await mutex.release(); await wait }
+            await mutex.release()
+        })`, { env: { UV_THREADPOOL_SIZE: "1" } })
+    assert.strictEqual(code, 0, err)
+    const [ms, waiters] = out.trim().split(" ").map(Number)
+    assert.strictEqual(waiters, 64)
+    assert.ok(ms < 50, `a readFile took ${ms} ms`)
+})
+
+for (const engine of ["spm", "mpm"]) {
+    const url = (t) => engine === "spm" ? `spm:${name()}` : `mpm:${path.join(folder(t), "lock")}`
+
+    test(`${engine}: an idle mutex and a hold do not keep the process alive`, async (t) => {
+        const { code, err } = await run(`${load}
+            const idle = new Mutex(${JSON.stringify(url(t))})
+            idle.open().then(() => idle.acquire()).then((hold) => { hold.signal.onabort = () => {} })`)
+        assert.strictEqual(code, 0, err)
+    })
+
+    test(`${engine}: a pending acquire keeps it alive until it is served`, async (t) => {
+        const { code, out, err } = await run(`${load}
+            const mutex = new Mutex(${JSON.stringify(url(t))})
+            mutex.acquire().then((hold) => {
+                mutex.acquire({ timeout: 300 }).catch((error) => console.log(error.code))
+            })`)
+        assert.strictEqual(code, 0, err)
+        assert.strictEqual(out.trim(), "ERR_IPCMUTEX_TIMEOUT")
+    })
+
+    for (const [how, end, status] of [
+        ["process.exit()", "process.exit(3)", 3],
+        ["an uncaught exception", "throw new Error('out')", 1],
+        ["process.exit() with waiters", "for (let n = 0; n < 9; n++) mutex.acquire(); setImmediate(() => process.exit(4))", 4]
+    ]) {
+        test(`${engine}: ${how} while holding ends cleanly`, async (t) => {
+            const lock = url(t)
+            const { code, signal, err } = await run(`${load}
+                const mutex = new Mutex(${JSON.stringify(lock)})
+                mutex.acquire().then(() => setImmediate(() => { ${end} }))`)
+            assert.strictEqual(signal, null)
+            assert.strictEqual(code, status, err)
+            const next = await new Mutex(lock).acquire({ timeout: 5000 })
+            await next.release()
+        })
+    }
+}
+
+test("mpm: a holder that is killed frees the lock, and the next one is told", async (t) => {
+    const url = `mpm:${path.join(folder(t), "lock")}`
+    const mutex = new Mutex(url)
+    let taken
+    const { signal } = await run(`${load}
+        new Mutex(${JSON.stringify(url)}).acquire().then(() => { console.log("held"); setInterval(() => {}, 1000) })`, {
+        onLine: async (line, child) => {
+            taken = mutex.acquire()
+            child.kill("SIGKILL")
+        }
+    })
+    assert.strictEqual(signal, "SIGKILL")
+    const hold = await taken
+    assert.strictEqual(hold.abandoned, true)
+    await hold.release()
+})
+
+const worker = (script, workerData) => new Worker(script, { eval: true, workerData: { ...workerData, module: path.join(__dirname, "..") } })
+const started = (thread) => new Promise((resolve, reject) => { thread.once("message", resolve); thread.once("error", reject) })
+
+test("worker threads share the lock", async () => {
+    const url = `spm:${name()}`
+    const mutex = new Mutex(url)
+    const hold = await mutex.acquire()
+    const thread = worker(`
+        const { workerData, parentPort } = require("node:worker_threads")
+        const Mutex = require(workerData.module)
+        const mutex = new Mutex(workerData.url)
+        mutex.tryAcquire().then(async (hold) => {
+            parentPort.postMessage(hold === null)
+            await (await mutex.acquire()).release()
+        })`, { url })
+    assert.strictEqual(await started(thread), true)
+    const exited = new Promise((resolve) => thread.once("exit", resolve))
+    await hold.release()
+    assert.strictEqual(await exited, 0)
+})
+
+for (const [what, script] of [
+    ["waiting", "mutex.acquire(); parentPort.postMessage(0)"],
+    ["waiting synchronously", "parentPort.postMessage(0); mutex.acquireSync()"]
+]) {
+    test(`a worker that is terminated while ${what} leaves the line`, { timeout: 60000 }, async () => {
+        const url = `spm:${name()}`
+        const mutex = new Mutex(url)
+        const hold = await mutex.acquire()
+        for (let round = 0; round < 20; round++) {
+            const thread = worker(`
+                const { workerData, parentPort } = require("node:worker_threads")
+                const Mutex = require(workerData.module)
+                const mutex = new Mutex(workerData.url)
+                ${script}`, { url })
+            await started(thread)
+            await thread.terminate()
+            assert.strictEqual((await mutex.status()).waiters, 0)
+        }
+        await hold.release()
+        await mutex.execute(() => {})
+    })
+}
+
+test("a worker that is terminated while holding, or while it is being granted, releases", { timeout: 120000 }, async () => {
+    const url = `spm:${name()}`
+    const mutex = new Mutex(url)
+    for (let round = 0; round < 40; round++) {
+        const before = round % 2 === 0 ? await mutex.acquire() : null
+        const thread = worker(`
+            const { workerData, parentPort } = require("node:worker_threads")
+            const Mutex = require(workerData.module)
+            const mutex = new Mutex(workerData.url)
+            const loop = async () => { for (;;) { const hold = await mutex.acquire(); await hold.release() } }
+            ${round % 4 === 1 ? "mutex.acquire()" : "loop()"}
+            parentPort.postMessage(0)`, { url })
+        await started(thread)
+        await before?.release()
+        await thread.terminate()
+        await (await mutex.acquire({ timeout: 5000 })).release()
+    }
+})
