@@ -105,6 +105,6 @@ fn a_thousand_without_threads(cell: &Cell<'_>) {
     for pending in waiting {
         pending.reply().err(Closed);
     }
-    assert_eq!(agent.call("status 1").ok().number("waiters"), 0);
+    agent.until_waiters(1, 0);
     agent.begin("hold 1 0 0").reply().ok();
 }

@@ -1,0 +1,99 @@
+# make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
+# make test                       everything that must hold
+# make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
+# make install PREFIX= DESTDIR=   header, libraries, command
+# make lint                       format and clippy
+# make clean
+#
+# Rust, gcc, python3 and node are expected to be there. What is generated goes under target/ alone.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+PREFIX ?= /usr/local
+SOAK_SECONDS ?= 60
+
+target := $(CARGO_TARGET_DIR)
+# One profile and one selection of packages for everything, so that nothing is compiled twice.
+built := $(target)/debug
+packages := -p ipcmutex -p ipcmutex-ffi -p ipcmutex-cli -p ipcmutex-node -p ipcmutex-tests
+installed := $(target)/installed
+venv := $(target)/venv
+node := $(target)/node
+
+.PHONY: demo test soak install lint clean build tools redis rust c python node test-rust test-python test-node
+
+demo: build redis
+	@$(built)/demo
+
+test: tools redis lint build test-rust test-python test-node
+	@echo "make test: all passed"
+
+# Nothing may be skipped here for want of a server.
+test-rust: build redis
+	IPCMUTEX_REQUIRE_REDIS=1 cargo test $(packages)
+
+test-python: python redis
+	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 $(venv)/bin/python -m pytest -p no:cacheprovider
+
+test-node: node redis
+	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 node --test --expose-gc test/
+
+soak: build redis
+	IPCMUTEX_HAMMER_SECONDS=$(SOAK_SECONDS) cargo test $(packages) --test exclusion -- --nocapture --test-threads=1
+
+install:
+	cargo build --release -p ipcmutex-ffi -p ipcmutex-cli
+	PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" ffi/install.sh
+
+lint: tools
+	cargo fmt --all --check
+	PYO3_PYTHON=python3 cargo clippy --workspace --all-targets -- -D warnings
+
+clean:
+	rm -rf "$(target)"
+
+build: tools rust c python node
+
+# Says in one line what is missing and cannot be had by name here.
+tools:
+	@missing=; for tool in cargo gcc python3 node npm; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	[ -z "$$missing" ] || { echo "make: please install:$$missing" >&2; exit 1; }
+
+redis:
+	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "make: installing redis-server"; \
+	    { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; } >/dev/null; \
+	  else echo "make: redis-server is missing and only root can install it: apt-get install redis-server" >&2; fi; }
+
+rust: tools
+	cargo build $(packages) --all-targets
+
+c: rust
+	@PREFIX="$(installed)" DESTDIR= BUILD="$(built)" ffi/install.sh
+	@flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -pthread -I$(installed)/include"; \
+	links="-L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib"; \
+	gcc $$flags tests/agents/agent.c -o $(built)/agent-c $$links; \
+	gcc $$flags tests/demo/worker.c -o $(built)/worker-c $$links
+
+$(venv)/ready:
+	@python3 -m venv $(venv) || { echo "make: please install python3-venv" >&2; exit 1; }
+	$(venv)/bin/pip install --quiet --disable-pip-version-check 'maturin>=1.16,<2'
+	@touch $@
+
+python: rust $(venv)/ready
+	@rm -rf $(target)/wheels
+	cd bindings/python && $(venv)/bin/maturin build --quiet --interpreter $(venv)/bin/python --out $(target)/wheels
+	$(venv)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(target)/wheels/*.whl
+	$(venv)/bin/pip install --quiet --disable-pip-version-check "$$(ls $(target)/wheels/*.whl)[test]"
+
+# The package as npm would lay it out, with the addon that cargo built; and beside it the programs that import it.
+node: rust
+	@rm -rf $(node) && mkdir -p $(node)/node_modules
+	@cp -r bindings/node $(node)/ipcmutex
+	@cp $(built)/libipcmutex_node.so $(node)/ipcmutex/ipcmutex.node
+	@ln -s ../ipcmutex $(node)/node_modules/ipcmutex
+	@cp tests/agents/agent.mjs tests/demo/worker.mjs $(node)/
