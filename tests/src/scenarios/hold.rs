@@ -35,10 +35,6 @@ fn ends_only_itself(cell: &Cell<'_>) {
     agent.call("release 1").ok();
     let second = agent.begin("hold 2 2 0").reply().ok();
     agent.call("end 1").err(NotOwner);
-        late.ok()
-    } else {
-        late.err(NotOwner)
-    };
     agent.call("check 2").ok();
     let status = agent.call("status 1").ok();
     assert_eq!((status.text_of("state").as_str(), status.token()), ("held", second.token()));
