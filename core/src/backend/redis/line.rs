@@ -184,10 +184,24 @@ impl Worker {
         };
         entry.doubt = None;
         match taken {
-            Ok(Taken::Owned { fence, abandoned }) => {
+            Ok(Taken::Owned { fence, abandoned, unlined }) => {
                 lock.served();
+                let wiped = unlined && entry.ticket != 0;
                 match lock.adopt(&entry.token, fence, abandoned, sent) {
-                    Ok(grant) => self.settle(serial, Ok(grant)),
+                    Ok(grant) => {
+                        self.settle(serial, Ok(grant));
+                        if wiped {
+                            self.rejoin(name(&lock), serial);
+                        }
+                        // The next one's turn comes with a message; should this hold be lost, nobody sends it.
+                        if self.lines.get(name(&lock)).is_some_and(|line| line.timer.is_none()) {
+                            let lease = lock.ttl.as_millis() as i64;
+                            self.set_timer(
+                                name(&lock),
+                                Some(Instant::now() + lease::recheck(lease, 0, false, jitter())),
+                            );
+                        }
+                    }
                     Err(error) if error.kind() == ErrorKind::Unavailable => self.renamed(serial),
                     Err(error) => self.settle(serial, Err(error)),
                 }
@@ -232,18 +246,22 @@ impl Worker {
         let wiped = refusal.fresh && had_ticket && first;
         lock.saw(refusal);
         if wiped {
-            // The line was lost with the server's data, or we were passed over while we could not be told: the others
-            // of this process have no place either.
-            for other in self.members(name(lock)) {
-                if other != serial {
-                    self.take(other);
-                }
-            }
+            self.rejoin(name(lock), serial);
         }
         if again {
             self.take(serial);
         } else if first || self.lines.get(name(lock)).is_some_and(|line| line.timer.is_none()) {
             self.set_timer(name(lock), Some(wake));
+        }
+    }
+
+    /// The line was lost with the server's data, or this process was passed over while it could not be told: when one
+    /// of it had no place any more, the others have none either.
+    fn rejoin(&mut self, lock: &str, but: u64) {
+        for other in self.members(lock) {
+            if other != but {
+                self.take(other);
+            }
         }
     }
 

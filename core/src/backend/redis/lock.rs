@@ -202,7 +202,7 @@ impl Backend for Redis {
         };
         lock.served();
         match taken {
-            Taken::Owned { fence, abandoned } => lock.adopt(&token, fence, abandoned, sent).map(Some),
+            Taken::Owned { fence, abandoned, .. } => lock.adopt(&token, fence, abandoned, sent).map(Some),
             Taken::Refused(refusal) => {
                 lock.saw(refusal);
                 Ok(None)

@@ -1,5 +1,5 @@
 -- ARGV: token, ttl, info, wait, ticket, floor, compat, proc
--- {1, fence, abandoned} owned · {0, pttl, rank, ticket, fresh, kind, info, held ms, waiters} not · {2} ended before
+-- {1, fence, abandoned, unlined} owned · {0, pttl, rank, ticket, fresh, kind, info, held ms, waiters} not · {2} ended before
 local token, ttl, info, wait = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
 local ticket, floor, compat, proc = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8]
 local me = proc .. '.' .. token
@@ -27,15 +27,16 @@ local function own(confirm)
     's', string.format('%.0f', now_ms))
   redis.call('HDEL', state, 'g')
   redis.call('PEXPIRE', state, WEEK)
-  redis.call('ZREM', line, me)
-  return {1, number, abandoned}
+  -- Who was granted it was taken out of the line; who was not must still stand there, or the line was lost.
+  local stood = redis.call('ZREM', line, me)
+  return {1, number, abandoned, (confirm or stood == 1) and 0 or 1}
 end
 
 local left, kind = 0, 1
 if value == token then
   if owner ~= token then return own(true) end
   redis.call('PEXPIRE', key, ttl)
-  return {1, was[3], tonumber(was[4])}
+  return {1, was[3], tonumber(was[4]), 0}
 elseif value then
   left = redis.call('PTTL', key)
   kind = (value == owner and 0) or (value == was[6] and 1) or 2

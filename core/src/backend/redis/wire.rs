@@ -115,6 +115,8 @@ pub(super) enum Taken {
     Owned {
         fence: u64,
         abandoned: bool,
+        /// It had no place in the line.
+        unlined: bool,
     },
     Refused(Refusal),
     /// This token was released before.
@@ -169,7 +171,7 @@ fn read_taken(reply: &Value) -> Option<Taken> {
     match number::<u8>(part(0))? {
         1 => {
             let fence = decimal(part(1)).filter(|fence| *fence != 0)?;
-            Some(Taken::Owned { fence, abandoned: number::<u8>(part(2))? != 0 })
+            Some(Taken::Owned { fence, abandoned: number::<u8>(part(2))? != 0, unlined: number::<u8>(part(3))? != 0 })
         }
         2 => Some(Taken::Spent),
         0 => {
@@ -382,8 +384,11 @@ mod tests {
 
     #[test]
     fn replies_of_a_take() {
-        let owned = Value::Array(vec![Value::Int(1), bulk("1795203524783123"), Value::Int(1)]);
-        assert_eq!(taken(&owned).unwrap(), Taken::Owned { fence: 1_795_203_524_783_123, abandoned: true });
+        let owned = Value::Array(vec![Value::Int(1), bulk("1795203524783123"), Value::Int(1), Value::Int(0)]);
+        assert_eq!(
+            taken(&owned).unwrap(),
+            Taken::Owned { fence: 1_795_203_524_783_123, abandoned: true, unlined: false }
+        );
         let refused = Value::Array(vec![
             Value::Int(0),
             Value::Int(-1),
@@ -412,8 +417,8 @@ mod tests {
             Value::Int(1),
             Value::Array(vec![]),
             Value::Array(vec![Value::Int(1)]),
-            Value::Array(vec![Value::Int(1), bulk("0"), Value::Int(0)]),
-            Value::Array(vec![Value::Int(1), bulk("-5"), Value::Int(0)]),
+            Value::Array(vec![Value::Int(1), bulk("0"), Value::Int(0), Value::Int(0)]),
+            Value::Array(vec![Value::Int(1), bulk("-5"), Value::Int(0), Value::Int(0)]),
             Value::Array(vec![Value::Int(9)]),
             Value::Array(vec![Value::Int(0), Value::Int(5)]),
         ];

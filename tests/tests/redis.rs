@@ -1,0 +1,998 @@
+//! Faults of the Redis engine: holders and servers that die, freeze, forget or refuse, and connections that break.
+//!
+//! Each test has a server of its own. Where a fault has a number it stands in the name. `matrix.rs` runs the promises in
+//! every language.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as Guard, mpsc};
+use std::time::{Duration, Instant};
+
+use ipcmutex::{Cancel, Error, ErrorKind, Mutex, State, Timeout, Waiting};
+use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::occupancy::now;
+use ipcmutex_tests::servers::{Redis, Reply, skipped};
+
+macro_rules! needs_redis {
+    () => {
+        if skipped(std::thread::current().name().unwrap_or("a test")) {
+            return;
+        }
+    };
+}
+
+/// A watchdog, not a stop-watch.
+const LONG: Duration = Duration::from_secs(30);
+
+fn rust() -> Agent {
+    Agent::start(Language::Rust)
+}
+
+fn kill(agent: &Agent) {
+    agent.kill(u64::from(agent.pid()));
+}
+
+fn signal(agent: &Agent, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(agent.pid() as i32).expect("a pid is not 0");
+    rustix::process::kill_process(pid, signal).expect("it runs");
+}
+
+fn within(limit: Duration) -> Waiting<'static> {
+    Waiting { timeout: limit.into(), ..Waiting::default() }
+}
+
+#[track_caller]
+fn kind_of<T: std::fmt::Debug>(outcome: ipcmutex::Result<T>) -> ErrorKind {
+    outcome.expect_err("it must be refused").kind()
+}
+
+#[track_caller]
+fn open(url: &str) -> Mutex {
+    Mutex::open(url).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Waits until it is so, on the server's word and not on a clock's.
+#[track_caller]
+fn until(what: &str, mut is_it: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_it() {
+        assert!(begun.elapsed() < LONG, "not so after {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn waiters(mutex: &Mutex) -> u32 {
+    mutex.status().map_or(0, |status| status.waiters)
+}
+
+/// The lock's keys that are there.
+fn keys(redis: &Redis) -> Vec<String> {
+    match redis.command(&["KEYS", "*"]) {
+        Reply::List(keys) => keys.iter().map(|key| key.text().to_owned()).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How a loss is told, each way: at once and once.
+#[track_caller]
+fn told_of_loss(hold: ipcmutex::Hold, told: &mpsc::Receiver<Error>) {
+    assert_eq!(told.recv_timeout(LONG).expect("on_lost is called").kind(), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.check()), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.extend(None)), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "told once");
+}
+
+fn listen(hold: &ipcmutex::Hold) -> mpsc::Receiver<Error> {
+    let (tell, told) = mpsc::channel();
+    hold.on_lost(move |error| drop(tell.send(error))).expect("a live hold");
+    told
+}
+
+#[test]
+fn one_holds_at_a_time_over_processes_and_threads() {
+    needs_redis!();
+    let redis = Redis::start();
+    let inside = Arc::new(AtomicU64::new(0));
+    let last = Arc::new(AtomicU64::new(0));
+    let url = redis.url("job");
+    let other = rust();
+    other.open(1, &url).ok();
+    let stop = Instant::now() + Duration::from_secs(2);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            // Two handles of one URL, and two threads on each.
+            let mutex = open(&url);
+            for _ in 0..2 {
+                let (mutex, inside, last) = (mutex.clone(), inside.clone(), last.clone());
+                scope.spawn(move || {
+                    while Instant::now() < stop {
+                        let hold = mutex.acquire().expect("acquired");
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two inside");
+                        assert!(last.swap(hold.token(), Ordering::SeqCst) < hold.token(), "the token rises");
+                        assert!(!hold.abandoned());
+                        assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
+                        hold.release().expect("released");
+                    }
+                });
+            }
+        }
+        let mut turns = 0;
+        while Instant::now() < stop {
+            let theirs = other.call("hold 1 1 forever").ok();
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two inside");
+            assert!(last.swap(theirs.token(), Ordering::SeqCst) < theirs.token());
+            inside.fetch_sub(1, Ordering::SeqCst);
+            other.call("end 1").ok();
+            turns += 1;
+        }
+        assert!(turns > 10, "the other process had {turns} turns");
+    });
+    assert_eq!(open(&url).status().expect("status").state, State::Free);
+}
+
+#[test]
+fn served_in_order_of_arrival() {
+    needs_redis!();
+    let redis = Redis::start();
+    for query in ["", "?protocol=2"] {
+        let url = redis.url(&format!("line{query}"));
+        let mutex = open(&url);
+        let hold = mutex.acquire().expect("acquired");
+        let agents: Vec<Agent> = (0..3).map(|_| rust()).collect();
+        let order = Arc::new(Guard::new(Vec::new()));
+        for agent in &agents {
+            agent.open(1, &url).ok();
+        }
+        std::thread::scope(|scope| {
+            for place in 0..9_usize {
+                let (mutex, order) = (&mutex, order.clone());
+                let agent = (place % 3 != 2).then(|| &agents[place % 3]);
+                let own = (place % 3 == 2).then(|| open(&url));
+                scope.spawn(move || match (agent, own) {
+                    (Some(agent), _) => {
+                        let got = agent.begin(&format!("hold 1 {place} forever")).reply().ok();
+                        order.lock().unwrap().push((place, got.token()));
+                        agent.call(&format!("end {place}")).ok();
+                    }
+                    (None, Some(own)) => {
+                        let got = own.acquire().expect("acquired");
+                        order.lock().unwrap().push((place, got.token()));
+                        got.release().expect("released");
+                    }
+                    (None, None) => unreachable!(),
+                });
+                until("it stands in line", || waiters(mutex) == place as u32 + 1);
+            }
+            hold.release().expect("released");
+        });
+        let mut order = order.lock().unwrap().clone();
+        order.sort_by_key(|(_, token)| *token);
+        assert_eq!(order.iter().map(|(place, _)| *place).collect::<Vec<_>>(), (0..9).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_release_wakes_the_next_without_polling() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("quiet"));
+    let holder = rust();
+    holder.open(1, &redis.url("quiet")).ok();
+    holder.call("hold 1 1 forever").ok();
+    let own = mutex.clone();
+    let thread = std::thread::spawn(move || (own.acquire().expect("acquired"), now()));
+    until("it waits", || waiters(&mutex) == 1);
+    let before = redis.commands();
+    // The holder renews at a third of its 10 s, which is one or two commands; the waiter has nothing to say.
+    std::thread::sleep(Duration::from_secs(5));
+    let said = redis.commands() - before;
+    assert!(said <= 10, "{said} commands in 5 s");
+    let released = now();
+    holder.call("end 1").ok();
+    let (hold, at) = thread.join().expect("no panic");
+    assert!(at - released < 1_000_000_000, "woken after {} ms", (at - released) / 1_000_000);
+    hold.release().expect("released");
+}
+
+#[test]
+fn r1_a_killed_holder_frees_the_lock_when_its_lease_ends() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("r1?ttl=1s");
+    let mutex = open(&url);
+    let holder = rust();
+    holder.open(1, &url).ok();
+    let theirs = holder.call("hold 1 1 forever").ok();
+    let own = mutex.clone();
+    let thread = std::thread::spawn(move || (own.acquire().expect("acquired"), now()));
+    until("it waits", || waiters(&mutex) == 1);
+    kill(&holder);
+    let (asked, left) = (now(), redis.command(&["PTTL", "ipcmutex:r1"]).number());
+    assert!((1..=1000).contains(&left));
+    let (hold, at) = thread.join().expect("no panic");
+    let waited = (at - asked) as i64 / 1_000_000;
+    assert!(waited >= left - 2, "{waited} ms, but the lease had {left} ms");
+    assert!(waited <= left + 400, "{waited} ms, and the lease had {left} ms");
+    assert!(hold.abandoned());
+    assert!(hold.token() > theirs.token());
+    hold.release().expect("released");
+    let next = mutex.acquire().expect("acquired");
+    assert!(!next.abandoned(), "told once");
+    next.release().expect("released");
+}
+
+#[test]
+fn a_lock_that_nobody_waits_for_is_abandoned_too() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("left?ttl=300ms");
+    let holder = rust();
+    holder.open(1, &url).ok();
+    holder.call("hold 1 1 forever").ok();
+    let mutex = open(&url);
+    let status = mutex.status().expect("status");
+    assert_eq!(status.state, State::Held);
+    assert_eq!(status.owner.as_ref().map(|owner| owner.pid), Some(holder.pid()));
+    kill(&holder);
+    until("it is abandoned", || mutex.status().is_ok_and(|status| status.state == State::Abandoned));
+    assert_eq!(mutex.status().expect("status").owner.map(|owner| owner.pid), Some(holder.pid()));
+    let hold = mutex.acquire().expect("acquired");
+    assert!(hold.abandoned());
+    hold.release().expect("released");
+}
+
+#[test]
+fn r2_a_holder_that_was_stopped_longer_than_its_lease_has_lost() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("r2?ttl=500ms");
+    let holder = rust();
+    holder.open(1, &url).ok();
+    let theirs = holder.call("hold 1 1 forever").ok();
+    let told = holder.begin("lost 1");
+    signal(&holder, rustix::process::Signal::STOP);
+    let mutex = open(&url);
+    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+    assert!(hold.abandoned() && hold.token() > theirs.token());
+    let value = redis.command(&["GET", "ipcmutex:r2"]);
+    signal(&holder, rustix::process::Signal::CONT);
+    holder.call("check 1").err(ErrorKind::Lost);
+    told.reply().err(ErrorKind::Lost);
+    holder.call("end 1").err(ErrorKind::Lost);
+    assert_eq!(redis.command(&["GET", "ipcmutex:r2"]), value, "the successor's key is untouched");
+    hold.check().expect("and it still holds");
+    hold.release().expect("released");
+}
+
+#[test]
+fn r5_a_server_that_stops_answering_costs_the_hold_in_time() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r5?ttl=600ms"));
+    let hold = mutex.acquire().expect("acquired");
+    let told = listen(&hold);
+    // Longer than the lease: it is being renewed.
+    std::thread::sleep(Duration::from_millis(1000));
+    hold.check().expect("renewed");
+    redis.freeze();
+    let frozen = Instant::now();
+    let valid = hold.valid_for().expect("a lease");
+    assert!(valid <= Duration::from_millis(590));
+    let error = told.recv_timeout(LONG).expect("told while the server is silent");
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    let after = frozen.elapsed();
+    assert!(
+        after >= valid.saturating_sub(Duration::from_millis(50)) && after < Duration::from_millis(900),
+        "{after:?}"
+    );
+    assert_eq!(kind_of(hold.check()), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    redis.thaw();
+    // What the server still had of it goes, by the release or by its lease.
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+}
+
+#[test]
+fn the_loss_of_the_key_is_told() {
+    needs_redis!();
+    let redis = Redis::start();
+    for (id, command) in [
+        ("del", &["DEL", "ipcmutex:del"] as &[&str]),
+        ("flush", &["FLUSHALL"]),
+        ("set", &["SET", "ipcmutex:set", "mine"]),
+    ] {
+        let mutex = open(&redis.url(&format!("{id}?ttl=300ms")));
+        let hold = mutex.acquire().expect("acquired");
+        let told = listen(&hold);
+        redis.command(command);
+        told_of_loss(hold, &told);
+        if id == "set" {
+            assert_eq!(redis.command(&["GET", "ipcmutex:set"]).text(), "mine", "never touched");
+        }
+    }
+    // And by the release itself, without waiting for a renewal.
+    let mutex = open(&redis.url("quick"));
+    let hold = mutex.acquire().expect("acquired");
+    redis.command(&["DEL", "ipcmutex:quick"]);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+}
+
+#[test]
+fn a_broken_hold_is_lost_and_the_next_one_hears_abandoned() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("broken?ttl=30s");
+    let holder = rust();
+    holder.open(1, &url).ok();
+    holder.call("hold 1 1 forever").ok();
+    // It waits for another lock, so it listens: the break is told at once and not at the next renewal, in 10 s.
+    let mutex = open(&url);
+    let busy = open(&redis.url("busy"));
+    let kept = busy.acquire().expect("acquired");
+    holder.open(2, &redis.url("busy")).ok();
+    let waits = holder.begin("hold 2 2 forever");
+    until("it waits", || waiters(&busy) == 1);
+    let told = holder.begin("lost 1");
+    assert!(mutex.break_lock().expect("broken"));
+    told.reply().err(ErrorKind::Lost);
+    assert_eq!(mutex.status().expect("status").state, State::Abandoned);
+    assert!(!mutex.break_lock().expect("nothing to break"));
+    let hold = mutex.acquire().expect("acquired");
+    assert!(hold.abandoned());
+    holder.call("end 1").err(ErrorKind::Lost);
+    hold.check().expect("it holds");
+    hold.release().expect("released");
+    kept.release().expect("released");
+    waits.reply().ok();
+}
+
+#[test]
+fn r29_the_token_rises_whatever_becomes_of_the_server() {
+    needs_redis!();
+    let mut redis = Redis::start();
+    let mutex = open(&redis.url("r29"));
+    let mut last = 0;
+    for round in 0..6 {
+        let hold = mutex.acquire().expect("acquired");
+        assert!(hold.token() > last, "{} after {last}", hold.token());
+        last = hold.token();
+        hold.release().expect("released");
+        match round {
+            1 => drop(redis.command(&["FLUSHALL"])),
+            3 => redis.restart(),
+            // As if the server's clock had been ahead when the last token was given.
+            4 => {
+                last += 3_600_000_000;
+                redis.command(&["SET", "{ipcmutex:r29}:fence", &last.to_string()]);
+            }
+            _ => {}
+        }
+    }
+    assert!(last > 1_600_000_000_000_000, "in the magnitude of microseconds: {last}");
+}
+
+#[test]
+fn r8_a_wait_that_ended_leaves_nothing_behind() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r8"));
+    let hold = mutex.acquire().expect("acquired");
+    assert!(mutex.acquire_timeout(Duration::from_millis(50)).expect("no error").is_none());
+    let cancel = Cancel::new();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() }));
+        until("it waits", || waiters(&mutex) == 1);
+        cancel.cancel();
+        assert_eq!(kind_of(waits.join().expect("no panic")), ErrorKind::Canceled);
+    });
+    drop(mutex.acquire_async());
+    until("the line is empty", || waiters(&mutex) == 0);
+    hold.release().expect("released");
+    // Waits that end at any moment of a hand-over: the lock is free when all is over.
+    let other = open(&redis.url("r8"));
+    for round in 0..200_u64 {
+        let hold = other.acquire().expect("acquired");
+        let (tell, told) = mpsc::channel();
+        let wait = mutex
+            .acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome.map(drop))))
+            .expect("it begins");
+        std::thread::sleep(Duration::from_micros(round * 7 % 900));
+        std::thread::scope(|scope| {
+            scope.spawn(|| hold.release().expect("released"));
+            scope.spawn(|| wait.cancel());
+        });
+        match told.recv_timeout(LONG).expect("an outcome") {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Canceled),
+        }
+    }
+    until("it is free", || mutex.status().is_ok_and(|status| status.state == State::Free && status.waiters == 0));
+    let mut left = keys(&redis);
+    left.sort();
+    assert_eq!(left, ["{ipcmutex:r8}:fence", "{ipcmutex:r8}:state"], "neither the lock nor a line");
+}
+
+#[test]
+fn r9_nothing_is_renewed_after_a_release() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r9?ttl=100ms"));
+    for _ in 0..60 {
+        let hold = mutex.acquire().expect("acquired");
+        // Around the moment of the first renewal.
+        std::thread::sleep(Duration::from_millis(31));
+        hold.release().expect("released");
+        assert_eq!(redis.command(&["EXISTS", "ipcmutex:r9"]).number(), 0);
+    }
+}
+
+#[test]
+fn r11_a_waiter_whose_connection_is_cut_is_served_all_the_same() {
+    needs_redis!();
+    let redis = Redis::start();
+    for query in ["", "?protocol=2"] {
+        let mutex = open(&redis.url(&format!("r11{query}")));
+        let holder = open(&redis.unix_url("r11"));
+        let hold = holder.acquire().expect("acquired");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            until("it waits", || waiters(&holder) == 1);
+            assert!(redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]).number() >= 1);
+            // It is heard of again, and takes its place.
+            until(
+                "it listens again",
+                || matches!(redis.command(&["PUBSUB", "CHANNELS", "ipcmutex:w:*"]), Reply::List(list) if !list.is_empty()),
+            );
+            let begun = Instant::now();
+            hold.release().expect("released");
+            waits.join().expect("no panic").expect("acquired").release().expect("released");
+            assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        });
+        // Cut in the very moment of the release: the wake-up is lost, the lock is not.
+        let hold = holder.acquire().expect("acquired");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            until("it waits", || waiters(&holder) == 1);
+            redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            hold.release().expect("released");
+            waits.join().expect("no panic").expect("acquired").release().expect("released");
+        });
+    }
+}
+
+#[test]
+fn r12_a_process_has_at_most_three_connections() {
+    needs_redis!();
+    let redis = Redis::start();
+    for query in ["", "?protocol=2"] {
+        let agent = rust();
+        for lock in 0..40 {
+            agent.open(lock, &redis.url(&format!("r12-{lock}{query}"))).ok();
+            agent.call(&format!("hold {lock} {lock} forever")).ok();
+        }
+        let waits: Vec<_> = (0..10).map(|lock| agent.begin(&format!("hold {lock} {} forever", 100 + lock))).collect();
+        let first = open(&redis.unix_url("r12-0"));
+        until("it waits", || waiters(&first) == 1);
+        let Reply::Text(list) = redis.command(&["CLIENT", "LIST"]) else { panic!("CLIENT LIST") };
+        let theirs =
+            list.lines().filter(|line| line.contains("lib-name=ipcmutex") || line.contains(" addr=127")).count();
+        assert!((1..=3).contains(&theirs), "{theirs} connections:\n{list}");
+        for lock in 0..10 {
+            agent.call(&format!("end {lock}")).ok();
+        }
+        for wait in waits {
+            wait.reply().ok();
+        }
+    }
+}
+
+#[test]
+fn r13_script_flush() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r13?ttl=300ms"));
+    let hold = mutex.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        for _ in 0..20 {
+            redis.command(&["SCRIPT", "FLUSH"]);
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        hold.check().expect("renewed by text");
+        redis.command(&["SCRIPT", "FLUSH"]);
+        hold.release().expect("released by text");
+        redis.command(&["SCRIPT", "FLUSH"]);
+        let hold = waits.join().expect("no panic").expect("acquired");
+        redis.command(&["SCRIPT", "FLUSH"]);
+        hold.release().expect("released");
+        redis.command(&["SCRIPT", "FLUSH"]);
+        assert_eq!(mutex.status().expect("status").state, State::Free);
+        redis.command(&["SCRIPT", "FLUSH"]);
+        assert!(!mutex.break_lock().expect("nothing to break"));
+    });
+}
+
+#[test]
+fn r14_a_busy_server_is_waited_for() {
+    needs_redis!();
+    let redis = Redis::with(None, &["lua-time-limit 50"]);
+    let mutex = open(&redis.url("r14"));
+    let mut busy = redis.client();
+    busy.send(&["EVAL", "while true do end", "0"]);
+    until("it is busy", || redis.command(&["PING"]).text().starts_with("BUSY"));
+    assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(700)))), ErrorKind::Unavailable);
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        std::thread::sleep(Duration::from_millis(300));
+        redis.command(&["SCRIPT", "KILL"]);
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+}
+
+#[test]
+fn r15_a_replica_refuses_and_a_promoted_one_serves() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r15"));
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(300)))), ErrorKind::Unavailable);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        std::thread::sleep(Duration::from_millis(300));
+        redis.command(&["REPLICAOF", "NO", "ONE"]);
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+}
+
+#[test]
+fn r17_a_restarted_server_keeps_no_hold_and_no_waiter_waits_in_vain() {
+    needs_redis!();
+    let mut redis = Redis::start();
+    let mutex = open(&redis.url("r17?ttl=2s"));
+    let hold = mutex.acquire().expect("acquired");
+    let told = listen(&hold);
+    let other = open(&redis.url("r17-other"));
+    let kept = other.acquire().expect("acquired");
+    let (first, second) = (other.clone(), other.clone());
+    let one = std::thread::spawn(move || first.acquire_with(within(LONG)).map(|hold| hold.release()));
+    until("it waits", || waiters(&other) == 1);
+    let two = std::thread::spawn(move || second.acquire_with(within(LONG)).map(|hold| hold.release()));
+    until("they wait", || waiters(&other) == 2);
+    redis.restart();
+    told_of_loss(hold, &told);
+    for waits in [one, two] {
+        waits.join().expect("no panic").expect("acquired").expect("released");
+    }
+    assert_eq!(kind_of(kept.release()), ErrorKind::Lost);
+    // The caller's own connection is a new one, too.
+    mutex.acquire().expect("acquired").release().expect("released");
+}
+
+#[test]
+fn r18_a_server_that_may_evict_is_refused() {
+    needs_redis!();
+    let redis = Redis::with(None, &["maxmemory-policy allkeys-lru"]);
+    let error = Mutex::open(&redis.url("r18")).expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.to_string().contains("allkeys-lru") && error.to_string().contains("policy=any"), "{error}");
+    open(&redis.url("r18?policy=any")).acquire().expect("acquired").release().expect("released");
+}
+
+#[test]
+fn r19_out_of_memory_refuses_takes_and_nothing_else() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r19?ttl=400ms"));
+    let hold = mutex.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        std::thread::sleep(Duration::from_millis(600));
+        hold.check().expect("renewed");
+        let other = open(&redis.url("r19-other"));
+        assert_eq!(kind_of(other.try_acquire()), ErrorKind::Unavailable);
+        let error = other.acquire_with(within(Duration::from_millis(300))).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("OOM"), "{error}");
+        hold.release().expect("released");
+        // Handed over, confirmed and released without a byte to spare.
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+    redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(mutex.status().expect("status").state, State::Free);
+}
+
+#[test]
+fn r21_a_key_of_another_type() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r21"));
+    redis.command(&["RPUSH", "ipcmutex:r21", "a"]);
+    let error = mutex.acquire().expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Config);
+    assert_eq!(kind_of(mutex.break_lock()), ErrorKind::Config);
+    redis.command(&["DEL", "ipcmutex:r21"]);
+    let hold = mutex.acquire().expect("acquired");
+    redis.command(&["DEL", "ipcmutex:r21"]);
+    redis.command(&["RPUSH", "ipcmutex:r21", "a"]);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    assert_eq!(redis.command(&["LLEN", "ipcmutex:r21"]).number(), 1);
+}
+
+#[test]
+fn r22_users_and_rights() {
+    needs_redis!();
+    const SECRET: &str = "hunter2-canary";
+    let redis = Redis::with(Some(SECRET), &[]);
+    let acl = |user: &str, rules: &[&str]| {
+        let mut words = vec!["ACL", "SETUSER", user, "on", ">hunter3-canary", "resetchannels"];
+        words.extend(rules);
+        assert_eq!(redis.command(&words).text(), "OK");
+    };
+    let needed = [
+        "~ipcmutex:*",
+        "~{ipcmutex:*",
+        "+@string",
+        "+@hash",
+        "+@sortedset",
+        "+@scripting",
+        "+@pubsub",
+        "+@keyspace",
+        "+@connection",
+        "+time",
+    ];
+    acl("full", &[&needed[..], &["&ipcmutex:w:*"]].concat());
+    acl("deaf", &needed);
+    acl("nothing", &["+ping"]);
+    // The password, a user, and a user that the server does not know.
+    for url in [
+        redis.url("a"),
+        redis.url_with_user("default", SECRET, "a"),
+        redis.url_with_user("xxx", SECRET, "a"),
+        redis.url_with_user("xxx", SECRET, "a?protocol=2"),
+    ] {
+        open(&url).acquire().expect("acquired").release().expect("released");
+    }
+    for user in ["full", "deaf"] {
+        let mutex = open(&redis.url_with_user(user, "hunter3-canary", "b?ttl=1s"));
+        let hold = mutex.acquire().unwrap_or_else(|error| panic!("{user}: {error}"));
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            std::thread::sleep(Duration::from_millis(200));
+            hold.release().expect("released");
+            waits.join().expect("no panic").expect("acquired").release().expect("released");
+        });
+    }
+    let denied =
+        Mutex::open(&redis.url_with_user("nothing", "hunter3-canary", "b")).and_then(|mutex| mutex.acquire().map(drop));
+    assert_eq!(denied.expect_err("refused").kind(), ErrorKind::Permission);
+    for url in [
+        redis.url_with_password("wrong-canary", "a"),
+        redis.url_with_user("full", "wrong-canary", "a"),
+        redis.url_with_user("full", "wrong-canary", "a?protocol=2"),
+        redis.url("a").replace(&format!(":{SECRET}@"), ""),
+        redis.url("a?protocol=2").replace(&format!(":{SECRET}@"), ""),
+    ] {
+        let error = Mutex::open(&url).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "the secret shows: {error}");
+    }
+}
+
+#[test]
+fn r25_a_new_connection_is_set_up_in_full() {
+    needs_redis!();
+    let redis = Redis::with_password("hunter2-canary");
+    let mutex = open(&redis.url("r25?db=5&ttl=500ms"));
+    let hold = mutex.acquire().expect("acquired");
+    let keep = mutex.clone();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(move || keep.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        for _ in 0..3 {
+            redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            std::thread::sleep(Duration::from_millis(300));
+        }
+        hold.check().expect("renewed on the new connection");
+        assert_eq!(keys(&redis), Vec::<String>::new(), "nothing in database 0");
+        hold.release().expect("released");
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+}
+
+#[test]
+fn an_unreachable_server() {
+    let begun = Instant::now();
+    let error = Mutex::open("rpm+redis://:secret-canary@127.0.0.1:1/x").expect_err("nobody listens");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("127.0.0.1:1") && !error.to_string().contains("canary"), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    needs_redis!();
+    let mut redis = Redis::start();
+    let mutex = open(&redis.url("gone?connect_timeout=1s"));
+    let hold = mutex.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    let waits =
+        mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome.map(drop)))).expect("it begins");
+    until("it waits", || waiters(&mutex) == 1);
+    redis.kill();
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    assert_eq!(kind_of(mutex.status()), ErrorKind::Unavailable);
+    assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(300)))), ErrorKind::Unavailable);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Unavailable);
+    // Who set no timeout hears of it after a while.
+    assert_eq!(kind_of(told.recv_timeout(LONG).expect("an outcome")), ErrorKind::Unavailable);
+    assert!(waits.is_over());
+    redis.restart();
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+}
+
+#[test]
+fn a_lock_that_other_libraries_hold_and_want() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("x?redis_key=shared&ttl=2s"));
+    // They hold: it is waited for, until their release, which tells nobody, or until their lease ends.
+    for release in [true, false] {
+        assert_eq!(redis.command(&["SET", "shared", "theirs", "NX", "PX", "1000"]).text(), "OK");
+        assert!(mutex.try_acquire().expect("no error").is_none());
+        let status = mutex.status().expect("status");
+        assert_eq!((status.state, status.owner), (State::Held, None));
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            until("it waits", || waiters(&mutex) == 1);
+            if release {
+                redis.command(&["DEL", "shared"]);
+            }
+            let hold = waits.join().expect("no panic").expect("acquired");
+            assert!(begun.elapsed() < Duration::from_millis(2000));
+            assert_eq!(redis.command(&["SET", "shared", "theirs", "NX", "PX", "1000"]), Reply::Nil, "we exclude them");
+            hold.release().expect("released");
+        });
+        assert_eq!(redis.command(&["EXISTS", "shared"]).number(), 0, "a release really frees it");
+    }
+    // A holder without an expiry, until its DEL.
+    redis.command(&["SET", "shared", "theirs"]);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        redis.command(&["DEL", "shared"]);
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+    // Among our own the order holds: a newcomer does not pass who waits.
+    let hold = mutex.acquire().expect("acquired");
+    let order = Arc::new(Guard::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for place in 0..5 {
+            let (mutex, order) = (&mutex, order.clone());
+            scope.spawn(move || {
+                let hold = mutex.acquire().expect("acquired");
+                order.lock().unwrap().push((hold.token(), place));
+                hold.release().expect("released");
+            });
+            until("it waits", || waiters(mutex) == place + 1);
+        }
+        hold.release().expect("released");
+    });
+    let order: Vec<u32> = order.lock().unwrap().iter().map(|(_, place)| *place).collect();
+    assert_eq!(order, [0, 1, 2, 3, 4]);
+    // Their theft is our loss.
+    let hold = mutex.acquire().expect("acquired");
+    redis.command(&["SET", "shared", "theirs"]);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    assert_eq!(redis.command(&["GET", "shared"]).text(), "theirs");
+}
+
+#[test]
+fn a_thousand_waiters_in_one_process_are_all_served() {
+    needs_redis!();
+    const MANY: u64 = 1000;
+    let redis = Redis::start();
+    let mutex = open(&redis.url("many"));
+    let hold = mutex.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    for place in 0..MANY {
+        let tell = tell.clone();
+        mutex
+            .acquire_callback(Timeout::FOREVER, move |outcome| {
+                let hold = outcome.expect("acquired");
+                tell.send((place, hold.token())).expect("heard");
+                hold.release().expect("released");
+            })
+            .expect("it begins");
+    }
+    until("they wait", || u64::from(waiters(&mutex)) == MANY);
+    hold.release().expect("released");
+    let served: Vec<(u64, u64)> = (0..MANY).map(|_| told.recv_timeout(LONG).expect("served")).collect();
+    assert!(served.is_sorted_by_key(|(_, token)| *token));
+    assert!(served.is_sorted_by_key(|(place, _)| *place), "in order of arrival");
+    until("the last has released", || mutex.status().is_ok_and(|status| status.state == State::Free));
+}
+
+#[test]
+fn dead_waiters_are_passed_over() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("dead");
+    let mutex = open(&url);
+    let hold = mutex.acquire().expect("acquired");
+    let dead = rust();
+    dead.open(1, &url).ok();
+    let waits: Vec<_> = (0..20).map(|hold| dead.begin(&format!("hold 1 {hold} forever"))).collect();
+    until("they wait", || waiters(&mutex) == 20);
+    std::thread::scope(|scope| {
+        let alive = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 21);
+        kill(&dead);
+        // The server sees the end of the connection a moment after the kill.
+        until(
+            "nobody listens there",
+            || matches!(redis.command(&["PUBSUB", "CHANNELS", "ipcmutex:w:*"]), Reply::List(list) if list.len() == 1),
+        );
+        let begun = Instant::now();
+        hold.release().expect("released");
+        let hold = alive.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(2), "20 dead took {:?}", begun.elapsed());
+        assert!(!hold.abandoned(), "they waited, they did not hold");
+        hold.release().expect("released");
+    });
+    drop(waits);
+}
+
+#[test]
+fn a_frozen_waiter_delays_and_does_not_block() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("frozen");
+    let mutex = open(&url);
+    let hold = mutex.acquire().expect("acquired");
+    let frozen = rust();
+    frozen.open(1, &url).ok();
+    let waits = frozen.begin("hold 1 1 forever");
+    until("it waits", || waiters(&mutex) == 1);
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 2);
+        signal(&frozen, rustix::process::Signal::STOP);
+        let begun = Instant::now();
+        hold.release().expect("released");
+        let hold = next.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+        assert!(!hold.abandoned(), "a grant that was not taken up was no hold");
+        signal(&frozen, rustix::process::Signal::CONT);
+        // Thawed, it finds its claim lapsed and waits on.
+        until("it waits again", || waiters(&mutex) == 1);
+        hold.release().expect("released");
+        waits.reply().ok();
+    });
+}
+
+#[test]
+fn a_normal_exit_releases() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("exit");
+    let agent = rust();
+    for (lock, id) in [(1, "exit"), (2, "exit-2")] {
+        agent.open(lock, &redis.url(id)).ok();
+        agent.call(&format!("hold {lock} {lock} forever")).ok();
+    }
+    let mutex = open(&url);
+    assert!(mutex.try_acquire().expect("no error").is_none());
+    let begun = Instant::now();
+    assert_eq!(agent.leave(), 0);
+    let hold = mutex.try_acquire().expect("no error").expect("released at the exit");
+    assert!(!hold.abandoned());
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    hold.release().expect("released");
+    // A server that does not answer does not keep a program from ending.
+    let agent = rust();
+    agent.open(1, &url).ok();
+    agent.call("hold 1 1 forever").ok();
+    redis.freeze();
+    let begun = Instant::now();
+    assert_eq!(agent.leave(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    redis.thaw();
+}
+
+#[test]
+fn a_hold_without_renewal_ends_with_its_lease_unless_it_is_extended() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("once?ttl=500ms&renew=off"));
+    let hold = mutex.acquire().expect("acquired");
+    let told = listen(&hold);
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(250));
+        hold.extend(None).expect("extended");
+    }
+    hold.extend(Some(Duration::from_secs(2))).expect("extended");
+    let left = hold.valid_for().expect("a lease");
+    assert!(left > Duration::from_millis(1500) && left < Duration::from_millis(1980), "{left:?}");
+    assert_eq!(kind_of(hold.extend(Some(Duration::from_millis(1)))), ErrorKind::Invalid);
+    assert_eq!(kind_of(hold.extend(Some(Duration::from_secs(90_000)))), ErrorKind::Invalid);
+    hold.extend(Some(Duration::from_millis(300))).expect("extended");
+    told_of_loss(hold, &told);
+    // An extension for longer is kept up by the renewals.
+    let mutex = open(&redis.url("long?ttl=300ms"));
+    let hold = mutex.acquire().expect("acquired");
+    hold.extend(Some(Duration::from_secs(60))).expect("extended");
+    std::thread::sleep(Duration::from_millis(400));
+    assert!(redis.command(&["PTTL", "ipcmutex:long"]).number() > 50_000);
+    hold.release().expect("released");
+}
+
+#[test]
+fn an_idle_process_has_no_thread_of_the_library() {
+    needs_redis!();
+    let redis = Redis::start();
+    let agent = rust();
+    agent.open(1, &redis.url("idle")).ok();
+    let threads = || agent.threads().1.iter().any(|name| name.starts_with("ipcmutex"));
+    assert!(!threads(), "opening starts none");
+    agent.call("hold 1 1 forever").ok();
+    until("a hold is renewed by one", threads);
+    agent.call("end 1").ok();
+    until("it has gone", || !threads());
+    agent.call("hold 1 1 forever").ok();
+    agent.call("end 1").ok();
+}
+
+#[test]
+fn k5_a_forked_child_touches_nothing_of_its_parents() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("fork?ttl=1s");
+    let agent = Agent::start(Language::Python);
+    agent.open(1, &url).ok();
+    agent.call("hold 1 1 forever").ok();
+    let reply = agent.call("fork 1 1").ok();
+    assert_eq!(reply.text_of("release"), "FORKED");
+    assert_eq!(reply.text_of("end"), "FORKED");
+    assert_eq!(reply.text_of("try"), "TIMEOUT");
+    // The parent's hold lives on, renewed on its own connections.
+    std::thread::sleep(Duration::from_millis(1500));
+    agent.call("check 1").ok();
+    agent.call("end 1").ok();
+}
+
+#[test]
+fn the_locks_of_a_server_are_listed() {
+    needs_redis!();
+    let redis = Redis::with_password("hunter2-canary");
+    let held = open(&redis.url("team/held?label=nightly"));
+    let hold = held.acquire().expect("acquired");
+    open(&redis.url("free")).acquire().expect("acquired").release().expect("released");
+    let elsewhere = open(&redis.url("x?prefix=other:"));
+    let other = elsewhere.acquire().expect("acquired");
+    let url = ipcmutex::url::LockUrl::parse(&redis.url("")).expect("a URL");
+    let found = ipcmutex::list::on_server(&url).expect("listed");
+    let shown: Vec<(String, State)> =
+        found.iter().map(|one| (one.url.clone(), one.status.as_ref().expect("status").state)).collect();
+    let prefix = format!("rpm+redis://***@{}", redis.address());
+    assert_eq!(shown, [(format!("{prefix}/free"), State::Free), (format!("{prefix}/team/held"), State::Held)]);
+    let owner = found[1].status.as_ref().expect("status").owner.clone().expect("an owner");
+    assert_eq!((owner.pid, owner.label.as_str()), (std::process::id(), "nightly"));
+    hold.release().expect("released");
+    other.release().expect("released");
+}
+
+#[test]
+fn what_is_not_built_says_so() {
+    for url in [
+        "rpm+rediss://localhost/x",
+        "rpm+redis+sentinel://localhost/master/x",
+        "rpm+redis+cluster://localhost/x",
+        "rpm+redlock://a,b,c/x",
+        "rpm+redis://localhost/x?replicas=1",
+    ] {
+        assert_eq!(Mutex::open(url).expect_err("refused").kind(), ErrorKind::Unsupported, "{url}");
+    }
+}
