@@ -1,0 +1,89 @@
+"""What the tests share: names that no other test uses, and children under a watchdog."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+WATCHDOG = 30  # seconds after which a hang of a child is a failure
+
+_count = itertools.count()
+
+
+@pytest.fixture
+def name() -> str:
+    return f"python-test-{os.getpid()}-{next(_count)}"
+
+
+@pytest.fixture(params=["spm", "mpm"])
+def url(request: pytest.FixtureRequest, name: str, tmp_path: Path) -> str:
+    """A lock of each engine that needs no server."""
+    return f"spm:{name}" if request.param == "spm" else f"mpm:{tmp_path / 'lock'}"
+
+
+@pytest.fixture
+def mpm(tmp_path: Path) -> str:
+    return f"mpm:{tmp_path / 'lock'}"
+
+
+class Child:
+    """A Python process that runs a script."""
+
+    def __init__(self, script: str, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def end(self) -> tuple[int, str, str]:
+        """Its exit code, output and errors."""
+        try:
+            out, err = self.process.communicate(timeout=WATCHDOG)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            pytest.fail(f"the child hangs: {out}{err}")
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., Child]]:
+    children: list[Child] = []
+
+    def start(script: str, *args: str) -> Child:
+        children.append(Child(script, *args))
+        return children[-1]
+
+    yield start
+    for one in children:
+        one.process.kill()
+        one.process.wait()
+        for pipe in one.process.stdin, one.process.stdout, one.process.stderr:
+            assert pipe is not None
+            pipe.close()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs coroutine tests, each in a loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    asyncio.run(asyncio.wait_for(pyfuncitem.obj(**arguments), 120))
+    return True

@@ -1,0 +1,280 @@
+"""AsyncMutex: nothing blocks the loop, cancellation leaves the line, a release always completes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import random
+import re
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ipcmutex import (
+    AcquireTimeout,
+    AsyncHold,
+    AsyncMutex,
+    Closed,
+    InvalidArgument,
+    IpcMutexError,
+    LockLost,
+    Mutex,
+    NotOwner,
+)
+
+from .conftest import Child
+
+
+async def lined_up(mutex: AsyncMutex, waiters: int) -> None:
+    while (await mutex.status()).waiters != waiters:
+        await asyncio.sleep(0)
+
+
+async def test_use(url: str) -> None:
+    mutex, other = AsyncMutex(url), AsyncMutex(url)
+    assert await mutex.acquire() is True
+    assert await mutex.locked()
+    assert await other.acquire(False) is False
+    assert await other.acquire(timeout=0.01) is False
+    assert await mutex.release() is None
+    async with mutex as hold:
+        assert isinstance(hold, AsyncHold)
+        assert hold.token == mutex.token
+        hold.check()
+        with pytest.raises(AcquireTimeout):
+            await other.hold(timeout=0)
+    async with other.hold(timeout=1) as hold:
+        assert not hold.abandoned and not hold.lost
+    held = await other.hold()
+    await held.release()
+    with pytest.raises(NotOwner):
+        await held.release()
+    with pytest.raises(NotOwner, match="not acquired"):
+        await mutex.release()
+    held = await other.hold()
+    held.release()  # under way at once
+    assert not await mutex.locked()
+
+    @mutex
+    async def locked() -> bool:
+        return await other.locked()
+
+    assert await locked()
+    await mutex.close()
+    with pytest.raises(Closed, match="not opened"):
+        await mutex.acquire()
+    with pytest.raises(Closed):
+        await mutex.close()
+    await mutex.open()
+    with pytest.raises(InvalidArgument, match="already opened"):
+        await mutex.open()
+    assert await mutex.break_lock() is False
+
+
+async def test_bad_arguments(url: str) -> None:
+    with pytest.raises(InvalidArgument):
+        AsyncMutex("foo:bar")
+    mutex = AsyncMutex(url)
+    for bad in float("nan"), -2, threading.TIMEOUT_MAX * 2:
+        with pytest.raises(InvalidArgument):
+            await mutex.acquire(timeout=bad)
+        with pytest.raises(InvalidArgument):
+            await mutex.hold(timeout=bad)
+    with pytest.raises(InvalidArgument):
+        await mutex.acquire(False, 1)
+
+
+async def test_tasks_are_served_one_after_another(url: str) -> None:
+    mutex = AsyncMutex(url)
+    order: list[int] = []
+    inside = 0
+
+    async def work(turn: int) -> None:
+        nonlocal inside
+        async with mutex:
+            inside += 1
+            assert inside == 1
+            order.append(turn)
+            await asyncio.sleep(0)
+            inside -= 1
+
+    async with mutex:
+        tasks = []
+        for turn in range(10):
+            tasks.append(asyncio.create_task(work(turn)))
+            await lined_up(mutex, turn + 1)
+    await asyncio.gather(*tasks)
+    assert order == list(range(10))
+
+
+async def test_a_thousand_waiters_cost_no_thread_each(url: str) -> None:
+    mutex = AsyncMutex(url)
+    before = threading.active_count()
+    await mutex.acquire()
+    tasks = [asyncio.create_task(mutex.acquire()) for _ in range(1000)]
+    await lined_up(mutex, 1000)
+    assert threading.active_count() == before
+    for task in tasks:
+        await mutex.release()
+        assert await task
+    await mutex.release()
+
+
+async def test_cancelled_acquires_leave_the_line(url: str) -> None:
+    mutex = AsyncMutex(url)
+    async with mutex:
+        for wait in mutex.acquire(), mutex.__aenter__(), mutex.hold().__aenter__():
+            task = asyncio.ensure_future(wait)
+            await lined_up(mutex, 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await mutex.status()).waiters == 0
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(mutex.acquire(), 0.01)
+    assert await mutex.acquire(False)
+    await mutex.release()
+
+
+async def test_cancellations_that_race_with_grants_leave_nothing_held(url: str) -> None:
+    mutex = AsyncMutex(url)
+    granted = cancelled = 0
+    for round in range(2000):
+        await mutex.acquire()
+        task = asyncio.create_task(mutex.acquire())
+        await lined_up(mutex, 1)
+        if round % 4:
+            await mutex.release()
+            for _ in range(random.randrange(4)):
+                await asyncio.sleep(0)
+            if round % 4 == 2:
+                # The grant has come, or is being told.
+                await asyncio.sleep(random.uniform(0, 2e-4))
+            task.cancel()
+        else:
+            task.cancel()
+            await mutex.release()
+        try:
+            await task
+            granted += 1
+            await mutex.release()
+        except asyncio.CancelledError:
+            cancelled += 1
+    assert granted and cancelled
+    assert await mutex.acquire(timeout=10)
+    await mutex.release()
+
+
+async def test_a_cancelled_release_completes(url: str) -> None:
+    mutex = AsyncMutex(url)
+    await mutex.acquire()
+    task = asyncio.ensure_future(mutex.release())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not await mutex.locked()
+
+
+async def test_the_loop_runs_while_a_thread_holds(url: str) -> None:
+    mutex, other = AsyncMutex(url), Mutex(url)
+    other.acquire()
+    ticks = 0
+    task = asyncio.create_task(mutex.acquire())
+    while (await mutex.status()).waiters == 0:
+        await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+        ticks += 1
+    assert not task.done()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(other.release).result()
+    assert await asyncio.wait_for(task, 10)
+    await mutex.release()
+
+
+async def test_loss(url: str) -> None:
+    mutex = AsyncMutex(url)
+    hold = await mutex.hold()
+    told: asyncio.Future[IpcMutexError] = asyncio.get_running_loop().create_future()
+    hold.on_lost(told.set_result)
+    assert await mutex.break_lock()
+    assert isinstance(await asyncio.wait_for(told, 10), LockLost)
+    assert hold.lost
+    with pytest.raises(LockLost):
+        await hold.release()
+    with pytest.raises(LockLost):
+        async with mutex:
+            await mutex.break_lock()
+    with pytest.raises(KeyError) as raised:
+        async with mutex:
+            await mutex.break_lock()
+            raise KeyError("body")
+    assert raised.value.__notes__
+
+
+async def test_close_ends_waits(url: str) -> None:
+    mutex, holder = AsyncMutex(url), AsyncMutex(url)
+    async with holder:
+        task = asyncio.create_task(mutex.acquire())
+        await lined_up(holder, 1)
+        await mutex.close()
+        with pytest.raises(Closed):
+            await task
+
+
+async def test_looks(url: str) -> None:
+    mutex = AsyncMutex(url)
+    assert re.fullmatch(r"<unlocked ipcmutex\.AsyncMutex object at 0x[0-9a-f]+>", repr(mutex))
+    async with mutex as hold:
+        assert repr(mutex).startswith("<locked ipcmutex.AsyncMutex")
+        assert repr(hold).startswith("<held ipcmutex.AsyncHold of")
+    assert type(pickle.loads(pickle.dumps(mutex))) is AsyncMutex
+    assert weakref.ref(mutex)() is mutex
+    assert mutex.url == url
+
+
+async def test_what_is_collected_is_released_with_a_warning(url: str) -> None:
+    mutex = AsyncMutex(url)
+    hold = await mutex.hold()
+    with pytest.warns(ResourceWarning, match="unreleased hold"):
+        del hold
+        gc.collect()
+    assert not await mutex.locked()
+
+
+def test_a_loop_that_ends_with_waiters_leaves_nothing_held(url: str, child: Callable[..., Child]) -> None:
+    code, out, err = child(
+        """
+        import asyncio, sys
+        from ipcmutex import AsyncMutex, Mutex
+        url = sys.argv[1]
+        holder = Mutex(url)
+        holder.acquire()
+        mutex = AsyncMutex(url)
+        async def main():
+            tasks = [asyncio.create_task(mutex.acquire()) for _ in range(5)]
+            while holder.status().waiters < 5:
+                await asyncio.sleep(0)
+            # run() cancels them.
+        asyncio.run(main())
+        assert holder.status().waiters == 0
+        async def abandon():
+            asyncio.get_running_loop().create_task(mutex.acquire())
+            while holder.status().waiters < 1:
+                await asyncio.sleep(0)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(abandon())
+        loop._ready.clear()
+        loop.close()  # with the task pending: its grant finds a closed loop
+        holder.release()
+        assert Mutex(url).acquire(timeout=10) or sys.exit("leaked")
+        import os
+        os._exit(0)
+        """,
+        url,
+    ).end()
+    assert code == 0, out + err

@@ -1,0 +1,224 @@
+"""Fork, multiprocessing, and the ways a process ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ipcmutex import Mutex
+
+from .conftest import Child
+
+Start = Callable[..., Child]
+
+
+def test_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(url: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import gc, os, sys
+        from ipcmutex import Forked, Mutex
+        url = sys.argv[1]
+        mutex = Mutex(url)
+        hold = mutex.hold()
+        token = hold.token
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                for call in hold.check, hold.release, mutex.release:
+                    try:
+                        call()
+                    except Forked:
+                        pass
+                    else:
+                        raise AssertionError(call)
+                assert repr(mutex).startswith("<unlocked")
+                if url.startswith("mpm"):
+                    assert not mutex.acquire(timeout=0.05)
+                else:  # an in-process lock is another process's own
+                    assert mutex.acquire(False)
+                    mutex.release()
+                del hold  # without a warning, which would be an error here
+                gc.collect()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        hold.check()
+        assert hold.token == token
+        hold.release()
+        """,
+        url,
+    ).end()
+    assert code == 0, out + err
+
+
+def test_forks_while_threads_wait(mpm: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import os, sys, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        from ipcmutex import Mutex
+        url = sys.argv[1]
+        mutex = Mutex(url)
+        stop = False
+        def work():
+            while not stop:
+                with Mutex(url):
+                    pass
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for _ in range(50):
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    with mutex:
+                        status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        stop = True
+        for thread in threads:
+            thread.join()
+        """,
+        mpm,
+    ).end()
+    assert code == 0, out + err
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing(mpm: str, tmp_path_factory: pytest.TempPathFactory, child: Start, method: str) -> None:
+    script = tmp_path_factory.mktemp("mp") / "main.py"
+    script.write_text(
+        """
+import multiprocessing, sys
+from ipcmutex import Mutex
+
+def work(mutex, path):
+    for _ in range(100):
+        with mutex:
+            with open(path, "r+") as file:
+                count = int(file.read())
+                file.seek(0)
+                file.write(str(count + 1))
+
+if __name__ == "__main__":
+    url, path, method = sys.argv[1:]
+    context = multiprocessing.get_context(method)
+    with open(path, "w") as file:
+        file.write("0")
+    mutex = Mutex(url)
+    workers = [context.Process(target=work, args=(mutex, path)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0, worker.exitcode
+    with open(path) as file:
+        print(file.read())
+"""
+    )
+    runner = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    if method != "fork":
+        # The children import the main module by its path.
+        runner = "import subprocess, sys; sys.exit(subprocess.run([sys.executable, *sys.argv[1:]]).returncode)"
+    code, out, err = child(runner, str(script), mpm, str(script.with_suffix(".txt")), method).end()
+    assert (code, out.strip()) == (0, "400"), err
+
+
+ENDS = {
+    "the end of the script": ("", 0),
+    "sys.exit": ("sys.exit(3)", 3),
+    "an exception": ("raise RuntimeError('out')", 1),
+    "os._exit": ("os._exit(4)", 4),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_exit_while_holding_frees_the_lock(url: str, child: Start, end: str) -> None:
+    statement, status = ENDS[end]
+    code, out, err = child(
+        f"""
+        import os, sys, warnings
+        warnings.simplefilter("ignore", ResourceWarning)
+        from ipcmutex import Mutex
+        mutex = Mutex(sys.argv[1])
+        hold = mutex.hold()
+        {statement}
+        """,
+        url,
+    ).end()
+    assert code == status, out + err
+    assert "FATAL" not in err and "Fatal" not in err
+    with Mutex(url).hold(timeout=10):
+        pass
+
+
+def test_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start) -> None:
+    for _ in range(10):
+        since = time.monotonic()
+        ending = child(
+            """
+            import sys, threading, time, warnings
+            warnings.simplefilter("ignore", ResourceWarning)
+            from ipcmutex import Mutex
+            url = sys.argv[1]
+            mutex = Mutex(url)
+            mutex.acquire()
+            def wait():
+                while True:
+                    Mutex(url).acquire(timeout=0.01)
+            for _ in range(4):
+                threading.Thread(target=wait, daemon=True).start()
+                threading.Thread(target=Mutex(url).acquire, daemon=True).start()
+            while mutex.status().waiters < 4:
+                time.sleep(0.001)
+            """,
+            url,
+        )
+        code, out, err = ending.end()
+        assert (code, err) == (0, ""), out
+        assert time.monotonic() - since < 10
+
+
+def test_a_killed_holder_is_told_to_the_next(mpm: str, child: Start) -> None:
+    holder = child(
+        """
+        import sys, time
+        from ipcmutex import Mutex
+        mutex = Mutex(sys.argv[1])
+        mutex.acquire()
+        print("held", flush=True)
+        time.sleep(60)
+        """,
+        mpm,
+    )
+    assert holder.line() == "held"
+    mutex = Mutex(mpm)
+    assert not mutex.acquire(False)
+    holder.process.send_signal(signal.SIGKILL)
+    with mutex as hold:
+        assert hold.abandoned
+
+
+def test_an_import_starts_no_thread_and_changes_no_handler(child: Start) -> None:
+    code, out, err = child(
+        """
+        import os, signal, sys, threading
+        before = [signal.getsignal(number) for number in range(1, signal.NSIG)]
+        hooks = sys.excepthook, sys.unraisablehook, threading.excepthook
+        import ipcmutex
+        mutex = ipcmutex.Mutex("spm:x")
+        with mutex:
+            pass
+        assert len(os.listdir("/proc/self/task")) == 1
+        assert before == [signal.getsignal(number) for number in range(1, signal.NSIG)]
+        assert hooks == (sys.excepthook, sys.unraisablehook, threading.excepthook)
+        """
+    ).end()
+    assert code == 0, out + err

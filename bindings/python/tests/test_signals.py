@@ -1,0 +1,133 @@
+"""Signals: a handler that raises ends a wait and nothing stays held; any other handler changes nothing."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from ipcmutex import Mutex
+
+from .conftest import Child
+
+Start = Callable[..., Child]
+
+
+@pytest.mark.parametrize("call", ["mutex.acquire()", "mutex.hold()", "mutex.acquire(timeout=60)", "mutex.__enter__()"])
+def test_ctrl_c_ends_a_wait_and_leaves_the_line(mpm: str, child: Start, call: str) -> None:
+    mutex = Mutex(mpm)
+    with mutex:
+        waiter = child(
+            f"""
+            import sys
+            from ipcmutex import Mutex
+            mutex = Mutex(sys.argv[1])
+            try:
+                {call}
+            except KeyboardInterrupt:
+                print("interrupted")
+            print(mutex.status().waiters)
+            """,
+            mpm,
+        )
+        while mutex.status().waiters == 0:
+            time.sleep(0.001)
+        waiter.process.send_signal(signal.SIGINT)
+        code, out, err = waiter.end()
+    assert (code, out.split()) == (0, ["interrupted", "0"]), err
+
+
+def test_a_handler_that_does_not_raise_runs_and_the_deadline_stays(url: str, child: Start) -> None:
+    waiter = child(
+        """
+        import signal, sys, time
+        from ipcmutex import Mutex
+        url = sys.argv[1]
+        rings = []
+        signal.signal(signal.SIGALRM, lambda *_: rings.append(time.monotonic()))
+        holder, mutex = Mutex(url), Mutex(url)
+        holder.acquire()
+        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+        since = time.monotonic()
+        assert mutex.acquire(timeout=1.0) is False
+        took = time.monotonic() - since
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(len(rings), took)
+        # They ran during the wait, not after it.
+        assert len([ring for ring in rings if ring < since + took]) >= 3
+        assert took >= 1.0
+        holder.release()
+        """,
+        url,
+    )
+    code, out, err = waiter.end()
+    assert code == 0, out + err
+
+
+def test_signals_at_any_moment_leave_nothing_held(url: str, child: Start) -> None:
+    """The handler raises before, while and after the grant; whoever gets the exception does not hold the lock."""
+    racer = child(
+        """
+        import random, signal, sys, threading, time
+        from ipcmutex import Mutex
+        url = sys.argv[1]
+        class Ring(Exception): pass
+        def ring(*_): raise Ring
+        signal.signal(signal.SIGALRM, ring)
+        mutex, other = Mutex(url), Mutex(url)
+        stop = False
+        def compete():
+            while not stop:
+                with other:
+                    time.sleep(0.0002)
+                time.sleep(0.0001)
+        thread = threading.Thread(target=compete)
+        thread.start()
+        rung = 0
+        for _ in range(2000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-3))
+                with mutex:
+                    pass
+                while True:
+                    time.sleep(0.001)
+            except Ring:
+                rung += 1
+            assert repr(mutex).startswith("<unlocked"), mutex
+        stop = True
+        thread.join()
+        assert mutex.acquire(timeout=10)
+        mutex.release()
+        print(rung)
+        """,
+        url,
+    )
+    code, out, err = racer.end()
+    assert (code, out.strip()) == (0, "2000"), err
+
+
+def test_a_thread_that_waits_does_not_mind_signals(url: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import signal, sys, threading, time
+        from ipcmutex import Mutex
+        url = sys.argv[1]
+        holder, mutex = Mutex(url), Mutex(url)
+        holder.acquire()
+        thread = threading.Thread(target=mutex.acquire)
+        thread.start()
+        while holder.status().waiters == 0:
+            time.sleep(0.001)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            print("interrupted", holder.status().waiters)
+        holder.release()
+        thread.join()
+        mutex.release()
+        """,
+        url,
+    ).end()
+    assert (code, out.strip()) == (0, "interrupted 1"), err
