@@ -202,6 +202,13 @@ impl LockUrl {
         self.label.as_deref()
     }
 
+    /// With this label, unless the URL gives one. What is shown of the URL stays.
+    #[must_use]
+    pub fn or_label(mut self, label: impl Into<String>) -> LockUrl {
+        self.label.get_or_insert_with(|| label.into());
+        self
+    }
+
     /// The URL with the secret hidden.
     pub fn redacted(&self) -> &Arc<str> {
         &self.redacted
@@ -630,6 +637,13 @@ mod tests {
         ] {
             assert_eq!(place(text), FilePlace::Path(path.into()), "{text}");
         }
+    }
+
+    #[test]
+    fn a_label_of_the_url_wins() {
+        let label = |text: &str| LockUrl::parse(text).unwrap().or_label("mine");
+        assert_eq!((label("spm:a").label(), label("spm:a?label=x").label()), (Some("mine"), Some("x")));
+        assert_eq!(label("spm:a").to_string(), "spm:a");
     }
 
     #[test]

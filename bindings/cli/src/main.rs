@@ -1,2 +1,54 @@
-//! The `ipcmutex` command.
-fn main() {}
+//! The `ipcmutex` command: `args` is what can be said, `lock` what LOCK means, `run` and `show` do it.
+
+mod args;
+mod exec;
+mod lock;
+mod run;
+mod show;
+mod signals;
+
+use std::fmt::Display;
+
+use clap::Parser;
+use ipcmutex::{Error, ErrorKind};
+
+use args::{Args, Command};
+
+/// A usage error, as sysexits.h has it.
+const USAGE: i32 = ErrorKind::Invalid.exit_code();
+
+fn main() {
+    if let Some(code) = exec::asked_for() {
+        std::process::exit(code);
+    }
+    let args = Args::try_parse().unwrap_or_else(|error| std::process::exit(explain(&error)));
+    let done = match args.command {
+        Command::Run(run) => run::run(run),
+        Command::Wait(wait) => run::wait(wait),
+        Command::Status(status) => show::status(&status),
+        Command::Ps(ps) => show::ps(&ps),
+        Command::Break(lock) => show::break_lock(&lock.lock),
+    };
+    std::process::exit(done.unwrap_or_else(|error| fail(&error)));
+}
+
+/// Help and version are answers; everything else is a usage error, and reads like our other errors.
+fn explain(error: &clap::Error) -> i32 {
+    if !error.use_stderr() {
+        return show::print(&error.to_string()).unwrap_or_else(|error| fail(&error));
+    }
+    let text = error.to_string();
+    say(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+    USAGE
+}
+
+fn fail(error: &Error) -> i32 {
+    say(error);
+    error.kind().exit_code()
+}
+
+/// To the person in front: one line on stderr. If even that cannot be written, the exit code has to do.
+fn say(text: impl Display) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "ipcmutex: {text}");
+}

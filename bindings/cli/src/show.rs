@@ -1,0 +1,174 @@
+//! `status`, `ps` and `break`.
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::time::Duration;
+
+use ipcmutex::list::{self, Listed};
+use ipcmutex::url::LockUrl;
+use ipcmutex::{Error, ErrorKind, Mutex, Result};
+use serde_json::{Value, json};
+
+use crate::args;
+use crate::{lock, say};
+
+pub(crate) fn status(args: &args::Status) -> Result<i32> {
+    let mutex = Mutex::open_url(lock::parse(&args.lock, None)?)?;
+    let found = Listed { url: mutex.url().to_string(), status: Ok(mutex.status()?) };
+    print(&if args.json { format!("{}\n", as_json(&found)) } else { table(&[found]) })
+}
+
+pub(crate) fn ps(args: &args::Ps) -> Result<i32> {
+    let mut found = list::local()?;
+    for url in &args.url {
+        found.extend(list::on_server(&LockUrl::parse(url)?)?);
+    }
+    print(&if args.json { format!("{}\n", Value::Array(found.iter().map(as_json).collect())) } else { table(&found) })
+}
+
+pub(crate) fn break_lock(lock: &OsStr) -> Result<i32> {
+    let mutex = Mutex::open_url(lock::parse(lock, None)?)?;
+    if !mutex.break_lock()? {
+        say(format_args!("nobody held {}", mutex.url()));
+    }
+    Ok(0)
+}
+
+/// To stdout, and that is heard of.
+pub(crate) fn print(text: &str) -> Result<i32> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map(|()| 0)
+        .map_err(|error| Error::new(ErrorKind::Io, "print", format!("stdout: {error}")).with_source(error))
+}
+
+/// A lock with the names that every language gives its status.
+fn as_json(found: &Listed) -> Value {
+    match &found.status {
+        Ok(status) => {
+            let owner = status.owner.as_ref();
+            json!({
+                "lock": found.url,
+                "state": status.state.name(),
+                // A decimal string: it may be larger than what a JSON reader's numbers hold.
+                "token": status.token.to_string(),
+                "waiters": status.waiters,
+                "owner_pid": owner.map(|owner| owner.pid),
+                "owner_host": owner.map(|owner| &owner.host),
+                "owner_label": owner.map(|owner| &owner.label),
+                "held_ms": status.held.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX)),
+            })
+        }
+        Err(error) => json!({"lock": found.url, "error": error.kind().name(), "message": error.to_string()}),
+    }
+}
+
+const COLUMNS: [&str; 6] = ["STATE", "OWNER", "SINCE", "WAITERS", "TOKEN", "LOCK"];
+
+fn table(found: &[Listed]) -> String {
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(found.iter().map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; COLUMNS.len()] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn row(found: &Listed) -> [String; COLUMNS.len()] {
+    let none = || "-".to_owned();
+    match &found.status {
+        Ok(status) => [
+            status.state.name().to_owned(),
+            status.owner.as_ref().map_or_else(none, |owner| {
+                format!("{} (pid {} on {})", printable(&owner.label), owner.pid, printable(&owner.host))
+            }),
+            status.held.map_or_else(none, age),
+            status.waiters.to_string(),
+            status.token.to_string(),
+            printable(&found.url),
+        ],
+        Err(error) => {
+            [error.kind().name().to_owned(), printable(error.message()), none(), none(), none(), printable(&found.url)]
+        }
+    }
+}
+
+/// Others wrote it, and a terminal obeys what it is shown.
+fn printable(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}
+
+/// The two largest units, as `ps` and `uptime` round.
+fn age(held: Duration) -> String {
+    let seconds = held.as_secs();
+    match seconds {
+        0..60 => format!("{:.1}s", held.as_secs_f64()),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipcmutex::{Owner, State, Status};
+
+    fn held(url: &str, label: &str, seconds: u64) -> Listed {
+        let owner = Owner { host: "db1".into(), pid: 4711, label: label.into() };
+        let held = Some(Duration::from_secs(seconds));
+        let status = Status { state: State::Held, token: u64::MAX, waiters: 3, owner: Some(owner), held };
+        Listed { url: url.into(), status: Ok(status) }
+    }
+
+    #[test]
+    fn a_table_is_read_at_a_glance() {
+        let free = Status { state: State::Free, token: 7, waiters: 0, owner: None, held: None };
+        let unreadable = Error::new(ErrorKind::Protocol, "status", "another version");
+        let found = [
+            held("mpm:nightly", "backup", 3725),
+            Listed { url: "mpm:b".into(), status: Ok(free) },
+            Listed { url: "mpm:c".into(), status: Err(unreadable) },
+        ];
+        let expected = "\
+STATE     OWNER                      SINCE  WAITERS  TOKEN                 LOCK
+held      backup (pid 4711 on db1)   1h02m  3        18446744073709551615  mpm:nightly
+free      -                          -      0        7                     mpm:b
+PROTOCOL  another version            -      -        -                     mpm:c
+";
+        let squeezed = |text: &str| {
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(squeezed(&table(&found)), squeezed(expected));
+        let text = table(&found);
+        let starts: Vec<_> = text.lines().map(|line| line.find("mpm:").or(line.find("LOCK"))).collect();
+        assert!(starts.windows(2).all(|pair| pair[0] == pair[1]), "aligned:\n{text}");
+    }
+
+    #[test]
+    fn what_others_wrote_is_escaped() {
+        let text = table(&[held("mpm:x", "\u{1b}[2J\nheld", 1)]);
+        assert!(text.contains("\\u{1b}[2J\\nheld") && text.lines().count() == 2, "{text}");
+    }
+
+    #[test]
+    fn json_has_the_names_of_the_api() {
+        let value = as_json(&held("mpm:x", "a", 2));
+        assert_eq!(
+            value.to_string(),
+            r#"{"held_ms":2000,"lock":"mpm:x","owner_host":"db1","owner_label":"a","owner_pid":4711,"state":"held","token":"18446744073709551615","waiters":3}"#
+        );
+    }
+
+    #[test]
+    fn ages() {
+        let shown: Vec<_> = [0, 59, 61, 3_600, 90_061].map(Duration::from_secs).map(age).into();
+        assert_eq!(shown, ["0.0s", "59.0s", "1m01s", "1h00m", "1d01h"]);
+    }
+}

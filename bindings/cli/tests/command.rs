@@ -1,0 +1,447 @@
+//! The command as a user meets it: what it prints, how it ends, and what its child finds.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What ends a test that hangs.
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// A directory of locks of its own.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Place {
+        Place(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ipcmutex"));
+        command.args(args).env("IPCMUTEX_DIR", self.path().join("locks")).current_dir(self.path());
+        std::fs::create_dir_all(self.path().join("locks")).unwrap();
+        std::fs::set_permissions(self.path().join("locks"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .unwrap();
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let child =
+            self.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || tell.send(child.wait_with_output()));
+        told.recv_timeout(WATCHDOG).unwrap_or_else(|_| panic!("{args:?} hangs")).unwrap()
+    }
+
+    /// The exit code, and what was said on stderr.
+    fn code(&self, args: &[&str]) -> (Option<i32>, String) {
+        let out = self.run(args);
+        (out.status.code(), String::from_utf8(out.stderr).unwrap())
+    }
+
+    /// A command that says "in" and then waits until its stdin is closed, or a line comes.
+    fn start(&self, args: &[&str], script: &str) -> Running {
+        let mut all = args.to_vec();
+        all.extend(["sh", "-c", script]);
+        let mut child =
+            self.command(&all).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().unwrap();
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+        });
+        Running { child, stdin, lines }
+    }
+
+    /// A lock that is held until what this gives is ended.
+    fn held(&self, lock: &str) -> Running {
+        let running = self.start(&["run", lock], "echo in; read line");
+        running.says("in");
+        running
+    }
+}
+
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn line(&self) -> String {
+        self.lines.recv_timeout(WATCHDOG).expect("the command says something")
+    }
+
+    fn says(&self, line: &str) {
+        assert_eq!(self.line(), line);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn end(&mut self) -> (ExitStatus, String) {
+        drop(self.stdin.take());
+        let start = Instant::now();
+        let status = loop {
+            match self.child.try_wait().unwrap() {
+                Some(status) => break status,
+                None if start.elapsed() > WATCHDOG => panic!("it does not end"),
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+        };
+        let mut text = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        (status, text)
+    }
+
+    /// The end of `run` itself, while the command's stdin stays open: nothing but us ends it.
+    fn end_keeping_stdin(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A test that failed leaves nothing running; killing `run` kills its command.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `is_so`, for what has no handshake.
+fn until(what: &str, is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < WATCHDOG, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn status(place: &Place, lock: &str) -> Value {
+    let out = place.run(&["status", "--json", lock]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// After a change of the help: `IPCMUTEX_BLESS=1 cargo test -p ipcmutex-cli`.
+#[test]
+fn the_help_is_as_pinned_and_fits_a_screen() {
+    let place = Place::new();
+    let mut all = String::new();
+    for args in [
+        &["--help"][..],
+        &["run", "--help"],
+        &["status", "--help"],
+        &["ps", "--help"],
+        &["wait", "--help"],
+        &["break", "--help"],
+    ] {
+        let out = place.run(args);
+        assert_eq!((out.status.code(), &*out.stderr), (Some(0), &b""[..]));
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(text.lines().count() <= 24, "{args:?} is longer than a screen:\n{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{args:?} is wider than a screen:\n{text}");
+        all.push_str(&format!("$ ipcmutex {}\n{text}\n", args.join(" ")));
+    }
+    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/help.txt");
+    if std::env::var_os("IPCMUTEX_BLESS").is_some() {
+        std::fs::write(&pinned, &all).unwrap();
+    }
+    assert_eq!(all, std::fs::read_to_string(pinned).unwrap());
+}
+
+#[test]
+fn the_commands_own_end_is_the_end() {
+    let place = Place::new();
+    for (command, code) in [
+        (&["true"][..], 0),
+        (&["--", "false"], 1),
+        (&["sh", "-c", "exit 77"], 77),
+        (&["sh", "-c", "kill -KILL $$"], 137),
+        (&["sh", "-c", "kill -TERM $$"], 143),
+    ] {
+        let out = place.run(&[&["run", "jobs"], command].concat());
+        assert_eq!((out.status.code(), &*out.stderr), (Some(code), &b""[..]), "{command:?}");
+    }
+    std::fs::write(place.path().join("plain"), "text").unwrap();
+    assert_eq!(place.code(&["run", "jobs", "./plain"]).0, Some(126));
+    let (code, text) = place.code(&["run", "jobs", "no-such-command"]);
+    assert_eq!((code, text.starts_with("ipcmutex: no-such-command: ")), (Some(127), true), "{text}");
+    assert_eq!(place.code(&["run", "jobs", "no/such/command"]).0, Some(127));
+    assert_eq!(status(&place, "jobs")["state"], "free");
+}
+
+#[test]
+fn arguments_reach_the_command_as_they_are() {
+    let place = Place::new();
+    let out = place.run(&["run", "jobs", "printf", "%s|", "-n", "--", "--help", "", "a b"]);
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "-n|--|--help||a b|");
+}
+
+#[test]
+fn usage_is_64() {
+    let place = Place::new();
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["run"],
+        &["run", "jobs"],
+        &["run", "-n", "-w", "1", "jobs", "true"],
+        &["run", "-w", "-1", "jobs", "true"],
+        &["run", "-w", "NaN", "jobs", "true"],
+        &["run", "-w", "inf", "jobs", "true"],
+        &["run", "-w", "x", "jobs", "true"],
+        &["run", "-E", "256", "jobs", "true"],
+        &["run", "--ttl", "3", "jobs", "true"], // no lease on a host
+        &["run", "no-such-scheme:x", "true"],
+        &["run", "a b", "true"],
+        &["run", "..", "true"],
+        &["status", "jobs", "more"],
+        &["ps", "--url", "mpm:jobs"],
+        &["__exec"],
+    ] {
+        let (code, text) = place.code(args);
+        assert_eq!(code, Some(64), "{args:?}: {text}");
+        assert!(text.starts_with("ipcmutex: ") || args.is_empty(), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_lock_that_cannot_be_opened_is_66() {
+    let place = Place::new();
+    let (code, text) = place.code(&["run", "./no/such/folder/lock", "true"]);
+    assert_eq!(code, Some(66), "{text}");
+    assert!(text.starts_with("ipcmutex: open mpm:./no/such/folder/lock: ") && text.contains("create"), "{text}");
+    std::fs::create_dir(place.path().join("folder")).unwrap();
+    assert_eq!(place.code(&["run", "./folder", "true"]).0, Some(66));
+}
+
+#[test]
+#[cfg(feature = "redis")]
+fn a_server_that_cannot_be_reached_is_69() {
+    let place = Place::new();
+    let (code, text) = place.code(&["run", "rpm+redis://u:canary@127.0.0.1:1/x", "true"]);
+    assert_eq!(code, Some(69), "{text}");
+    assert!(!text.contains("canary"), "{text}");
+}
+
+#[test]
+fn who_finds_it_held_is_told_by_whom() {
+    let place = Place::new();
+    let mut holder = place.held("jobs");
+    for (args, code) in [
+        (&["run", "-n", "jobs", "true"][..], 1),
+        (&["run", "-n", "-E", "9", "jobs", "true"], 9),
+        (&["run", "-w", "0.05", "jobs", "true"], 1),
+        (&["run", "-w", "0", "-E", "0", "jobs", "true"], 0),
+        (&["wait", "-n", "jobs"], 1),
+        (&["wait", "-w", "0.05", "-E", "200", "jobs"], 200),
+    ] {
+        let (got, text) = place.code(args);
+        assert_eq!(got, Some(code), "{args:?}: {text}");
+        assert!(text.contains("mpm:jobs") && text.contains(&format!("held by pid {}", holder.child.id())), "{text}");
+        assert!(text.contains("(sh)"), "the label is the command's name: {text}");
+    }
+    assert_eq!(place.code(&["run", "-n", "other", "true"]).0, Some(0));
+    assert_eq!(holder.end().0.code(), Some(1), "read finds the end of its input");
+    assert_eq!(place.code(&["run", "-n", "jobs", "true"]).0, Some(0));
+    assert_eq!(place.code(&["wait", "-n", "jobs"]).0, Some(0));
+}
+
+#[test]
+fn waiters_get_it_when_it_is_released() {
+    let place = Place::new();
+    let mut holder = place.held("jobs");
+    let waiter = place.start(&["run", "jobs"], "echo in");
+    let mut watcher = place.command(&["wait", "jobs"]).spawn().unwrap();
+    until("two stand in line", || status(&place, "jobs")["waiters"] == 2);
+    holder.end();
+    waiter.says("in");
+    assert!(watcher.wait().unwrap().success());
+}
+
+#[test]
+fn the_command_finds_lock_token_and_its_own_descriptors_only() {
+    let place = Place::new();
+    let script = "echo $IPCMUTEX_LOCK; echo $IPCMUTEX_TOKEN; ls /proc/self/fd | tr '\\n' ' '; grep SigIgn /proc/self/status; grep SigBlk /proc/self/status";
+    let direct = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap();
+    let out = place.run(&["run", "./a lock", "sh", "-c", script]);
+    let text = String::from_utf8(out.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "mpm:./a%20lock");
+    let token: u64 = lines[1].parse().unwrap();
+    let direct = String::from_utf8(direct.stdout).unwrap();
+    assert_eq!(lines[2..], direct.lines().collect::<Vec<_>>()[2..], "descriptors and signals are as without us");
+    let again = place.run(&["run", "./a lock", "sh", "-c", "echo $IPCMUTEX_TOKEN"]);
+    assert!(String::from_utf8(again.stdout).unwrap().trim().parse::<u64>().unwrap() > token);
+    assert!(place.path().join("a lock").exists(), "a path is taken literally");
+}
+
+#[test]
+fn input_and_output_are_the_commands() {
+    let place = Place::new();
+    let mut command = place.command(&["run", "jobs", "cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"through").unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"through");
+}
+
+#[test]
+fn signals_are_passed_on_once_each() {
+    let place = Place::new();
+    for (signal, name) in [
+        (Signal::INT, "INT"),
+        (Signal::TERM, "TERM"),
+        (Signal::HUP, "HUP"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+    ] {
+        let script = format!("trap 'echo got {name}' {name}; echo in; while read line; do echo $line; done; exit 5");
+        let mut running = place.start(&["run", "jobs"], &script);
+        running.says("in");
+        running.signal(signal);
+        running.says(&format!("got {name}"));
+        // dash ends `read` when a signal comes; bash goes on. Either way the command decides how it ends.
+        assert_eq!(running.end().0.code(), Some(5), "{name}");
+    }
+    let mut running = place.held("jobs");
+    running.signal(Signal::TERM);
+    assert_eq!(running.end_keeping_stdin().code(), Some(143), "a command without a handler ends by the signal");
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_the_lock() {
+    let place = Place::new();
+    let mut holder = place.held("jobs");
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        for args in [&["run", "jobs"][..], &["wait", "jobs"]] {
+            let mut command = place.command(args);
+            if args[0] == "run" {
+                command.arg("true");
+            }
+            let mut waiter = command.spawn().unwrap();
+            until("it waits", || status(&place, "jobs")["waiters"] == 1);
+            kill_process(Pid::from_child(&waiter), signal).unwrap();
+            assert_eq!(waiter.wait().unwrap().code(), Some(code), "{args:?}");
+            assert_eq!(status(&place, "jobs")["waiters"], 0);
+        }
+    }
+    holder.end();
+}
+
+#[test]
+fn what_nohup_ignores_stays_ignored() {
+    let place = Place::new();
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_ipcmutex"), "run", "jobs"])
+        .args(["sh", "-c", "kill -HUP $$ $PPID; echo survived"])
+        .env("IPCMUTEX_DIR", place.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut text = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!((child.wait().unwrap().code(), &*text), (Some(0), "survived\n"));
+}
+
+#[test]
+fn a_parent_that_ignores_its_children_still_hears_the_exit_code() {
+    let place = Place::new();
+    let status = Command::new("sh")
+        .args(["-c", "trap '' CHLD; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_ipcmutex"), "run", "jobs"])
+        .args(["sh", "-c", "exit 6"])
+        .env("IPCMUTEX_DIR", place.path())
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(6));
+}
+
+#[test]
+fn killed_it_takes_the_command_along() {
+    let place = Place::new();
+    let mut running = place.start(&["run", "jobs"], "trap '' TERM INT HUP; echo $$; read line");
+    let command = Pid::from_raw(running.line().parse().unwrap()).unwrap();
+    running.signal(Signal::KILL);
+    assert_eq!(running.end_keeping_stdin().signal(), Some(9));
+    until("the command is dead", || is_dead(command));
+    assert_eq!(place.code(&["run", "-w", "30", "jobs", "true"]), (Some(0), String::new()));
+}
+
+/// Dead, or a zombie that init has not reaped.
+fn is_dead(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_pid())).unwrap_or_default();
+    test_kill_process(pid).is_err() || stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+#[test]
+fn a_lost_lock_stops_the_command() {
+    let place = Place::new();
+    let mut polite =
+        place.start(&["run", "jobs"], "trap 'echo got TERM; exit 0' TERM; echo in; while read line; do :; done");
+    polite.says("in");
+    assert_eq!(place.code(&["break", "jobs"]), (Some(0), String::new()));
+    polite.says("got TERM");
+    let status = polite.end_keeping_stdin();
+    let text = polite.end().1;
+    assert_eq!(status.code(), Some(75), "{text}");
+    assert!(text.starts_with("ipcmutex: ") && text.contains("mpm:jobs") && text.contains("being stopped"), "{text}");
+
+    let script = "trap 'echo got TERM' TERM; echo in; while :; do sleep 0.02; done";
+    let mut stubborn = place.start(&["run", "--kill-after", "0.1", "jobs"], script);
+    stubborn.says("in");
+    assert_eq!(place.code(&["break", "jobs"]).0, Some(0));
+    stubborn.says("got TERM");
+    assert_eq!(stubborn.end().0.code(), Some(75));
+}
+
+#[test]
+fn a_loss_that_the_command_outran_is_told_all_the_same() {
+    let place = Place::new();
+    let command = format!("'{}' break jobs; exit 0", env!("CARGO_BIN_EXE_ipcmutex"));
+    let (code, text) = place.code(&["run", "jobs", "sh", "-c", &command]);
+    assert_eq!(code, Some(75), "{text}");
+}
+
+#[test]
+fn breaking_what_nobody_holds_says_so() {
+    let place = Place::new();
+    assert_eq!(place.code(&["break", "jobs"]), (Some(0), "ipcmutex: nobody held mpm:jobs\n".to_owned()));
+}
+
+#[test]
+fn status_and_ps_tell_who_holds() {
+    let place = Place::new();
+    assert_eq!(String::from_utf8(place.run(&["ps"]).stdout).unwrap().lines().count(), 1, "the heads of the columns");
+    let holder = place.held("mpm:jobs?label=nightly%20run");
+    let held = status(&place, "jobs");
+    assert_eq!(
+        (&held["state"], &held["owner_label"], &held["owner_pid"], &held["waiters"]),
+        (&"held".into(), &"nightly run".into(), &holder.child.id().into(), &0.into())
+    );
+    assert!(held["token"].as_str().unwrap().parse::<u64>().unwrap() > 0 && held["held_ms"].is_u64());
+    assert_eq!(held["lock"], "mpm:jobs");
+    place.run(&["run", "other", "true"]);
+    let out = place.run(&["ps", "--json"]);
+    let listed: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    let find = |lock: &str| listed.iter().find(|one| one["lock"] == lock).unwrap()["state"].clone();
+    assert_eq!((find("mpm:jobs"), find("mpm:other"), listed.len()), ("held".into(), "free".into(), 2));
+    let text = String::from_utf8(place.run(&["status", "jobs"]).stdout).unwrap();
+    let lines: Vec<Vec<&str>> =
+        text.lines().map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect();
+    assert_eq!(lines[0], ["STATE", "OWNER", "SINCE", "WAITERS", "TOKEN", "LOCK"]);
+    assert_eq!((lines[1][0], lines[1][5]), ("held", "mpm:jobs"));
+    assert!(lines[1][1].starts_with(&format!("nightly run (pid {} on ", holder.child.id())), "{text}");
+}
