@@ -23,7 +23,7 @@ hold() { # number lock hold timeout
   rm -f "$here".*
   mkfifo "$here.go" "$here.code"
   "$IPCMUTEX" run "${option[@]}" "${url[$2]}" -- bash -c \
-    'touch "$1.in"; echo "$0 OK token=$IPCMUTEX_TOKEN pid=$PPID"; read -r _ <"$1.go"' "$1" "$here" 2>"$here.err" &
+    'touch "$1.in"; echo "$0 OK token=$IPCMUTEX_TOKEN abandoned=$IPCMUTEX_ABANDONED pid=$PPID"; read -r _ <"$1.go"' "$1" "$here" 2>"$here.err" &
   echo $! >"$here.pid"
   wait $!
   local code=$?

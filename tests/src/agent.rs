@@ -161,11 +161,6 @@ impl Reply {
         self.number("token")
     }
 
-    /// Whether it has this field.
-    pub fn has(&self, field: &str) -> bool {
-        self.fields.contains_key(field)
-    }
-
     fn json(&self, field: &str) -> Option<serde_json::Value> {
         serde_json::from_str::<serde_json::Value>(&self.text).ok()?.get(field).cloned()
     }
