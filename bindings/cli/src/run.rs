@@ -26,6 +26,7 @@ pub(crate) fn run(args: Run) -> Result<i32> {
     };
     let mut command = exec::command(&args.command);
     command.env("IPCMUTEX_LOCK", &**mutex.url().redacted()).env("IPCMUTEX_TOKEN", hold.token().to_string());
+    command.env("IPCMUTEX_ABANDONED", if hold.abandoned() { "1" } else { "0" });
     let mut child = None;
     let started = watch.run(|| {
         let spawned = command.spawn().map_err(|error| {
