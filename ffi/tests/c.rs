@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Read as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -36,20 +37,18 @@ fn compile(source: &Path, program: &Path, link: Link) {
         Link::Sanitized => drop(gcc.args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])),
     }
     if link != Link::Static {
-        // By its SONAME, as an installed program finds it.
-        let soname = program.with_file_name("libipcmutex.so.0");
-        if !soname.exists() {
-            std::os::unix::fs::symlink(library.join("libipcmutex.so"), &soname).unwrap();
-        }
-        gcc.arg(&soname).arg("-Wl,-rpath,$ORIGIN");
+        gcc.arg(program.with_file_name(SONAME)).arg("-Wl,-rpath,$ORIGIN");
     }
     let out = gcc.output().unwrap();
     assert!(out.status.success(), "{}: {}", source.display(), String::from_utf8_lossy(&out.stderr));
 }
 
 fn run(program: &Path, arguments: &[&str], code: i32) {
+    let locks = program.with_extension("locks");
+    std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&locks).unwrap();
     let mut child = Command::new(program)
         .args(arguments)
+        .env("IPCMUTEX_DIR", locks)
         .env("UBSAN_OPTIONS", "print_stacktrace=1")
         .stderr(Stdio::piped())
         .spawn()
@@ -87,6 +86,20 @@ fn sanitizers(dir: &Path) -> bool {
     out.status.success()
 }
 
+const SONAME: &str = "libipcmutex.so.0";
+
+/// One run without arguments.
+const ONCE: &[&[&str]] = &[&[]];
+
+/// Each program, the arguments of its runs, and its exit code.
+const RUNS: [(&str, &[&[&str]], i32); 5] = [
+    ("use.c", &[&["spm:"], &["mpm:"]], 0),
+    ("misuse.c", ONCE, 0),
+    ("waiting.c", &[&["spm:"], &["mpm:"]], 42),
+    ("fork.c", ONCE, 0),
+    ("leaks.c", &[&["spm:", "20000"], &["mpm:", "2000"]], 0),
+];
+
 fn programs(link: Link) {
     let dir = tempfile::tempdir().unwrap();
     if link == Link::Sanitized && !sanitizers(dir.path()) {
@@ -94,20 +107,17 @@ fn programs(link: Link) {
     }
     let matrix = dir.path().join("matrix.c");
     std::fs::write(&matrix, matrix_of_bad_arguments()).unwrap();
-    let source = |name: &str| crate_dir().join("tests/c").join(name);
+    // By its SONAME, as an installed program finds it.
+    std::os::unix::fs::symlink(library().join("libipcmutex.so"), dir.path().join(SONAME)).unwrap();
     std::thread::scope(|scope| {
-        for (source, arguments, code) in [
-            (source("use.c"), &[][..], 0),
-            (source("misuse.c"), &[], 0),
-            (source("waiting.c"), &[], 42),
-            (source("fork.c"), &[], 0),
-            (source("leaks.c"), &["20000"], 0),
-            (matrix, &[], 0),
-        ] {
+        let own = RUNS.map(|(name, runs, code)| (crate_dir().join("tests/c").join(name), runs, code));
+        for (source, runs, code) in own.into_iter().chain([(matrix, ONCE, 0)]) {
             let program = dir.path().join(source.file_stem().unwrap());
             scope.spawn(move || {
                 compile(&source, &program, link);
-                run(&program, arguments, code);
+                for arguments in runs {
+                    run(&program, arguments, code);
+                }
             });
         }
     });

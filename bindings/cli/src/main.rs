@@ -34,11 +34,14 @@ fn main() {
 
 /// Help and version are answers; everything else is a usage error, and reads like our other errors.
 fn explain(error: &clap::Error) -> i32 {
-    if !error.use_stderr() {
-        return show::print(&error.to_string()).unwrap_or_else(|error| fail(&error));
-    }
     let text = error.to_string();
-    say(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+    if !error.use_stderr() {
+        return show::print(&text).unwrap_or_else(|error| fail(&error));
+    }
+    match text.strip_prefix("error: ") {
+        Some(what) => say(what.trim_end()),
+        None => eprint!("{text}"), // no command at all: the help
+    }
     USAGE
 }
 

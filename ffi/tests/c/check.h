@@ -31,6 +31,18 @@
 
 #define OK(call) EXPECT(call, IPCMUTEX_OK)
 
+/* The engine under test: the first argument of the program, or threads of one process. */
+static const char *engine = "spm:";
+
+/* Opens the lock of this name (and query) in the engine under test. */
+static inline ipcmutex_t open_lock(const char *name) {
+  char url[256];
+  ipcmutex_t mutex = 0;
+  snprintf(url, sizeof url, "%s%s", engine, name);
+  OK(ipcmutex_open(url, &mutex));
+  return mutex;
+}
+
 /* A flag that a thread or callback raises and another waits for. */
 typedef struct {
   pthread_mutex_t lock;

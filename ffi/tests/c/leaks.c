@@ -23,7 +23,7 @@ static long resident_kib(void) {
 static void once(void) {
   ipcmutex_t mutex;
   ipcmutex_hold_t hold;
-  OK(ipcmutex_open("spm:leaks", &mutex));
+  mutex = open_lock("leaks");
   OK(ipcmutex_acquire(mutex));
   OK(ipcmutex_release(mutex));
   OK(ipcmutex_hold(mutex, 0, &hold));
@@ -32,8 +32,9 @@ static void once(void) {
 }
 
 int main(int argc, char **argv) {
-  long rounds = argc > 1 ? atol(argv[1]) : 100000, i, before;
+  long rounds = argc > 2 ? atol(argv[2]) : 100000, i, before;
   int files, threads;
+  if (argc > 1) engine = argv[1];
   for (i = 0; i < rounds / 10; i++) once();
   files = entries("/proc/self/fd");
   threads = entries("/proc/self/task");

@@ -105,7 +105,7 @@ static void *fuzz(void *start) {
   static const char *const urls[] = {"spm:fuzz-a", "spm:fuzz-b?fair=strict", "spm:fuzz-c?label=x", "spm:", "x", ""};
   uint64_t state = (uint64_t)(size_t)start, place;
   long round;
-  for (round = 0; round < 20000; round++) {
+  for (round = 0; round < 8000; round++) {
     ipcmutex_status_t status;
     ipcmutex_hold_info_t info;
     int64_t ms = (int64_t)(state >> 33) % 3; /* a fuzz that waits for ever finds nothing */

@@ -18,8 +18,8 @@ static void close_ends_waits(void) {
   waiter_t waiters[THREADS];
   ipcmutex_t holder, mutex;
   int i;
-  OK(ipcmutex_open("spm:waiting-close", &holder));
-  OK(ipcmutex_open("spm:waiting-close", &mutex));
+  holder = open_lock("waiting-close");
+  mutex = open_lock("waiting-close");
   OK(ipcmutex_acquire(holder));
   for (i = 0; i < THREADS; i++) {
     waiters[i].mutex = mutex;
@@ -52,7 +52,7 @@ static void told(int code, ipcmutex_hold_t hold, void *user) {
   outcome->code = code;
   outcome->hold = hold;
   CHECK((code == IPCMUTEX_OK) == (hold != 0));
-  if (code != IPCMUTEX_OK) CHECK(strstr(ipcmutex_last_error(), "spm:waiting"));
+  if (code != IPCMUTEX_OK) CHECK(strstr(ipcmutex_last_error(), "waiting"));
   if (outcome->wait) outcome->cancel_inside = ipcmutex_cancel(outcome->wait);
   if (outcome->then) outcome->then_code = outcome->then(hold);
   flag_raise(&outcome->told);
@@ -64,8 +64,8 @@ static void async(void) {
   outcome_t free_one = NOT_TOLD, tried = NOT_TOLD, timed = NOT_TOLD, canceled = NOT_TOLD, closed = NOT_TOLD,
             granted = NOT_TOLD;
   ipcmutex_t mutex, other;
-  OK(ipcmutex_open("spm:waiting-async", &mutex));
-  OK(ipcmutex_open("spm:waiting-async", &other));
+  mutex = open_lock("waiting-async");
+  other = open_lock("waiting-async");
 
   OK(ipcmutex_hold_async(mutex, -1, told, &free_one, NULL));
   flag_wait(&free_one.told, 1);
@@ -107,7 +107,7 @@ static void callbacks_release(void) {
   static outcome_t outcomes[COUNT];
   ipcmutex_t mutex;
   int i;
-  OK(ipcmutex_open("spm:waiting-chain", &mutex));
+  mutex = open_lock("waiting-chain");
   OK(ipcmutex_acquire(mutex));
   for (i = 0; i < COUNT; i++) {
     outcomes[i] = NOT_TOLD;
@@ -134,7 +134,7 @@ typedef struct {
 
 static void lost(int reason, void *user) {
   loss_t *loss = user;
-  CHECK(strstr(ipcmutex_last_error(), "spm:waiting-loss"));
+  CHECK(strstr(ipcmutex_last_error(), "waiting-loss"));
   loss->reason = reason;
   loss->check = ipcmutex_hold_check(loss->hold);
   loss->release = ipcmutex_hold_release(loss->hold);
@@ -147,8 +147,8 @@ static void loss(void) {
   loss_t told = {FLAG, 0, 0, 0, 0, 0, 0, 0}, never = {FLAG, 0, 0, 0, 0, 0, 0, 0};
   ipcmutex_t breaker;
   ipcmutex_hold_t released;
-  OK(ipcmutex_open("spm:waiting-loss", &told.mutex));
-  OK(ipcmutex_open("spm:waiting-loss", &breaker));
+  told.mutex = open_lock("waiting-loss");
+  breaker = open_lock("waiting-loss");
 
   /* A hold that is released is never lost. */
   OK(ipcmutex_hold(breaker, 0, &released));
@@ -173,8 +173,8 @@ static void loss(void) {
 static void races(void) {
   ipcmutex_t mutex, holder;
   int round, granted = 0, canceled = 0;
-  OK(ipcmutex_open("spm:waiting-race", &mutex));
-  OK(ipcmutex_open("spm:waiting-race", &holder));
+  mutex = open_lock("waiting-race");
+  holder = open_lock("waiting-race");
   for (round = 0; round < 300; round++) {
     outcome_t outcome = NOT_TOLD;
     ipcmutex_wait_t wait;
@@ -202,11 +202,12 @@ static void races(void) {
   OK(ipcmutex_close(holder));
 }
 
-int main(void) {
+int main(int argc, char **argv) {
   ipcmutex_t mutex;
   pthread_t thread;
   static waiter_t waiter;
   static outcome_t outcome;
+  if (argc > 1) engine = argv[1];
   close_ends_waits();
   async();
   callbacks_release();
@@ -214,7 +215,7 @@ int main(void) {
   races();
 
   /* The program ends while it holds, a thread waits, and an asynchronous acquisition is pending. */
-  OK(ipcmutex_open("spm:waiting-exit", &mutex));
+  mutex = open_lock("waiting-exit");
   OK(ipcmutex_acquire(mutex));
   waiter.mutex = mutex;
   CHECK(pthread_create(&thread, NULL, wait_in_a_thread, &waiter) == 0);
