@@ -3,12 +3,14 @@
 //! Each test has a server of its own. Where a fault has a number it stands in the name. `matrix.rs` runs the promises in
 //! every language.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as Guard, mpsc};
 use std::time::{Duration, Instant};
 
 use ipcmutex::{Cancel, Error, ErrorKind, Mutex, State, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::artifacts::programs;
 use ipcmutex_tests::occupancy::now;
 use ipcmutex_tests::servers::{Redis, Reply, skipped};
 
@@ -34,6 +36,19 @@ fn kill(agent: &Agent) {
 fn signal(agent: &Agent, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_raw(agent.pid() as i32).expect("a pid is not 0");
     rustix::process::kill_process(pid, signal).expect("it runs");
+}
+
+/// Stops it, all its threads.
+fn freeze(agent: &Agent) {
+    signal(agent, rustix::process::Signal::STOP);
+    let tasks = format!("/proc/{}/task", agent.pid());
+    until("it has stopped", || {
+        let mut tasks = std::fs::read_dir(&tasks).expect("it runs");
+        tasks.all(|task| {
+            let stat = task.ok().and_then(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+            stat.is_some_and(|stat| stat.contains(") T "))
+        })
+    });
 }
 
 fn within(limit: Duration) -> Waiting<'static> {
@@ -250,7 +265,7 @@ fn r2_a_holder_that_was_stopped_longer_than_its_lease_has_lost() {
     holder.open(1, &url).ok();
     let theirs = holder.call("hold 1 1 forever").ok();
     let told = holder.begin("lost 1");
-    signal(&holder, rustix::process::Signal::STOP);
+    freeze(&holder);
     let mutex = open(&url);
     let hold = mutex.acquire_with(within(LONG)).expect("acquired");
     assert!(hold.abandoned() && hold.token() > theirs.token());
@@ -416,13 +431,17 @@ fn r8_a_wait_that_ended_leaves_nothing_behind() {
 fn r9_nothing_is_renewed_after_a_release() {
     needs_redis!();
     let redis = Redis::start();
-    let mutex = open(&redis.url("r9?ttl=100ms"));
-    for _ in 0..60 {
+    let mutex = open(&redis.url("r9?ttl=300ms"));
+    let mut released = 0;
+    while released < 30 {
         let hold = mutex.acquire().expect("acquired");
         // Around the moment of the first renewal.
-        std::thread::sleep(Duration::from_millis(31));
-        hold.release().expect("released");
-        assert_eq!(redis.command(&["EXISTS", "ipcmutex:r9"]).number(), 0);
+        std::thread::sleep(Duration::from_millis(80 + released % 20));
+        // On a machine that is too busy the lease may run out: then there is nothing to see.
+        if hold.release().is_ok() {
+            assert_eq!(redis.command(&["EXISTS", "ipcmutex:r9"]).number(), 0);
+            released += 1;
+        }
     }
 }
 
@@ -811,7 +830,8 @@ fn a_thousand_waiters_in_one_process_are_all_served() {
     hold.release().expect("released");
     let served: Vec<(u64, u64)> = (0..MANY).map(|_| told.recv_timeout(LONG).expect("served")).collect();
     assert!(served.is_sorted_by_key(|(_, token)| *token));
-    assert!(served.is_sorted_by_key(|(place, _)| *place), "in order of arrival");
+    let passed: Vec<_> = served.windows(2).filter(|two| two[0].0 > two[1].0).collect();
+    assert!(passed.is_empty(), "not in order of arrival: {passed:?}");
     until("the last has released", || mutex.status().is_ok_and(|status| status.state == State::Free));
 }
 
@@ -859,7 +879,7 @@ fn a_frozen_waiter_delays_and_does_not_block() {
     std::thread::scope(|scope| {
         let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
         until("it waits", || waiters(&mutex) == 2);
-        signal(&frozen, rustix::process::Signal::STOP);
+        freeze(&frozen);
         let begun = Instant::now();
         hold.release().expect("released");
         let hold = next.join().expect("no panic").expect("acquired");
@@ -950,6 +970,11 @@ fn k5_a_forked_child_touches_nothing_of_its_parents() {
     needs_redis!();
     let redis = Redis::start();
     let url = redis.url("fork?ttl=1s");
+    // Forking needs an agent that is not Rust.
+    if !programs().join("../venv/bin/python").exists() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED k5: the Python package is missing: make build");
+        return;
+    }
     let agent = Agent::start(Language::Python);
     agent.open(1, &url).ok();
     agent.call("hold 1 1 forever").ok();

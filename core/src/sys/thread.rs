@@ -32,3 +32,39 @@ pub(crate) fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'stat
         }
     }
 }
+
+/// While it lives, signals wait that would interrupt this thread's system calls. For calls that cannot be resumed
+/// where they were interrupted, and that end in bounded time.
+#[cfg(feature = "redis")]
+pub(crate) struct Undisturbed {
+    before: libc::sigset_t,
+    /// It belongs to its thread.
+    _thread: std::marker::PhantomData<*const ()>,
+}
+
+#[cfg(feature = "redis")]
+impl Undisturbed {
+    pub(crate) fn enter() -> Undisturbed {
+        // SAFETY: both sets are valid for the calls, and `sigset_t` is plain data for which zeros are a value. Signals
+        // that report a fault of the running code stay open: blocked, they would be undefined behaviour.
+        let before = unsafe {
+            let mut quiet: libc::sigset_t = std::mem::zeroed();
+            let mut before: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&mut quiet);
+            for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT] {
+                libc::sigdelset(&mut quiet, fault);
+            }
+            libc::pthread_sigmask(libc::SIG_SETMASK, &quiet, &mut before);
+            before
+        };
+        Undisturbed { before, _thread: std::marker::PhantomData }
+    }
+}
+
+#[cfg(feature = "redis")]
+impl Drop for Undisturbed {
+    fn drop(&mut self) {
+        // SAFETY: `before` was filled by `enter`, on this thread.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, std::ptr::null_mut()) };
+    }
+}

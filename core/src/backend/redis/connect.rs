@@ -183,7 +183,9 @@ impl Server {
         let client = self.client(alone)?;
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
-            .set_response_timeout(Some(ANSWER));
+            .set_response_timeout(Some(ANSWER))
+            // A queue that is never full: at a full one, calls would pass each other, and waiters their turn.
+            .set_pipeline_buffer_size(1 << 20);
         let timed_out = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         if self.protocol == 2 {
             let connection = client.get_multiplexed_async_connection_with_config(&config).await?;

@@ -170,9 +170,10 @@ impl Engine {
         {
             return Err(Failed { error: error.clone(), in_doubt: false });
         }
+        // A signal would cut an answer in two. Bounded: by `connect_timeout` and ANSWER.
+        let _undisturbed = thread::Undisturbed::enter();
         let mut in_doubt = false;
         loop {
-            let old = caller.connection.is_some();
             let mut connection = match caller.connection.take() {
                 Some(connection) => connection,
                 None => match self.server.connect(&self.alone, self.server.connect_timeout) {
@@ -194,9 +195,8 @@ impl Engine {
                     return Err(Failed { error: self.server.failed(operation, &error), in_doubt });
                 }
                 Err(error) => {
-                    in_doubt = true;
                     // A server that is silent will not answer a new connection either.
-                    if !old || error.is_timeout() {
+                    if std::mem::replace(&mut in_doubt, true) || error.is_timeout() {
                         let error = self.server.failed(operation, &error);
                         caller.failure = Some((Instant::now(), error.clone()));
                         return Err(Failed { error, in_doubt });

@@ -327,7 +327,12 @@ impl Worker {
     }
 
     pub(super) fn first(&mut self, token: &str, left: i64) {
-        let Some(entry) = self.by_token.get(token).and_then(|serial| self.entries.get(serial)) else { return };
+        let Some(entry) = self.by_token.get(token).and_then(|serial| self.entries.get_mut(serial)) else { return };
+        if entry.call.is_some() {
+            // What that call will answer may be older than this message.
+            entry.again = true;
+            return;
+        }
         let lock = entry.lock.clone();
         self.set_timer(name(&lock), Some(Instant::now() + lease::recheck(left, 0, false, jitter())));
     }

@@ -197,6 +197,10 @@ impl Backend for Redis {
                 if in_doubt {
                     engine.owe(&token, lock.debt(true));
                 }
+                if error.kind() == ErrorKind::Unavailable {
+                    // Who waits for the server to come back must hear of this if it does not.
+                    lock.not_served(&error);
+                }
                 return Err(error);
             }
         };

@@ -86,7 +86,8 @@ pub(super) struct Worker {
     number: u64,
     failures: u32,
     last_try: Option<Instant>,
-    down_since: Option<Instant>,
+    /// Since when the server has not been there, and what it last failed with.
+    down: Option<(Instant, Error)>,
     /// Tasks whose answer has not come.
     tasks: usize,
     /// A renewal waits for the link.
@@ -145,7 +146,7 @@ impl Worker {
             number: 0,
             failures: 0,
             last_try: None,
-            down_since: None,
+            down: None,
             tasks: 0,
             overdue: false,
             entries: BTreeMap::new(),
@@ -182,6 +183,9 @@ impl Worker {
         match event {
             Event::Look => {}
             Event::Join { serial, waiter, lock } => {
+                if let Some((_, error)) = &self.down {
+                    lock.not_served(error);
+                }
                 self.join(serial, waiter, lock);
                 if let (State::Down { retry_at }, Some(last)) = (&mut self.state, self.last_try) {
                     *retry_at = (*retry_at).min(last + AGAIN);
@@ -315,7 +319,7 @@ impl Worker {
     fn linked(&mut self, link: Link) {
         self.state = State::Up(link);
         self.failures = 0;
-        self.down_since = None;
+        self.down = None;
         self.overdue = false;
         // Subscribed first, looked then: what was published before is not missed.
         self.retake_all();
@@ -339,7 +343,8 @@ impl Worker {
         let now = Instant::now();
         self.state = State::Down { retry_at: now + lease::backoff(self.failures, jitter()) };
         self.failures = self.failures.saturating_add(1);
-        self.down_since.get_or_insert(now);
+        let since = self.down.as_ref().map_or(now, |(since, _)| *since);
+        self.down = Some((since, error.clone()));
         self.renewing.clear();
         self.overdue = true;
         for (_, _, answer) in self.extensions.drain(..) {
@@ -359,7 +364,7 @@ impl Worker {
 
     /// Ends the waits that nobody else ends, when the server has not served them for long; when to look next.
     fn give_up(&mut self) -> Option<Instant> {
-        let down_since = self.down_since?;
+        let (down_since, error) = self.down.clone()?;
         let patience = self.patience();
         let now = Instant::now();
         let mut next = None;
@@ -371,9 +376,7 @@ impl Worker {
             }
         }
         for serial in over {
-            if let Some((_, error)) = self.entries.get(&serial).and_then(|entry| entry.lock.trouble()) {
-                self.settle(serial, Err(error));
-            }
+            self.settle(serial, Err(error.clone()));
         }
         next
     }
