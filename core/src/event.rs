@@ -107,7 +107,7 @@ impl Mutex {
         let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None), remote });
         if remote {
             let (mutex, pending, deadline) = (self.clone(), pending.clone(), timeout.deadline());
-            offload(move || {
+            let start = move || {
                 let timeout = match deadline {
                     Some(deadline) => Timeout::from(deadline.saturating_duration_since(Instant::now())),
                     None => timeout,
@@ -115,7 +115,12 @@ impl Mutex {
                 if pending.done.lock().is_some() {
                     pending.start(&mutex, timeout, inline);
                 }
-            });
+            };
+            // One after another: they line up as they were asked for.
+            if self.0.starts.push(start) {
+                let mutex = self.clone();
+                offload(move || mutex.0.starts.drain());
+            }
         } else {
             pending.start(self, timeout, inline);
         }

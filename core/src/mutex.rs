@@ -12,6 +12,7 @@ use crate::backend::contract::{Backend, Grant, State, Status};
 use crate::backend::open;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hold::Hold;
+use crate::service::offload::Lane;
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
 use crate::timeout::Timeout;
@@ -31,6 +32,8 @@ pub(crate) struct Inner {
     url: LockUrl,
     session: PerProcess<Session>,
     closed: AtomicBool,
+    /// Acquisitions of event loops on their way to a server.
+    pub(crate) starts: Lane,
 }
 
 /// What one process has of the handle.
@@ -63,7 +66,7 @@ impl Mutex {
     /// # Errors
     /// As [`Mutex::open`], without INVALID.
     pub fn open_url(url: LockUrl) -> Result<Mutex> {
-        let inner = Inner { url, session: PerProcess::new(), closed: AtomicBool::new(false) };
+        let inner = Inner { url, session: PerProcess::new(), closed: AtomicBool::new(false), starts: Lane::new() };
         inner.session()?;
         Ok(Mutex(Arc::new(inner)))
     }

@@ -4,6 +4,7 @@ use ipcmutex::{EventWait, Timeout};
 use pyo3::prelude::*;
 
 use crate::error::raise;
+use crate::guest;
 use crate::hold::Hold;
 
 /// An acquisition under way.
@@ -14,19 +15,22 @@ pub(crate) struct Wait(EventWait);
 impl Wait {
     /// Ends it; False if it has an outcome already, and nothing changes.
     fn cancel(&self, py: Python<'_>) -> bool {
-        py.detach(|| self.0.cancel())
+        guest::detached(py, || self.0.cancel())
     }
 }
 
 pub(crate) fn start(py: Python<'_>, handle: &ipcmutex::Mutex, timeout: Timeout, done: Py<PyAny>) -> Wait {
     let remote = handle.is_remote();
     // Not inline: whoever releases must not wait for the interpreter here.
-    Wait(py.detach(|| {
+    Wait(guest::detached(py, || {
         handle.acquire_event(timeout, false, move |outcome| {
             // Once the interpreter is on its way out nobody is told, and a hold is released by being dropped.
-            Python::try_attach(move |py| match outcome {
-                Ok(hold) => call(py, &done, (Hold::new(hold, remote), py.None())),
-                Err(error) => call(py, &done, (py.None(), raise(py, &error))),
+            guest::attached(move |py| {
+                let outcome = match outcome {
+                    Ok(hold) => Bound::new(py, Hold::new(hold, remote)).map(Bound::into_any),
+                    Err(error) => Err(raise(py, &error)),
+                };
+                tell(done.bind(py), outcome);
             });
         })
     }))
@@ -35,18 +39,22 @@ pub(crate) fn start(py: Python<'_>, handle: &ipcmutex::Mutex, timeout: Timeout, 
 /// Runs job() on a short-lived thread of the library, then done(result, error) there. No executor is involved.
 #[pyfunction]
 pub(crate) fn offload(py: Python<'_>, job: Py<PyAny>, done: Py<PyAny>) {
-    py.detach(|| {
+    guest::detached(py, || {
         ipcmutex::offload(move || {
-            Python::try_attach(move |py| match job.call0(py) {
-                Ok(result) => call(py, &done, (result, py.None())),
-                Err(error) => call(py, &done, (py.None(), error)),
+            guest::attached(move |py| {
+                let outcome = guest::call0(job.bind(py));
+                tell(done.bind(py), outcome);
             });
         });
     });
 }
 
-fn call<'py>(py: Python<'py>, done: &Py<PyAny>, arguments: impl pyo3::call::PyCallArgs<'py>) {
-    if let Err(failed) = done.call1(py, arguments) {
-        failed.write_unraisable(py, Some(done.bind(py)));
+/// done(result, error): one of them is None.
+fn tell<'py>(done: &Bound<'py, PyAny>, outcome: PyResult<Bound<'py, PyAny>>) {
+    let py = done.py();
+    let none = py.None().into_bound(py);
+    match outcome {
+        Ok(result) => guest::tell(done, &[result, none]),
+        Err(error) => guest::tell(done, &[none, error.into_value(py).into_bound(py).into_any()]),
     }
 }

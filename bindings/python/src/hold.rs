@@ -12,6 +12,7 @@ use pyo3::types::{PyList, PyWeakrefReference};
 
 use crate::argument;
 use crate::error::{OrRaise, raise};
+use crate::guest;
 
 /// One acquisition, and the proof of holding. It belongs to whoever has it, not to a thread.
 ///
@@ -35,7 +36,7 @@ impl Hold {
     }
 
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
-        let ended = if self.remote { py.detach(|| self.core.end()) } else { self.core.end() };
+        let ended = if self.remote { guest::detached(py, || self.core.end()) } else { self.core.end() };
         ended.or_raise(py)?;
         drop(std::mem::take(&mut *self.callbacks()));
         Ok(())
@@ -52,11 +53,9 @@ impl Hold {
     fn tell(slf: &Bound<'_, Hold>, error: &ipcmutex::Error) {
         let py = slf.py();
         let callbacks = std::mem::take(&mut *slf.get().callbacks());
-        let error = raise(py, error).into_value(py);
+        let error = raise(py, error).into_value(py).into_bound(py).into_any();
         for callback in callbacks {
-            if let Err(failed) = callback.call1(py, (&error,)) {
-                failed.write_unraisable(py, Some(callback.bind(py)));
-            }
+            guest::tell(callback.bind(py), std::slice::from_ref(&error));
         }
     }
 }
@@ -98,7 +97,7 @@ impl Hold {
     #[pyo3(signature = (ttl=None))]
     fn extend(&self, py: Python<'_>, ttl: Option<f64>) -> PyResult<()> {
         let ttl = argument::ttl(py, ttl)?;
-        py.detach(|| self.core.extend(ttl)).or_raise(py)
+        guest::detached(py, || self.core.extend(ttl)).or_raise(py)
     }
 
     /// Calls callback(error) once, on a library thread, if the hold is lost; never if it is released.
@@ -111,7 +110,7 @@ impl Hold {
         slf.get().callbacks().push(callback.clone().unbind());
         let listening = slf.get().core.on_lost(move |error| {
             // Nobody is told once the interpreter is on its way out.
-            Python::try_attach(|py| {
+            guest::attached(|py| {
                 if let Ok(Some(hold)) = hold.bind(py).upgrade_as::<Hold>() {
                     Hold::tell(&hold, &error);
                 }
@@ -187,7 +186,7 @@ pub(crate) fn collected(what: &str, end: impl FnOnce() + Send) {
             raised.write_unraisable(py, None);
         }
         if let Some(end) = end.take() {
-            py.detach(end);
+            guest::detached(py, end);
         }
         if let Some(pending) = pending {
             pending.restore(py);

@@ -6,6 +6,7 @@
 mod argument;
 mod error;
 mod event;
+mod guest;
 mod hold;
 mod mutex;
 mod status;

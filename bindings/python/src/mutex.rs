@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
 
 use ipcmutex::url::LockUrl;
 use ipcmutex::{Error, ErrorKind, State, Timeout, Waiting};
@@ -13,6 +14,7 @@ use pyo3::types::PyType;
 use crate::argument;
 use crate::error::{OrRaise, raise};
 use crate::event::{self, Wait};
+use crate::guest;
 use crate::hold::{Hold, collected};
 use crate::status::Status;
 
@@ -27,7 +29,7 @@ pub(crate) struct Mutex {
     /// The token of the last hold that `acquire` took: nothing but this object owns it.
     own: AtomicU64,
     /// The holds of `with` blocks, and the threads that are in them.
-    entered: StdMutex<Vec<(u64, Py<Hold>)>>,
+    entered: StdMutex<Vec<(ThreadId, Py<Hold>)>>,
 }
 
 /// The URL without its secret, and whether it names a server. Opens nothing.
@@ -43,7 +45,7 @@ impl Mutex {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entered(&self) -> MutexGuard<'_, Vec<(u64, Py<Hold>)>> {
+    fn entered(&self) -> MutexGuard<'_, Vec<(ThreadId, Py<Hold>)>> {
         self.entered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -85,9 +87,9 @@ fn wait<T: Send>(
     timeout: Timeout,
     undo: impl FnOnce(T) + Send,
 ) -> PyResult<T> {
-    let main = on_main_thread(py)?;
+    let main = on_main_thread();
     let mut raised: Option<PyErr> = None;
-    let outcome = py.detach(|| {
+    let outcome = guest::detached(py, || {
         let mut go_on = || {
             Python::attach(|py| match py.check_signals() {
                 Ok(()) => true,
@@ -107,28 +109,24 @@ fn wait<T: Send>(
         (None, outcome) => outcome.or_raise(py),
         (Some(raised), outcome) => {
             if let Ok(taken) = outcome {
-                py.detach(|| undo(taken));
+                guest::detached(py, || undo(taken));
             }
             Err(raised)
         }
     }
 }
 
-fn on_main_thread(py: Python<'_>) -> PyResult<bool> {
-    let threading = py.import("threading")?;
-    let main = threading.call_method0("main_thread")?.getattr("ident")?;
-    main.eq(threading.call_method0("get_ident")?)
-}
-
-fn this_thread(py: Python<'_>) -> PyResult<u64> {
-    py.import("threading")?.call_method0("get_ident")?.extract()
+/// Whether signal handlers run on this thread: Python's main thread is the process's, unless a program embeds Python
+/// in another one. Asking Python would run Python code, which a daemon thread must not at exit (see `guest`).
+fn on_main_thread() -> bool {
+    rustix::thread::gettid() == rustix::process::getpid()
 }
 
 #[pymethods]
 impl Mutex {
     #[new]
     fn new(py: Python<'_>, url: String) -> PyResult<Mutex> {
-        let handle = py.detach(|| ipcmutex::Mutex::open(&url)).or_raise(py)?;
+        let handle = guest::detached(py, || ipcmutex::Mutex::open(&url)).or_raise(py)?;
         Ok(Mutex {
             url,
             handle: StdMutex::new(Some(handle)),
@@ -148,7 +146,7 @@ impl Mutex {
         if self.slot().is_some() {
             return Err(already());
         }
-        let handle = py.detach(|| ipcmutex::Mutex::open(&self.url)).or_raise(py)?;
+        let handle = guest::detached(py, || ipcmutex::Mutex::open(&self.url)).or_raise(py)?;
         let mut slot = self.slot();
         if slot.is_some() {
             drop(slot);
@@ -162,7 +160,7 @@ impl Mutex {
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         let handle = self.slot().take();
         match handle {
-            Some(handle) => py.detach(|| handle.close()).or_raise(py),
+            Some(handle) => guest::detached(py, || handle.close()).or_raise(py),
             None => Err(self.not_opened(py, "close")),
         }
     }
@@ -202,14 +200,14 @@ impl Mutex {
     /// Ends the hold that is current through this object, however it was taken, in whichever thread.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         let handle = self.handle(py, "release")?;
-        let released = if handle.is_remote() { py.detach(|| handle.release()) } else { handle.release() };
+        let released = if handle.is_remote() { guest::detached(py, || handle.release()) } else { handle.release() };
         released.or_raise(py)
     }
 
     /// Whether somebody holds the name.
     fn locked(&self, py: Python<'_>) -> PyResult<bool> {
         let handle = self.handle(py, "status")?;
-        Ok(py.detach(|| handle.status()).or_raise(py)?.state == State::Held)
+        Ok(guest::detached(py, || handle.status()).or_raise(py)?.state == State::Held)
     }
 
     /// Acquires within timeout seconds (None: for ever) and returns the Hold. Raises AcquireTimeout.
@@ -221,13 +219,13 @@ impl Mutex {
     /// Who holds the lock, and how many wait.
     fn status(&self, py: Python<'_>) -> PyResult<Status> {
         let handle = self.handle(py, "status")?;
-        Ok(py.detach(|| handle.status()).or_raise(py)?.into())
+        Ok(guest::detached(py, || handle.status()).or_raise(py)?.into())
     }
 
     /// Takes the lock from whoever holds it; whether somebody did. That hold is lost, its token stale.
     fn break_lock(&self, py: Python<'_>) -> PyResult<bool> {
         let handle = self.handle(py, "break")?;
-        py.detach(|| handle.break_lock()).or_raise(py)
+        guest::detached(py, || handle.break_lock()).or_raise(py)
     }
 
     /// The fencing token of the hold that is current through this object.
@@ -244,7 +242,7 @@ impl Mutex {
 
     fn __enter__(slf: &Bound<'_, Mutex>) -> PyResult<Py<Hold>> {
         let py = slf.py();
-        let thread = this_thread(py)?;
+        let thread = std::thread::current().id();
         let hold = Py::new(py, slf.get().take(py, Timeout::FOREVER)?)?;
         slf.get().entered().push((thread, hold.clone_ref(py)));
         Ok(hold)
@@ -257,7 +255,7 @@ impl Mutex {
         _traceback: &Bound<'_, PyAny>,
     ) -> PyResult<()> {
         let py = raised.py();
-        let thread = this_thread(py)?;
+        let thread = std::thread::current().id();
         let hold = {
             let mut entered = self.entered();
             // A generator may leave its block in another thread than it entered it in.
@@ -343,7 +341,7 @@ impl Drop for Mutex {
             });
         } else if handle.is_remote() {
             // The last one of a server's connections may take a moment to close.
-            Python::try_attach(|py| py.detach(|| drop(handle)));
+            Python::try_attach(|py| guest::detached(py, || drop(handle)));
         }
     }
 }

@@ -47,7 +47,46 @@ fn drain() {
             return;
         };
         drop(state);
-        // A panic of one job must not end the others.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+        run(job);
+    }
+}
+
+fn run(job: Job) {
+    // A panic of one job must not end the others.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+}
+
+/// Jobs that run one after another, in the order in which they came.
+pub(crate) struct Lane(PerProcess<Guarded<Lined>>);
+
+#[derive(Default)]
+struct Lined {
+    jobs: VecDeque<Job>,
+    moving: bool,
+}
+
+impl Lane {
+    pub(crate) const fn new() -> Lane {
+        Lane(PerProcess::new())
+    }
+
+    /// Adds `job`; whether the caller must have [`Lane::drain`] offloaded.
+    pub(crate) fn push(&self, job: impl FnOnce() + Send + 'static) -> bool {
+        let mut lined = self.0.get_or_init(Guarded::default).lock();
+        lined.jobs.push_back(Box::new(job));
+        !std::mem::replace(&mut lined.moving, true)
+    }
+
+    pub(crate) fn drain(&self) {
+        let Some(lined) = self.0.get() else { return };
+        loop {
+            let mut state = lined.lock();
+            let Some(job) = state.jobs.pop_front() else {
+                state.moving = false;
+                return;
+            };
+            drop(state);
+            run(job);
+        }
     }
 }
