@@ -209,6 +209,9 @@ fn run(place: &str, url: &str, victim: &str, ledger: Ledger, lasting: f64) -> Re
     }
     outcome.audit = ledger.audit()?;
     screen.show(&picture(&lock, &outcome, None)?);
+    if let (false, Some(killing)) = (screen.is_terminal(), &outcome.killing) {
+        println!("{}", aftermath(killing, &outcome).join("\n"));
+    }
     screen.finish();
     Ok(outcome)
 }
@@ -324,29 +327,37 @@ fn picture(lock: &Mutex, outcome: &Outcome, mid: Option<&Killing>) -> Result<scr
         ));
     }
     lines.push(String::new());
-    let note = match (&outcome.killing, mid) {
-        (Some(killing), _) => told(killing, outcome),
+    lines.extend(match (&outcome.killing, mid) {
+        (Some(killing), _) => aftermath(killing, outcome),
         (None, Some(killing)) => {
-            format!("{} (pid {}) stands still between debit and credit; kill -9 follows", killing.language, killing.pid)
+            let line = format!(
+                "  kill -9    {} (pid {}) stands still between debit and credit …",
+                killing.language, killing.pid
+            );
+            [line, String::new()]
         }
-        (None, None) => String::new(),
-    };
-    let brief = format!("{:>5} holds, held by {holder}, {} in line   {note}", outcome.visits.len(), status.waiters);
-    lines.push(format!("  {note}"));
+        (None, None) => [String::new(), String::new()],
+    });
+    let brief = format!("{:>5} holds, held by {holder}, {} in line", outcome.visits.len(), status.waiters);
     Ok(screen::Picture { lines, brief })
 }
 
-fn told(killing: &Killing, outcome: &Outcome) -> String {
-    let dead = format!("killed -9: {} (pid {}) in mid-transfer;", killing.language, killing.pid);
-    match &killing.next {
-        None => format!("{dead} nobody has followed yet"),
+fn aftermath(killing: &Killing, outcome: &Outcome) -> [String; 2] {
+    let stood = milliseconds(killing.killed.saturating_sub(killing.entered));
+    let dead = format!(
+        "  kill -9    {} (pid {}) between debit and credit, after {stood} there",
+        killing.language, killing.pid
+    );
+    let next = match &killing.next {
+        None => "  then       nobody yet".to_owned(),
         Some(next) => {
             let language = outcome.language.get(&next.pid).copied().unwrap_or("?");
             let after = milliseconds(next.entered.saturating_sub(killing.killed));
-            let heard = if next.abandoned { "was told `abandoned`" } else { "was NOT told `abandoned`" };
-            format!("{dead} after {after} {language} (pid {}) {heard} and put {} back", next.pid, next.repaired)
+            let heard = if next.abandoned { "told `abandoned`" } else { "NOT told `abandoned`" };
+            format!("  then       {after} later {language} (pid {}): {heard}, put {} back", next.pid, next.repaired)
         }
-    }
+    };
+    [dead, next]
 }
 
 fn verdict(place: &str, outcome: &Outcome) -> bool {
@@ -384,9 +395,6 @@ fn verdict(place: &str, outcome: &Outcome) -> bool {
     }
     let holds: Vec<String> = by_language.iter().map(|(name, share)| format!("{name} {}", share.holds)).collect();
     println!("  {place}: {} holds ({})", visits.len(), holds.join(", "));
-    if let Some(killing) = &outcome.killing {
-        println!("  {}", told(killing, outcome));
-    }
     println!(
         "  {overlaps} overlaps, tokens {}, ledger {} ({} transfers)",
         if stale == 0 { "strictly increasing" } else { "NOT strictly increasing" },

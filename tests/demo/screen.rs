@@ -37,6 +37,11 @@ impl Screen {
         self.shown.is_none_or(|shown| shown.elapsed() >= period)
     }
 
+    /// Whether somebody watches.
+    pub(crate) fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
     /// Shows it.
     pub(crate) fn show(&mut self, picture: &Picture) {
         self.shown = Some(Instant::now());
@@ -45,7 +50,8 @@ impl Screen {
             println!("  {time:4.1} s  {}", picture.brief.trim_end());
             return;
         }
-        let mut text = String::new();
+        // Lines that are too long are cut, not wrapped: the next picture must find its place.
+        let mut text = "\x1b[?7l".to_owned();
         if self.drawn > 0 {
             text.push_str(&format!("\x1b[{}A", self.drawn));
         }
@@ -53,6 +59,7 @@ impl Screen {
         for line in std::iter::once(&title).chain(&picture.lines) {
             text.push_str(&format!("\r\x1b[2K{line}\n"));
         }
+        text.push_str("\x1b[?7h");
         self.drawn = picture.lines.len() + 1;
         // A terminal that is gone is no reason to stop.
         let _ = stdout().write_all(text.as_bytes()).and_then(|()| stdout().flush());
