@@ -322,6 +322,82 @@ fn signals_are_passed_on_once_each() {
     assert_eq!(running.end_keeping_stdin().code(), Some(143), "a command without a handler ends by the signal");
 }
 
+/// Whether `program` is here; a test that lacks it says so.
+fn has(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        eprintln!("SKIPPED: {program} is missing");
+    }
+    found
+}
+
+#[test]
+fn ctrl_c_reaches_the_command_once() {
+    if !has("script") {
+        return;
+    }
+    let place = Place::new();
+    // The terminal sends INT to all of the foreground group, us and the command. The USR1 after it comes by us alone, and
+    // only when we have dealt with the INT: what was counted by then is all there is.
+    let script = "n=0; trap 'n=$((n+1)); kill -USR1 $PPID' INT; trap 'echo counted $n; exit' USR1; echo in; while :; do sleep 0.02; done";
+    let line = format!("exec '{}' run jobs sh -c \"$SCRIPT\"", env!("CARGO_BIN_EXE_ipcmutex"));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("IPCMUTEX_DIR", place.path()).env("SCRIPT", script);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "in");
+    child.stdin.as_ref().unwrap().write_all(b"\x03").unwrap();
+    let mut rest = String::new();
+    out.read_to_string(&mut rest).unwrap();
+    assert!(rest.contains("counted 1"), "{rest}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Ends with the test, also with one that failed.
+#[cfg(feature = "redis")]
+struct Server(Child);
+
+#[cfg(feature = "redis")]
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[cfg(feature = "redis")]
+fn a_lease_that_runs_out_stops_the_command() {
+    if !has("redis-server") {
+        return;
+    }
+    let place = Place::new();
+    let socket = place.path().join("s");
+    let server = Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--unixsocket"])
+        .arg(&socket)
+        .current_dir(place.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = Server(server);
+    until("the server listens", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    let url = format!("rpm+redis+unix://{}?id=jobs", socket.display());
+    let script = "trap 'echo got TERM; exit 0' TERM; echo $IPCMUTEX_LOCK; while :; do sleep 0.02; done";
+    let mut running = place.start(&["run", "--ttl", "0.5", &url], script);
+    running.says(&format!("{url}&ttl=0.5s"));
+    let out = place.run(&["ps", "--json", "--url", &url]);
+    let listed: Vec<Value> = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&listed[0]["state"], &listed[0]["owner_label"]), (&"held".into(), &"sh".into()), "{listed:?}");
+    kill_process(Pid::from_child(&server.0), Signal::STOP).unwrap();
+    running.says("got TERM");
+    let status = running.end_keeping_stdin();
+    let text = running.end().1;
+    assert_eq!(status.code(), Some(75), "{text}");
+}
+
 #[test]
 fn a_signal_ends_the_wait_for_the_lock() {
     let place = Place::new();
