@@ -287,7 +287,9 @@ fn p1_what_is_no_lock_file_of_ours_is_refused_and_left_alone() {
     drop(socket);
     fs::remove_file(&path).unwrap();
 
-    for (what, content) in [("a short text", b"hello".to_vec()), ("a page of text", vec![b'x'; 4096]), ("a huge file", vec![0; 8 << 20])] {
+    for (what, content) in
+        [("a short text", b"hello".to_vec()), ("a page of text", vec![b'x'; 4096]), ("a huge file", vec![0; 8 << 20])]
+    {
         fs::write(&path, &content).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         refused(what, ErrorKind::Unsafe);
