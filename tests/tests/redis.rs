@@ -1021,3 +1021,56 @@ fn what_is_not_built_says_so() {
         assert_eq!(Mutex::open(url).expect_err("refused").kind(), ErrorKind::Unsupported, "{url}");
     }
 }
+
+#[test]
+fn cut_connections_and_short_waits_never_let_two_in_or_leave_a_lock_held() {
+    needs_redis!();
+    let redis = Redis::start();
+    let inside = AtomicU64::new(0);
+    let turns = AtomicU64::new(0);
+    let last = AtomicU64::new(0);
+    let stop = Instant::now() + Duration::from_secs(4);
+    std::thread::scope(|scope| {
+        for thread in 0..6_u64 {
+            let mutex = open(&redis.url(if thread % 2 == 0 { "storm" } else { "storm?protocol=2" }));
+            let (inside, turns, last) = (&inside, &turns, &last);
+            scope.spawn(move || {
+                let mut round = thread;
+                while Instant::now() < stop {
+                    round = round.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    match mutex.acquire_with(within(Duration::from_millis(1 + (round >> 33) % 60))) {
+                        Ok(hold) => {
+                            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two inside");
+                            assert!(last.swap(hold.token(), Ordering::SeqCst) < hold.token(), "the token rises");
+                            turns.fetch_add(1, Ordering::SeqCst);
+                            if round >> 60 == 0 {
+                                std::thread::sleep(Duration::from_millis(5));
+                            }
+                            inside.fetch_sub(1, Ordering::SeqCst);
+                            match hold.release() {
+                                Ok(()) => {}
+                                // The new connection was cut, too: it is released in the background.
+                                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+                            }
+                        }
+                        Err(error) => {
+                            assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error}");
+                        }
+                    }
+                }
+            });
+        }
+        while Instant::now() < stop {
+            std::thread::sleep(Duration::from_millis(70));
+            redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            redis.command(&["SCRIPT", "FLUSH"]);
+        }
+    });
+    assert!(turns.load(Ordering::SeqCst) > 50, "{} turns", turns.load(Ordering::SeqCst));
+    let mutex = open(&redis.url("storm"));
+    // A lock that nobody here knows of would stay held for the rest of its lease of 10 s.
+    let begun = Instant::now();
+    until("it is free", || mutex.status().is_ok_and(|status| status.state != State::Held && status.waiters == 0));
+    assert!(begun.elapsed() < Duration::from_secs(8), "a lock was left held");
+}
