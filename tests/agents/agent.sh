@@ -73,7 +73,8 @@ answer() {
 while read -r number command a b c d e; do
   case $command in
     \&hold | hold) hold "$number" "$a" "$b" "$c" & ;;
-    \&async | \&acquire) wait[$d]=$b; hold "$number" "$a" "$b" "$c" & ;;
+    \&acquire) hold "$number" "$a" "handle" "$b" & ;;
+    \&async) wait[$d]=$b; hold "$number" "$a" "$b" "$c" & ;;
     \&*) answer "$number" "${command#&}" "$a" "$b" "$c" "$d" "$e" & ;;
     *) answer "$number" "$command" "$a" "$b" "$c" "$d" "$e" ;;
   esac

@@ -24,6 +24,11 @@ pub fn python() -> PathBuf {
     there(programs().parent().expect("programs lie in the target folder").join("venv/bin/python"))
 }
 
+/// Where `make build` installed the C library and the command.
+pub fn installed() -> PathBuf {
+    there(programs().parent().expect("programs lie in the target folder").join("installed"))
+}
+
 /// The node program, as found on PATH.
 pub fn node() -> PathBuf {
     PathBuf::from("node")

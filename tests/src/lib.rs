@@ -7,3 +7,4 @@ pub mod impossible;
 pub mod occupancy;
 pub mod scenarios;
 pub mod servers;
+pub mod surface;
