@@ -43,14 +43,12 @@ impl Pending {
         }
     }
 
-    fn start(self: &Arc<Pending>, mutex: &Mutex, timeout: Timeout, inline: bool) {
+    fn start(self: &Arc<Pending>, mutex: &Mutex, timeout: Timeout) {
         let pending = self.clone();
         let notify = move |outcome| {
             pending.settle(outcome);
         };
-        let started =
-            if inline { mutex.acquire_inline(timeout, notify) } else { mutex.acquire_callback(timeout, notify) };
-        match started {
+        match mutex.acquire_inline(timeout, notify) {
             Ok(wait) => {
                 *self.wait.lock() = Some(wait.clone());
                 // It may have been cancelled before it could be seen to wait.
@@ -93,15 +91,10 @@ impl Mutex {
         matches!(self.url().target(), Target::Redis(_))
     }
 
-    /// Acquires for an event loop. `done` is called exactly once, perhaps before this returns: on a library thread, or
-    /// with `inline` on any thread, and then it must be short and call nothing of this crate. The calling thread does no
-    /// network I/O: what a server is asked is [offloaded](crate::offload).
-    pub fn acquire_event(
-        &self,
-        timeout: Timeout,
-        inline: bool,
-        done: impl FnOnce(Result<Hold>) + Send + 'static,
-    ) -> EventWait {
+    /// Acquires for an event loop. `done` is called exactly once, on any thread, perhaps before this returns: it must
+    /// be short and call nothing of this crate but [`offload`] and [`deliver`](crate::deliver). The calling thread
+    /// does no network I/O: what a server is asked is offloaded.
+    pub fn acquire_event(&self, timeout: Timeout, done: impl FnOnce(Result<Hold>) + Send + 'static) -> EventWait {
         let remote = self.is_remote();
         let done: Done = Box::new(done);
         let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None), remote });
@@ -113,7 +106,7 @@ impl Mutex {
                     None => timeout,
                 };
                 if pending.done.lock().is_some() {
-                    pending.start(&mutex, timeout, inline);
+                    pending.start(&mutex, timeout);
                 }
             };
             // One after another: they line up as they were asked for.
@@ -122,7 +115,7 @@ impl Mutex {
                 offload(move || mutex.0.starts.drain());
             }
         } else {
-            pending.start(self, timeout, inline);
+            pending.start(self, timeout);
         }
         EventWait(pending)
     }
@@ -139,11 +132,11 @@ mod tests {
         let mutex = Mutex::open("spm:event-test").unwrap();
         let (tell, told) = mpsc::channel();
         let first = tell.clone();
-        mutex.acquire_event(Timeout::FOREVER, true, move |outcome| first.send(outcome).unwrap());
+        mutex.acquire_event(Timeout::FOREVER, move |outcome| first.send(outcome).unwrap());
         let hold = told.recv().unwrap().unwrap();
 
         let second = tell.clone();
-        let wait = mutex.acquire_event(Timeout::FOREVER, false, move |outcome| second.send(outcome).unwrap());
+        let wait = mutex.acquire_event(Timeout::FOREVER, move |outcome| second.send(outcome).unwrap());
         assert!(wait.cancel());
         assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Canceled);
         assert!(!wait.cancel());
@@ -152,7 +145,7 @@ mod tests {
         mutex.try_acquire().unwrap().expect("the cancelled wait did not take it").release().unwrap();
 
         mutex.close().unwrap();
-        mutex.acquire_event(Timeout::FOREVER, true, move |outcome| tell.send(outcome).unwrap());
+        mutex.acquire_event(Timeout::FOREVER, move |outcome| tell.send(outcome).unwrap());
         assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Closed);
     }
 }

@@ -28,6 +28,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use event::EventWait;
 pub use hold::Hold;
 pub use mutex::{Acquire, Mutex, Wait};
-pub use service::offload::offload;
+pub use service::offload::{deliver, offload};
 pub use timeout::Timeout;
 pub use wait::{Cancel, Waiting};

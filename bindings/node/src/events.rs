@@ -173,8 +173,7 @@ impl Events {
     pub fn acquire(&self, id: i64, mutex: &Mutex, timeout: f64) -> Result<()> {
         let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
         let shared = self.shared.clone();
-        let wait =
-            mutex.core()?.acquire_event(timeout, true, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
+        let wait = mutex.core()?.acquire_event(timeout, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
         lock(&self.shared.waits).insert(id, wait);
         Ok(())
     }

@@ -21,16 +21,18 @@ impl Wait {
 
 pub(crate) fn start(py: Python<'_>, handle: &ipcmutex::Mutex, timeout: Timeout, done: Py<PyAny>) -> Wait {
     let remote = handle.is_remote();
-    // Not inline: whoever releases must not wait for the interpreter here.
     Wait(guest::detached(py, || {
-        handle.acquire_event(timeout, false, move |outcome| {
-            // Once the interpreter is on its way out nobody is told, and a hold is released by being dropped.
-            guest::attached(move |py| {
-                let outcome = match outcome {
-                    Ok(hold) => Bound::new(py, Hold::new(hold, remote)).map(Bound::into_any),
-                    Err(error) => Err(raise(py, &error)),
-                };
-                tell(done.bind(py), outcome);
+        handle.acquire_event(timeout, move |outcome| {
+            // Whoever releases must not wait for the interpreter here.
+            ipcmutex::deliver(move || {
+                // Once the interpreter is on its way out nobody is told, and a hold is released by being dropped.
+                guest::attached(move |py| {
+                    let outcome = match outcome {
+                        Ok(hold) => Bound::new(py, Hold::new(hold, remote)).map(Bound::into_any),
+                        Err(error) => Err(raise(py, &error)),
+                    };
+                    tell(done.bind(py), outcome);
+                });
             });
         })
     }))

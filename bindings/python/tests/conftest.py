@@ -6,8 +6,10 @@ import asyncio
 import inspect
 import itertools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +26,40 @@ def name() -> str:
     return f"python-test-{os.getpid()}-{next(_count)}"
 
 
-@pytest.fixture(params=["spm", "mpm"])
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of our own: `redis+unix:///socket`."""
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        if os.environ.get("IPCMUTEX_REQUIRE_REDIS"):
+            pytest.fail("no redis-server, and IPCMUTEX_REQUIRE_REDIS is set")
+        pytest.skip("no redis-server")
+    # Unix sockets have short names.
+    with tempfile.TemporaryDirectory() as folder:
+        server = subprocess.Popen(
+            [program, "--port", "0", "--unixsocket", f"{folder}/socket", "--save", "", "--dir", folder],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert server.stdout is not None
+        for line in server.stdout:
+            if "eady to accept connections" in line:
+                break
+        yield f"redis+unix://{folder}/socket"
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture(params=["spm", "mpm", "rpm"])
 def url(request: pytest.FixtureRequest, name: str, tmp_path: Path) -> str:
-    """A lock of each engine that needs no server."""
-    return f"spm:{name}" if request.param == "spm" else f"mpm:{tmp_path / 'lock'}"
+    """A lock of each engine."""
+    match request.param:
+        case "spm":
+            return f"spm:{name}"
+        case "mpm":
+            return f"mpm:{tmp_path / 'lock'}"
+        case _:
+            return f"rpm+{request.getfixturevalue('redis')}?id={name}&ttl=3s"
 
 
 @pytest.fixture

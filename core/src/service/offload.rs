@@ -38,6 +38,18 @@ pub fn offload(job: impl FnOnce() + Send + 'static) {
     }
 }
 
+static DELIVERIES: Lane = Lane::new();
+
+/// Runs `job` soon, after those that were given here before, on a thread of the library's own that takes no signals:
+/// for telling an event loop of outcomes, which must wait neither for a server nor for a callback of the user's. If no
+/// thread can be started it runs here.
+pub fn deliver(job: impl FnOnce() + Send + 'static) {
+    let drain = || DELIVERIES.drain();
+    if DELIVERIES.push(job) && thread::spawn("ipcmutex-tell", thread::FULL_STACK, drain).is_err() {
+        drain();
+    }
+}
+
 fn drain() {
     let Some(queue) = QUEUE.get() else { return };
     loop {
@@ -70,7 +82,7 @@ impl Lane {
         Lane(PerProcess::new())
     }
 
-    /// Adds `job`; whether the caller must have [`Lane::drain`] offloaded.
+    /// Adds `job`; whether the caller must have [`Lane::drain`] run on some thread.
     pub(crate) fn push(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let mut lined = self.0.get_or_init(Guarded::default).lock();
         lined.jobs.push_back(Box::new(job));
