@@ -44,10 +44,13 @@ fn compile(source: &Path, program: &Path, link: Link) {
 }
 
 fn run(program: &Path, arguments: &[&str], code: i32) {
+    run_as(Command::new(program).args(arguments), program, code);
+}
+
+fn run_as(command: &mut Command, program: &Path, code: i32) {
     let locks = program.with_extension("locks");
     std::fs::DirBuilder::new().mode(0o700).recursive(true).create(&locks).unwrap();
-    let mut child = Command::new(program)
-        .args(arguments)
+    let mut child = command
         .env("IPCMUTEX_DIR", locks)
         .env("UBSAN_OPTIONS", "print_stacktrace=1")
         .stderr(Stdio::piped())
@@ -136,6 +139,22 @@ fn c_programs_with_the_static_library() {
 #[test]
 fn c_programs_under_the_sanitizers() {
     programs(Link::Sanitized);
+}
+
+/// Programs are debugged under it; and it sees what the sanitizers, which know only the C half, do not.
+#[test]
+fn c_programs_under_valgrind() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: valgrind is missing");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("use");
+    compile(&crate_dir().join("tests/c/use.c"), &program, Link::Static);
+    for engine in ["spm:", "mpm:"] {
+        let mut valgrind = Command::new("valgrind");
+        run_as(valgrind.args(["-q", "--error-exitcode=9"]).arg(&program).arg(engine), &program, 0);
+    }
 }
 
 /// The functions of the header that return a code, each with the types of its parameters.
