@@ -176,7 +176,8 @@ async def test_a_cancelled_release_completes(url: str) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not await mutex.locked()
+    while await mutex.locked():  # it goes on by itself
+        await asyncio.sleep(0)
 
 
 async def test_the_loop_runs_while_a_thread_holds(url: str) -> None:

@@ -159,7 +159,8 @@ def test_an_exit_while_holding_frees_the_lock(url: str, child: Start, end: str) 
 
 
 def test_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start) -> None:
-    for _ in range(10):
+    # A dying process may be granted the lock; at a server that lasts as long as its lease.
+    for _ in range(2 if url.startswith("rpm") else 10):
         ending = child(
             """
             import sys, threading, time, warnings
