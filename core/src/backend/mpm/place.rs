@@ -21,7 +21,7 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn of(stat: &Stat) -> Identity {
-        Identity { device: stat.st_dev as u64, inode: stat.st_ino as u64 }
+        Identity { device: stat.st_dev, inode: stat.st_ino }
     }
 }
 
