@@ -1,4 +1,4 @@
-//! Python's numbers to core's.
+//! Python's texts and numbers to core's.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use ipcmutex::{Error, ErrorKind, Timeout};
 use pyo3::exceptions::PyOverflowError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyString;
 
 use crate::error::{OrRaise, overflow, raise};
 
@@ -13,6 +14,16 @@ static TIMEOUT_MAX: PyOnceLock<f64> = PyOnceLock::new();
 
 fn timeout_max(py: Python<'_>) -> PyResult<f64> {
     TIMEOUT_MAX.get_or_try_init(py, || py.import("threading")?.getattr("TIMEOUT_MAX")?.extract()).copied()
+}
+
+/// A URL. Text that UTF-8 cannot write, a lone surrogate, is INVALID as in every language.
+pub(crate) fn url<'a>(url: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
+    url.to_str().map_err(|cause| {
+        let error = Error::new(ErrorKind::Invalid, "open", "the URL is not valid UTF-8");
+        let raised = raise(url.py(), &error);
+        raised.set_cause(url.py(), Some(cause));
+        raised
+    })
 }
 
 /// `blocking` and `timeout` as `threading.Lock.acquire` takes them; `None` and -1 are for ever.

@@ -9,7 +9,7 @@ use ipcmutex::{Error, ErrorKind, State, Timeout, Waiting};
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::types::{PyString, PyType};
 
 use crate::argument;
 use crate::error::{OrRaise, raise};
@@ -34,8 +34,8 @@ pub(crate) struct Mutex {
 
 /// The URL without its secret, and whether it names a server. Opens nothing.
 #[pyfunction]
-pub(crate) fn describe(py: Python<'_>, url: &str) -> PyResult<(String, bool)> {
-    let url = LockUrl::parse(url).or_raise(py)?;
+pub(crate) fn describe(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<(String, bool)> {
+    let url = LockUrl::parse(argument::url(url)?).or_raise(py)?;
     let remote = matches!(url.target(), ipcmutex::url::Target::Redis(_));
     Ok((url.redacted().to_string(), remote))
 }
@@ -125,7 +125,8 @@ fn on_main_thread() -> bool {
 #[pymethods]
 impl Mutex {
     #[new]
-    fn new(py: Python<'_>, url: String) -> PyResult<Mutex> {
+    fn new(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<Mutex> {
+        let url = argument::url(url)?.to_owned();
         let handle = guest::detached(py, || ipcmutex::Mutex::open(&url)).or_raise(py)?;
         Ok(Mutex {
             url,
