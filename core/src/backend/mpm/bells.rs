@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::site::Site;
+use super::site::{Look, Site};
 use crate::sync::Guarded;
 use crate::sys::fork::PerProcess;
 use crate::sys::{futex, thread};
@@ -82,7 +82,7 @@ fn run(ringer: &Arc<Ringer>) {
         // What is heard before the look at the words cannot be missed after it.
         let heard: Vec<u32> = sites.iter().map(|site| site.bell().load(Ordering::SeqCst)).collect();
         for site in &sites {
-            site.drive(false, None);
+            site.drive(Look::Brief, None);
         }
         let until = sites.iter().filter_map(|site| site.patience()).min();
         let bells = sites.iter().map(|site| site.bell()).zip(heard.iter().copied());

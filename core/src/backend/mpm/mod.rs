@@ -35,7 +35,8 @@
 //! A waiter writes its cell, then sees LINE in a word that is not free, then sleeps; a release changes the word, then
 //! reads LINE from it, then reads the cells: one of the two sees the other. No release clears LINE; it goes only by a swap of the
 //! very word for which the line was found empty, and an entry in between has another generation. A wake that comes
-//! before the sleep has changed the bell, so the sleep ends at once. A releaser that dies between its swap and its wake, a waiter that
+//! before the sleep has changed the bell, so the sleep ends at once. A strict waiter that leaves a free word to the one before it sets LINE in
+//! it first. Who is found in the cells, and is gone when the word has been changed for it, is noticed by a second look at its cell. A releaser that dies between its swap and its wake, a waiter that
 //! dies or freezes after it was woken: the pulse (`pulse.rs`) of the others looks, at the event of the death and every 250 ms.
 //!
 //! # Why nobody is robbed

@@ -68,6 +68,17 @@ struct Local {
     bells: bool,
 }
 
+/// How closely a waiter looks at the word.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// As it is.
+    Brief,
+    /// And asks whether the owner lives.
+    Thorough,
+    /// And takes what the one before it has left lying for too long.
+    Late,
+}
+
 /// A waiter of this process, in the order of tickets.
 pub(super) struct Entry {
     pub(super) waiter: Arc<Waiter>,
@@ -523,11 +534,11 @@ impl Site {
         }
     }
 
-    /// Wakes the waiter that `cell` names. `false` if its process has died; then its cell is cleared.
+    /// Wakes the waiter that `cell` names. `false` if it is gone: it left, or its process has died, and its cell is cleared.
     fn ring(&self, slot: u16, cell: Cell) -> bool {
         if slot == self.slot {
             if self.is_front_async(cell) {
-                self.drive(false, None);
+                self.drive(Look::Brief, None);
             } else {
                 self.ring_own(cell.bits());
             }
@@ -536,8 +547,9 @@ impl Site {
         let place = self.page.u64(layout::cell(slot));
         let awake = cell.0 & !Cell::ASLEEP;
         if !cell.is_asleep() || place.compare_exchange(cell.0, awake, SeqCst, SeqCst).is_err() {
-            // Awake: it looks at the word before it sleeps. If it dies first, the pulse finds that.
-            return true;
+            // Still the same: awake, and it looks at the word before it sleeps. If it dies first, whoever clears its cell
+            // looks at the word after that. Not the same: it was gone when the word was changed for it, and the caller looks again.
+            return Cell(place.load(SeqCst)).ticket() == cell.ticket();
         }
         let bell = self.page.u32(layout::bell(slot));
         bell.fetch_add(1, SeqCst);
@@ -585,7 +597,7 @@ impl Site {
         if waiter.is_blocking() {
             self.raise_flags(strict);
         } else {
-            self.drive(true, None);
+            self.drive(Look::Thorough, None);
         }
         true
     }
@@ -665,9 +677,9 @@ impl Site {
         }
     }
 
-    /// Takes the lock for the first of this process's line, if it may have it now. `asked`: somebody should ask whether
-    /// the owner lives. `own` is the waiter whose thread calls; any other thread is woken.
-    pub(super) fn drive(&self, asked: bool, own: Option<&Arc<Waiter>>) {
+    /// Takes the lock for the first of this process's line, if it may have it now. `own` is the waiter whose thread
+    /// calls; any other thread is woken.
+    pub(super) fn drive(&self, look: Look, own: Option<&Arc<Waiter>>) {
         loop {
             let mut local = self.local.lock();
             let Some(front) = local.line.front() else { return };
@@ -682,7 +694,7 @@ impl Site {
             self.page.u64(layout::cell(self.slot)).fetch_or(Cell::ASLEEP, SeqCst);
             let strict = front.strict;
             let hand_over = strict || front.waiter.created.elapsed() >= PATIENCE;
-            let Some(grant) = self.attempt(asked, strict, hand_over) else { return };
+            let Some(grant) = self.attempt(look, strict, hand_over) else { return };
             let Some(front) = local.line.pop_front() else { return };
             self.promote(&mut local);
             if let Some(next) = local.line.front() {
@@ -711,14 +723,19 @@ impl Site {
     }
 
     /// One look at the word for the first of this process's line.
-    fn attempt(&self, asked: bool, strict: bool, hand_over: bool) -> Option<Grant> {
+    fn attempt(&self, look: Look, strict: bool, hand_over: bool) -> Option<Grant> {
+        let asked = look != Look::Brief;
         loop {
             let word = self.word();
             let free = |site: &Site| site.enter(word, word.has(ABANDONED), strict);
             let entered = match word.state() {
                 State::Free => match self.first_in_line() {
                     // Strictly first come, first served: whoever is first is woken instead.
-                    Some((slot, cell)) if strict && slot != self.slot && !asked => {
+                    Some((slot, cell)) if strict && slot != self.slot && !(look == Look::Late && self.is_stale()) => {
+                        // It must find LINE when it enters, or its release would not know of us.
+                        if !word.has(LINE) && self.swap(word, word.with(LINE)).is_err() {
+                            continue;
+                        }
                         if self.ring(slot, cell) {
                             return None;
                         }
@@ -758,15 +775,15 @@ impl Site {
         // A short wait needs no watching; from then on a death must be noticed while everybody sleeps.
         let patience = waiter.created + PATIENCE;
         let now = Instant::now();
-        let (slice, asked) = if now < patience {
-            (Some(patience), false)
+        let (slice, look) = if now < patience {
+            (Some(patience), Look::Brief)
         } else if self.watch(&mut self.local.lock()) {
-            (None, false)
+            (None, Look::Brief)
         } else {
-            (Some(now + Duration::from_millis(CLAIM_MS)), true)
+            (Some(now + Duration::from_millis(CLAIM_MS)), Look::Late)
         };
         if self.front.load(SeqCst) == ticket {
-            self.drive(asked, Some(waiter));
+            self.drive(look, Some(waiter));
             if !waiter.is_waiting() {
                 return Woken::Changed;
             }
@@ -793,11 +810,12 @@ impl Site {
         if self.vanished.load(SeqCst) {
             return false;
         }
-        let word = self.word();
+        // The cells of the dead go first, then the word is read: see `ring`.
         let ours = match self.first_alive() {
             None => return false,
             Some((slot, _)) => slot == self.slot,
         };
+        let word = self.word();
         match word.state() {
             State::Held if word.slot() == self.slot => return false,
             State::Held if !self.is_dead(word.slot()) => return true,
@@ -806,7 +824,7 @@ impl Site {
             State::Free | State::Reserved if !ours && !self.is_stale() => return true,
             _ => {}
         }
-        self.drive(true, None);
+        self.drive(if ours { Look::Thorough } else { Look::Late }, None);
         false
     }
 
