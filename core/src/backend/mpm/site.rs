@@ -544,13 +544,23 @@ impl Site {
             }
             return true;
         }
+        // The cell as it is now, after the change of the word: when it was read to choose this waiter, it may have been awake
+        // and have gone to sleep since, having seen the word as it was.
         let place = self.page.u64(layout::cell(slot));
-        let awake = cell.0 & !Cell::ASLEEP;
-        if !cell.is_asleep() || place.compare_exchange(cell.0, awake, SeqCst, SeqCst).is_err() {
-            // Still the same: awake, and it looks at the word before it sleeps. If it dies first, whoever clears its cell
-            // looks at the word after that. Not the same: it was gone when the word was changed for it, and the caller looks again.
-            return Cell(place.load(SeqCst)).ticket() == cell.ticket();
-        }
+        let awake = loop {
+            let now = Cell(place.load(SeqCst));
+            if now.ticket() != cell.ticket() {
+                return false;
+            }
+            if !now.is_asleep() {
+                // It looks at the word before it sleeps. If it dies first, whoever clears its cell looks after that.
+                return true;
+            }
+            let awake = now.0 & !Cell::ASLEEP;
+            if place.compare_exchange(now.0, awake, SeqCst, SeqCst).is_ok() {
+                break awake;
+            }
+        };
         let bell = self.page.u32(layout::bell(slot));
         bell.fetch_add(1, SeqCst);
         if futex::wake(bell, u32::MAX, cell.bits(), true) > 0 || !self.is_dead(slot) {
