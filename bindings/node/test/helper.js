@@ -39,3 +39,25 @@ exports.run = (script, { args = [], env = {}, onLine = () => {}, watchdog = 2000
         resolve({ code, signal, out, err, ms: Number(process.hrtime.bigint() - since) / 1e6 })
     }))
 }
+
+/*  A Redis of our own, as `rpm+redis+unix:///socket`; null if there is none to start.  */
+exports.redis = async (t) => {
+    const folder = exports.folder(t)
+    const socket = path.join(folder, "socket")
+    for (const program of ["redis-server", "valkey-server"]) {
+        const server = spawn(program, ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder],
+            { stdio: ["ignore", "pipe", "inherit"] })
+        const ready = await new Promise((resolve) => {
+            server.on("error", () => resolve(false))
+            server.stdout.on("data", (data) => String(data).includes("eady to accept connections") && resolve(true))
+        })
+        if (ready) {
+            t.after(() => new Promise((resolve) => server.on("close", resolve).kill("SIGKILL")))
+            return `rpm+redis+unix://${socket}`
+        }
+    }
+    if (process.env.IPCMUTEX_REQUIRE_REDIS) {
+        throw new Error("no redis-server, and IPCMUTEX_REQUIRE_REDIS is set")
+    }
+    return null
+}

@@ -1,0 +1,127 @@
+"use strict"
+
+const assert = require("node:assert")
+const test = require("node:test")
+
+const Mutex = require("..")
+const { redis, run } = require("./helper.js")
+
+const code = (word) => ({ code: `ERR_IPCMUTEX_${word}` })
+
+test("redis", async (t) => {
+    const server = await redis(t)
+    if (server === null) {
+        return t.skip("no redis-server")
+    }
+    let count = 0
+    const url = (more = "") => `${server}?id=node-${++count}${more}`
+
+    await t.test("the four calls, two objects, timeouts and status", async () => {
+        const name = url()
+        const [one, two] = [new Mutex(name), new Mutex(name)]
+        await one.open()
+        await assert.rejects(one.open(), { ...code("INVALID"), message: /already opened/ })
+        const hold = await one.acquire()
+        await hold.extend()
+        await hold.extend(5000)
+        assert.strictEqual(await two.tryAcquire(), null)
+        await assert.rejects(two.acquire({ timeout: 30 }), code("TIMEOUT"))
+        assert.strictEqual((await two.status()).token, hold.token)
+        const waiting = two.acquire()
+        await one.release()
+        assert.ok((await waiting).token > hold.token)
+        await assert.rejects(one.release(), code("NOT_OWNER"))
+        await two.close()
+        assert.strictEqual((await one.status()).state, "free")
+        await one.execute(() => {})
+        one.acquireSync()
+        one.releaseSync()
+        await one.close()
+        await assert.rejects(one.acquire(), code("CLOSED"))
+    })
+
+    await t.test("an acquire opens, and several share one opening", async () => {
+        const mutex = new Mutex(url())
+        let inside = 0
+        await Promise.all(Array.from({ length: 10 }, () => mutex.execute(async () => {
+            assert.strictEqual(++inside, 1)
+            await new Promise(setImmediate)
+            inside--
+        })))
+        await mutex.close()
+    })
+
+    await t.test("a close overtakes an opening", async () => {
+        const mutex = new Mutex(url())
+        const opening = mutex.open()
+        await mutex.close()
+        await opening
+        await assert.rejects(mutex.acquire(), code("CLOSED"))
+        await mutex.open()
+        await mutex.close()
+    })
+
+    await t.test("a server that is not there is UNAVAILABLE, and tried again", async () => {
+        const mutex = new Mutex("rpm+redis+unix:///nowhere/socket?id=x")
+        await assert.rejects(mutex.acquire(), code("UNAVAILABLE"))
+        await assert.rejects(mutex.open(), code("UNAVAILABLE"))
+        await assert.rejects(mutex.release(), code("CLOSED"))
+    })
+
+    await t.test("aborts leave the line and nothing held", { timeout: 60000 }, async () => {
+        const mutex = new Mutex(url())
+        for (let round = 0; round < 200; round++) {
+            const hold = await mutex.acquire()
+            const controller = new AbortController()
+            const waiting = mutex.acquire({ signal: controller.signal })
+            if (round % 2 === 0) {
+                await new Promise(setImmediate)
+            }
+            const released = round % 4 < 2 ? hold.release() : null
+            controller.abort("enough")
+            await waiting.then((late) => late.release(), (reason) => assert.strictEqual(reason, "enough"))
+            await (released ?? hold.release())
+        }
+        await (await mutex.acquire({ timeout: 10000 })).release()
+        await mutex.close()
+    })
+
+    await t.test("a lost hold aborts its signal", { timeout: 20000 }, async () => {
+        const mutex = new Mutex(url("&ttl=1s"))
+        const hold = await mutex.acquire()
+        const alive = setInterval(() => {}, 1000)
+        const lost = new Promise((resolve) => hold.signal.addEventListener("abort", resolve))
+        await mutex.breakLock()
+        await lost
+        clearInterval(alive)
+        assert.strictEqual(hold.signal.reason.code, "ERR_IPCMUTEX_LOST")
+        await assert.rejects(hold.release(), code("LOST"))
+    })
+
+    await t.test("the lease is renewed while the event loop is blocked", async () => {
+        const name = url("&ttl=300ms")
+        const hold = await new Mutex(name).acquire()
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1500)
+        hold.check()
+        await hold.release()
+    })
+
+    for (const end of ["", "process.exit(0)", "process.exitCode = 0; throw 1"]) {
+        await t.test(`a process that ends by "${end}" releases what it holds`, async () => {
+            const name = url("&ttl=1h")
+            const { signal, err } = await run(`
+                const Mutex = require(process.env.IPCMUTEX_TEST)
+                const mutex = new Mutex(${JSON.stringify(name)})
+                mutex.acquire().then((hold) => setImmediate(() => { ${end} }))`)
+            assert.strictEqual(signal, null, err)
+            await (await new Mutex(name).acquire({ timeout: 10000 })).release()
+        })
+    }
+
+    await t.test("a mutex and a hold do not keep the process alive", async () => {
+        const { code: status, err } = await run(`
+            const Mutex = require(process.env.IPCMUTEX_TEST)
+            new Mutex(${JSON.stringify(url())}).acquire().then((hold) => hold.signal)`)
+        assert.strictEqual(status, 0, err)
+    })
+})
