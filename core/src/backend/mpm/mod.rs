@@ -14,7 +14,7 @@
 //! | HELD, RESERVED -> the same with LINE, and HAND_OVER if it is strict or has waited 1 ms | a waiter, before it sleeps | |
 //! | HELD(d, g) -> HELD(own, g+1), abandoned | anyone who read the word, then found LIFE d free | |
 //! | RESERVED(own) -> HELD(own, g+1) | the first of that process's line | |
-//! | RESERVED(h) -> HELD(own, g+1) | anyone, if LIFE h is free or the reservation is older than 250 ms | |
+//! | RESERVED(h) -> HELD(own, g+1) | anyone, if LIFE h is free, its cell is empty, or the reservation is older than 250 ms | |
 //! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if h has died | wake |
 //! | HELD(d), RESERVED(d) -> FREE | who moves into slot d, between taking CLAIM d and LIFE d | wake, also if nothing changed |
 //! | FREE with LINE -> FREE | who looked for the first in line and found nobody; exactly the word it had read | |

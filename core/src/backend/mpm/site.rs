@@ -283,7 +283,12 @@ impl Site {
         same && is_byte_locked(file.as_fd(), layout::life_byte(slot)) == Ok(false)
     }
 
-    /// Whether a reservation has outlived its claim. A time that is not of this clock (another time namespace) counts as old.
+    /// Whether nobody will come for a reservation: nobody of that process waits any more, or its claim is over.
+    fn is_unclaimed(&self, slot: u16) -> bool {
+        self.page.u64(layout::cell(slot)).load(SeqCst) == 0 || self.is_stale()
+    }
+
+    /// Whether the lock was passed on for longer ago than a claim lasts. A time that is not of this clock (another time namespace) counts as old.
     fn is_stale(&self) -> bool {
         let passed = self.page.u64(layout::PASSED_AT).load(Relaxed);
         !(0..=CLAIM_MS).contains(&coarse_ms().wrapping_sub(passed))
@@ -312,7 +317,9 @@ impl Site {
                         continue;
                     }
                     match state {
-                        State::Reserved if self.is_stale() => self.enter(word, word.has(ABANDONED), strict),
+                        State::Reserved if self.is_unclaimed(word.slot()) => {
+                            self.enter(word, word.has(ABANDONED), strict)
+                        }
                         State::Reserved if self.is_dead(word.slot()) => self.enter(word, word.has(ABANDONED), strict),
                         State::Held if self.is_dead(word.slot()) => self.enter(word, true, strict),
                         _ => return Ok(None),
@@ -753,7 +760,7 @@ impl Site {
                     }
                     _ => free(self),
                 },
-                State::Reserved if word.slot() == self.slot || self.is_stale() => free(self),
+                State::Reserved if word.slot() == self.slot || self.is_unclaimed(word.slot()) => free(self),
                 State::Reserved if asked && self.is_dead(word.slot()) => free(self),
                 State::Held if asked && self.is_dead(word.slot()) => self.enter(word, true, strict),
                 State::Bad => return None,
