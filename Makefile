@@ -31,9 +31,9 @@ demo: build redis
 test: tools redis lint build test-rust test-python test-node
 	@echo "make test: all passed"
 
-# Nothing may be skipped here for want of a server.
+# Nothing may be skipped here for want of a server, and Ctrl-C must arrive also if make runs in the background.
 test-rust: build redis
-	IPCMUTEX_REQUIRE_REDIS=1 cargo test $(packages)
+	IPCMUTEX_REQUIRE_REDIS=1 env --default-signal=INT cargo test $(packages) --no-fail-fast
 
 test-python: python redis
 	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 $(venv)/bin/python -m pytest -p no:cacheprovider
@@ -70,7 +70,7 @@ redis:
 	  else echo "make: redis-server is missing and only root can install it: apt-get install redis-server" >&2; fi; }
 
 rust: tools
-	cargo build $(packages) --all-targets
+	cargo build $(packages)
 
 c: rust
 	@PREFIX="$(installed)" DESTDIR= BUILD="$(built)" ffi/install.sh
