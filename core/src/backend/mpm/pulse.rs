@@ -23,13 +23,15 @@ const SECOND_LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_mi
 #[derive(Default)]
 struct Pulse {
     sites: Vec<Watched>,
+    /// Sites that nobody has looked at yet: what happened before the watch was there tells no event.
+    fresh: Vec<Arc<Site>>,
     files: Option<Arc<Files>>,
 }
 
 struct Watched {
     site: Arc<Site>,
     watch: Option<i32>,
-    /// When to look next, and whether because of an event.
+    /// When to look next, event or not.
     next: Instant,
     second_looks: Vec<Instant>,
 }
@@ -89,8 +91,8 @@ pub(super) fn watch(site: Arc<Site>) -> bool {
     let flags = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
     // Without a watch (their number is limited) the looks every 250 ms remain.
     let watch = inotify::add_watch(&files.events, &site.path, flags).ok();
-    // The first look is now: what happened before the watch was there tells no event.
-    pulse.sites.push(Watched { site, watch, next: Instant::now(), second_looks: Vec::new() });
+    pulse.fresh.push(site.clone());
+    pulse.sites.push(Watched { site, watch, next: soon(), second_looks: Vec::new() });
     files.ring();
     true
 }
@@ -141,6 +143,13 @@ fn run(files: &Files) {
         for (site, event) in due {
             site.recheck(event);
         }
+        let fresh = {
+            let mut state = pulse.lock();
+            std::mem::take(&mut state.fresh)
+        };
+        for site in fresh {
+            look(pulse, &site);
+        }
         let until = {
             let state = pulse.lock();
             state.sites.iter().flat_map(|watched| watched.second_looks.iter().chain([&watched.next])).min().copied()
@@ -163,7 +172,6 @@ fn run(files: &Files) {
         if heard.is_empty() {
             continue;
         }
-        let now = Instant::now();
         let sites: Vec<Arc<Site>> = {
             let state = pulse.lock();
             let watched =
@@ -171,12 +179,18 @@ fn run(files: &Files) {
             watched.map(|watched| watched.site.clone()).collect()
         };
         for site in sites {
-            if site.recheck(true) {
-                let mut state = pulse.lock();
-                if let Some(watched) = state.sites.iter_mut().find(|watched| Arc::ptr_eq(&watched.site, &site)) {
-                    watched.second_looks = SECOND_LOOKS.iter().map(|after| now + *after).collect();
-                }
-            }
+            look(pulse, &site);
+        }
+    }
+}
+
+/// A look because of an event, and if that may have been too early, or it is somebody else's turn, two more.
+fn look(pulse: &Guarded<Pulse>, site: &Arc<Site>) {
+    if site.recheck(true) {
+        let now = Instant::now();
+        let mut state = pulse.lock();
+        if let Some(watched) = state.sites.iter_mut().find(|watched| Arc::ptr_eq(&watched.site, site)) {
+            watched.second_looks = SECOND_LOOKS.iter().map(|after| now + *after).collect();
         }
     }
 }
