@@ -37,7 +37,8 @@ def test_like_threading_lock(url: str) -> None:
     assert mutex.acquire(True, 0.01) is False
     assert mutex.acquire(timeout=0) is False
     assert mutex.release() is None
-    assert not mutex.locked()
+    while mutex.locked():  # a server may offer it to the waiter that has just given up
+        time.sleep(0.001)
     with pytest.raises(RuntimeError, match="not acquired") as raised:
         mutex.release()
     assert isinstance(raised.value, NotOwner)
@@ -295,22 +296,15 @@ def test_a_cycle_through_on_lost_is_collected(url: str) -> None:
 
 def test_other_threads_run_meanwhile(url: str) -> None:
     holder, waiter = Mutex(url), Mutex(url)
-
-    def rate() -> int:
-        count, end = 0, time.perf_counter() + 0.2
-        while time.perf_counter() < end:
-            count += 1
-        return count
-
-    with holder:
-        alone = max(rate() for _ in range(3))
-        thread = threading.Thread(target=waiter.acquire)
-        thread.start()
-        while holder.status().waiters == 0:
-            time.sleep(0.001)
-        # The best of three: other processes on the machine also take their share.
-        assert max(rate() for _ in range(3)) > 0.8 * alone
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        with holder:
+            waiting = pool.submit(waiter.acquire)
+            while holder.status().waiters == 0:
+                time.sleep(0.001)
+            # With the interpreter kept by the waiter, not one of these rounds would come to pass.
+            assert sum(1 for _ in range(1_000_000)) == 1_000_000
+            assert not waiting.done()
+        assert waiting.result()
     waiter.release()
 
 
