@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use super::connect::Server;
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
+use super::placing::Placings;
 use super::wire::{self, Script, Scripts};
 use super::worker::{self, Event};
 use crate::error::{Error, ErrorKind, Result};
@@ -43,6 +45,8 @@ pub(super) struct Engine {
     pub(super) process: String,
     epoch: u32,
     serial: AtomicU64,
+    /// Who is on the way to a line.
+    pub(super) placings: Arc<Placings>,
     caller: Guarded<Caller>,
     board: Guarded<Board>,
 }
@@ -121,6 +125,7 @@ impl Engine {
             process: hex(&random::<8>()?),
             epoch: fork::epoch(),
             serial: AtomicU64::new(0),
+            placings: Arc::default(),
             caller: Guarded::default(),
             board: Guarded::new(Board {
                 thread: None,
@@ -350,6 +355,15 @@ impl Engine {
 
     /// Releases what is held, as well as that goes in [`FAREWELL`].
     fn farewell(&self) {
+        let end = Instant::now() + FAREWELL;
+        // A wait that has just ended may not be on the board yet, or be joining still: its place would stay in the line.
+        let thread = self.board.lock().thread.clone();
+        if let Some(thread) = thread {
+            let (done, told) = sync_channel(1);
+            if thread.send(Event::Done(done)).is_ok() {
+                let _ = told.recv_timeout(FAREWELL);
+            }
+        }
         let board = self.board.lock();
         let mut owed: Vec<(Token, Debt)> =
             board.debts.iter().map(|(token, debt)| (token.clone(), debt.clone())).collect();
@@ -362,7 +376,6 @@ impl Engine {
         if owed.is_empty() {
             return;
         }
-        let end = Instant::now() + FAREWELL;
         let left = || end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let mut caller = loop {
             match self.caller.try_lock() {

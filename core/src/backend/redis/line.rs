@@ -20,6 +20,7 @@ use super::hold::Token;
 use super::keys::Keys;
 use super::lease;
 use super::lock::Lock;
+use super::placing::Placing;
 use super::wire::{self, Refusal, Taken};
 use super::worker::{AGAIN, Event, Worker, bug};
 use crate::backend::contract::Grant;
@@ -33,6 +34,8 @@ pub(super) struct Entry {
     token: Token,
     /// Its place in the line; 0 before it has one.
     ticket: u64,
+    /// Until the server has given it one.
+    placing: Option<Placing>,
     /// The take that is under way.
     call: Option<u64>,
     /// When the first take was sent of which no answer came: the server may know the token since then.
@@ -62,7 +65,7 @@ fn name(lock: &Lock) -> &str {
 }
 
 impl Worker {
-    pub(super) fn join(&mut self, serial: u64, waiter: Arc<Waiter>, lock: Arc<Lock>) {
+    pub(super) fn join(&mut self, serial: u64, waiter: Arc<Waiter>, lock: Arc<Lock>, placing: Placing) {
         if !waiter.is_waiting() {
             return;
         }
@@ -79,8 +82,17 @@ impl Worker {
         };
         line.members.insert(serial);
         self.by_token.insert(token.clone(), serial);
-        let entry =
-            Entry { waiter, lock, token, ticket: 0, call: None, doubt: None, again: false, joined: Instant::now() };
+        let entry = Entry {
+            waiter,
+            lock,
+            token,
+            ticket: 0,
+            placing: Some(placing),
+            call: None,
+            doubt: None,
+            again: false,
+            joined: Instant::now(),
+        };
         self.entries.insert(serial, entry);
         self.take(serial);
     }
@@ -240,6 +252,9 @@ impl Worker {
         let listens = self.link().is_some_and(|link| link.listens);
         let Some(entry) = self.entries.get_mut(&serial) else { return };
         let had_ticket = std::mem::replace(&mut entry.ticket, refusal.ticket) != 0;
+        if entry.ticket != 0 {
+            entry.placing = None;
+        }
         let again = entry.again;
         let blind = !listens || refusal.foreign;
         let wake = Instant::now() + lease::recheck(refusal.left, refusal.rank, blind, jitter());

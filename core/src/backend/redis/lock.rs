@@ -183,6 +183,10 @@ impl Backend for Redis {
     fn try_take(&self) -> Result<Option<Grant>> {
         let lock = &self.0;
         let engine = &lock.engine;
+        if engine.placings.any(lock.keys.lock()) {
+            // Somebody of this process was first, and is on the way to the line, as far as the server lets it.
+            return self.unserved().map_or(Ok(None), Err);
+        }
         let token = engine::new_token()?;
         let mut sent = 0;
         let answer = engine.call("acquire", |connection| {
@@ -221,7 +225,10 @@ impl Backend for Redis {
         let engine = &self.0.engine;
         let serial = engine.next_serial();
         waiter.ticket.store(serial, Ordering::Release);
-        engine.post(Event::Join { serial, waiter: waiter.clone(), lock: self.0.clone() })
+        // A place in the line is also left behind by a process that ends.
+        exit::at_exit(engine::farewell);
+        let placing = engine.placings.begin(self.0.keys.lock());
+        engine.post(Event::Join { serial, waiter: waiter.clone(), lock: self.0.clone(), placing })
     }
 
     fn leave(&self, waiter: &Arc<Waiter>) {
@@ -249,11 +256,15 @@ impl Backend for Redis {
         }
         engine.unwatch(&hold);
         let debt = lock.debt(false);
+        let mut sends = 0;
         let answer = engine.call("release", |connection| {
+            sends += 1;
             engine::run(connection, |by_text| engine.release_command(by_text, &hold.token, &debt))
         });
         let stood = match answer {
-            Ok(reply) => wire::released(&reply)?,
+            // Sent twice, the first may have released it and somebody else may have held it since: the server remembers only
+            // the last release. By our own clock the lease stood, so that is what a "not yours" to the second means.
+            Ok(reply) => wire::released(&reply)? || sends > 1,
             Err(Failed { error, .. }) => {
                 lock.losses.forget(token);
                 engine.owe(&hold.token, debt);

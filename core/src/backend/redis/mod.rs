@@ -35,6 +35,7 @@ mod keys;
 mod lease;
 mod line;
 mod lock;
+mod placing;
 mod renewal;
 mod wire;
 mod worker;

@@ -19,6 +19,7 @@ use super::hold::{Hold, Loss, Token};
 use super::lease;
 use super::line::{Entry, Line};
 use super::lock::Lock;
+use super::placing::Placing;
 use super::wire::{self, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wait::Waiter;
@@ -35,8 +36,11 @@ pub(super) enum Event {
         serial: u64,
         waiter: Arc<Waiter>,
         lock: Arc<Lock>,
+        placing: Placing,
     },
     Leave(u64),
+    /// Answered when all that was posted before is done, what it asked the server for included.
+    Done(SyncSender<()>),
     Owed(Token),
     Extend {
         hold: Arc<Hold>,
@@ -101,6 +105,8 @@ pub(super) struct Worker {
     pub(super) renewing: HashSet<u64>,
     pub(super) extensions: Vec<(Arc<Hold>, Duration, SyncSender<Result<()>>)>,
     pay_at: Option<Instant>,
+    /// The process ends, and waits a little for the last task.
+    farewell: Option<SyncSender<()>>,
     /// Since when there is nothing to do, and the count of holds then.
     idle: Option<(Instant, u64)>,
 }
@@ -157,6 +163,7 @@ impl Worker {
             renewing: HashSet::new(),
             extensions: Vec::new(),
             pay_at: None,
+            farewell: None,
             idle: None,
         }
     }
@@ -165,6 +172,12 @@ impl Worker {
         loop {
             while let Ok(event) = receiver.try_recv() {
                 self.handle(event);
+            }
+            if self.tasks == 0
+                && let Some(answer) = self.farewell.take()
+            {
+                // Who asked may have waited long enough already.
+                let _ = answer.try_send(());
             }
             let Some(wake) = self.look() else {
                 if self.engine.retire(receiver) {
@@ -182,16 +195,17 @@ impl Worker {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Look => {}
-            Event::Join { serial, waiter, lock } => {
+            Event::Join { serial, waiter, lock, placing } => {
                 if let Some((_, error)) = &self.down {
                     lock.not_served(error);
                 }
-                self.join(serial, waiter, lock);
+                self.join(serial, waiter, lock, placing);
                 if let (State::Down { retry_at }, Some(last)) = (&mut self.state, self.last_try) {
                     *retry_at = (*retry_at).min(last + AGAIN);
                 }
             }
             Event::Leave(serial) => self.leave(serial),
+            Event::Done(answer) => self.farewell = Some(answer),
             Event::Owed(token) => self.pay(&token),
             Event::Extend { hold, ttl, answer } => self.extend(hold, ttl, answer),
             Event::Linked { number, link } => {
