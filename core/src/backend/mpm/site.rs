@@ -264,8 +264,8 @@ impl Site {
         let before = self.hold_token.load(Relaxed);
         self.hold_token.store(token, Release);
         self.hold_word.store(entered.0, Release);
-        if before != 0 {
-            // Its hold was released, or broken without having noticed.
+        if before != 0 && self.losses.is_listening(before) {
+            // Its hold was broken without having noticed: a release would have ended the listening.
             self.losses.tell(before, &lost("on_lost", "somebody broke the lock"));
         }
         Some(Grant { token, abandoned })
