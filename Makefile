@@ -31,15 +31,16 @@ demo: build redis
 test: tools redis lint build test-rust test-python test-node
 	@echo "make test: all passed"
 
-# Nothing may be skipped here for want of a server, and Ctrl-C must arrive also if make runs in the background.
+# Nothing may be skipped here for want of a server. What runs in the background ignores Ctrl-C and its like, and so would
+# the programs whose handling of signals is tested: they start with the signals as a terminal gives them.
 test-rust: build redis
-	IPCMUTEX_REQUIRE_REDIS=1 env --default-signal=INT cargo test $(packages) --no-fail-fast
+	IPCMUTEX_REQUIRE_REDIS=1 RUST_BACKTRACE=0 env --default-signal cargo test $(packages) --no-fail-fast
 
 test-python: python redis
-	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 $(venv)/bin/python -m pytest -p no:cacheprovider
+	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal $(venv)/bin/python -m pytest -p no:cacheprovider
 
 test-node: node redis
-	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 node --test --expose-gc test/
+	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal node --test --expose-gc test/
 
 soak: build redis
 	IPCMUTEX_HAMMER_SECONDS=$(SOAK_SECONDS) cargo test $(packages) --test exclusion -- --nocapture --test-threads=1
