@@ -18,7 +18,27 @@ pub struct Listed {
 /// # Errors
 /// UNSAFE or IO if the default directory cannot be read; no locks at all is an empty list.
 pub fn local() -> Result<Vec<Listed>> {
-    crate::backend::mpm::list()
+    #[cfg(target_os = "linux")]
+    return crate::backend::mpm::list();
+    #[cfg(not(target_os = "linux"))]
+    Err(crate::backend::open::without_files("ps"))
+}
+
+/// Whether the lock that `url` names has been made yet: a lock file comes into being when a mutex is opened, and who
+/// only looks should not make one. Until then nobody holds it. Locks that are no files need no making.
+///
+/// # Errors
+/// UNSAFE or IO if the default directory cannot be trusted or read.
+pub fn is_made(url: &LockUrl) -> Result<bool> {
+    match url.target() {
+        #[cfg(target_os = "linux")]
+        Target::Mpm(target) => {
+            let unmade =
+                crate::backend::mpm::is_unmade(target).map_err(|error| error.with_url(url.redacted().clone()))?;
+            Ok(!unmade)
+        }
+        _ => Ok(true),
+    }
 }
 
 /// The locks of the server that `url` names, under its `prefix`; the URL's id does not matter.

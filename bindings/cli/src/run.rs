@@ -91,7 +91,11 @@ fn wait_for(child: &mut Child, pid: Pid, watch: &Watch) -> Result<ExitStatus> {
 
 pub(crate) fn wait(args: Wait) -> Result<i32> {
     let watch = Watch::start()?;
-    let mutex = Mutex::open_url(lock::parse(&args.lock, None)?)?;
+    let url = lock::parse(&args.lock, None)?;
+    if !ipcmutex::list::is_made(&url)? {
+        return Ok(0);
+    }
+    let mutex = Mutex::open_url(url)?;
     let waiting = Waiting { timeout: args.limit.timeout(), cancel: Some(&watch.cancel), ..Waiting::default() };
     match mutex.wait_until_free(waiting) {
         Ok(()) => Ok(0),

@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use ipcmutex::list::{self, Listed};
 use ipcmutex::url::LockUrl;
-use ipcmutex::{Error, ErrorKind, Mutex, Result};
+use ipcmutex::{Error, ErrorKind, Mutex, Result, State, Status};
 use serde_json::{Value, json};
 
 use crate::args;
 use crate::{lock, say};
 
+/// A lock that nobody has opened yet.
+const UNMADE: Status = Status { state: State::Free, token: 0, waiters: 0, owner: None, held: None };
+
 pub(crate) fn status(args: &args::Status) -> Result<i32> {
-    let mutex = Mutex::open_url(lock::parse(&args.lock, None)?)?;
-    let found = Listed { url: mutex.url().to_string(), status: Ok(mutex.status()?) };
+    let url = lock::parse(&args.lock, None)?;
+    let shown = url.to_string();
+    let status = if list::is_made(&url)? { Mutex::open_url(url)?.status()? } else { UNMADE };
+    let found = Listed { url: shown, status: Ok(status) };
     print(&if args.json { format!("{}\n", as_json(&found)) } else { table(&[found]) })
 }
 
@@ -27,9 +32,10 @@ pub(crate) fn ps(args: &args::Ps) -> Result<i32> {
 }
 
 pub(crate) fn break_lock(lock: &OsStr) -> Result<i32> {
-    let mutex = Mutex::open_url(lock::parse(lock, None)?)?;
-    if !mutex.break_lock()? {
-        say(format_args!("nobody held {}", mutex.url()));
+    let url = lock::parse(lock, None)?;
+    let shown = url.to_string();
+    if !list::is_made(&url)? || !Mutex::open_url(url)?.break_lock()? {
+        say(format_args!("nobody held {shown}"));
     }
     Ok(0)
 }

@@ -339,7 +339,7 @@ fn ctrl_c_reaches_the_command_once() {
     let place = Place::new();
     // The terminal sends INT to all of the foreground group, us and the command. The USR1 after it comes by us alone, and
     // only when we have dealt with the INT: what was counted by then is all there is.
-    let script = "n=0; trap 'n=$((n+1)); kill -USR1 $PPID' INT; trap 'echo counted $n; exit' USR1; echo in; while :; do sleep 0.02; done";
+    let script = "n=0; trap 'n=$((n+1)); kill -USR1 $PPID' INT; trap 'echo counted $n; exit 0' USR1; echo in; while :; do sleep 0.02; done";
     let line = format!("exec '{}' run jobs sh -c \"$SCRIPT\"", env!("CARGO_BIN_EXE_ipcmutex"));
     let mut command = Command::new("script");
     command.args(["-qec", &line, "/dev/null"]).env("IPCMUTEX_DIR", place.path()).env("SCRIPT", script);
@@ -520,4 +520,19 @@ fn status_and_ps_tell_who_holds() {
     assert_eq!(lines[0], ["STATE", "OWNER", "SINCE", "WAITERS", "TOKEN", "LOCK"]);
     assert_eq!((lines[1][0], lines[1][5]), ("held", "mpm:jobs"));
     assert!(lines[1][1].starts_with(&format!("nightly run (pid {} on ", holder.child.id())), "{text}");
+}
+
+#[test]
+fn looking_at_a_lock_does_not_make_it() {
+    let place = Place::new();
+    let file = place.path().join("locks/nobody");
+    let status = status(&place, "nobody");
+    assert_eq!((&status["state"], &status["waiters"]), (&Value::from("free"), &Value::from(0)));
+    assert_eq!(place.code(&["wait", "nobody"]).0, Some(0));
+    assert_eq!(place.code(&["break", "nobody"]).0, Some(0));
+    assert!(!file.exists());
+    assert_eq!(place.code(&["run", "nobody", "true"]).0, Some(0));
+    assert!(file.exists());
+    // A folder that is not there is a mistake, not a free lock.
+    assert_eq!(place.code(&["status", "./missing/lock"]).0, Some(66));
 }

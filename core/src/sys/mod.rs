@@ -4,9 +4,11 @@
 pub(crate) mod copies;
 #[cfg(feature = "redis")]
 pub(crate) mod exit;
+#[cfg(target_os = "linux")]
 pub(crate) mod file;
 pub(crate) mod fork;
 pub(crate) mod futex;
+#[cfg(target_os = "linux")]
 pub(crate) mod page;
 pub(crate) mod thread;
 

@@ -70,11 +70,11 @@ use crate::service::clock;
 use crate::sys::file::is_byte_locked;
 use crate::sys::futex::Woken;
 use crate::sys::page::Latest;
-use crate::url::{Fairness, FileTarget, LockUrl};
+use crate::url::{Fairness, FilePlace, FileTarget, LockUrl};
 use crate::wait::Waiter;
 
 pub(crate) fn open(target: &FileTarget, url: &LockUrl) -> Result<Arc<dyn Backend>> {
-    let path = place::resolve(target)?;
+    let path = place::resolve(target, true)?;
     let owner = identity(url);
     let label = Label::new(&owner.label);
     let site = Site::open(path.clone(), target, &owner, &label)?;
@@ -297,6 +297,13 @@ fn inspect(path: &Path) -> Result<Status> {
     }
     // What cannot be told means that it lives.
     Ok(read(bytes.as_slice(), |slot| is_byte_locked(file.as_fd(), layout::life_byte(slot)) != Ok(false)))
+}
+
+/// Whether nobody has made the lock file yet, though it could be made.
+pub(crate) fn is_unmade(target: &FileTarget) -> Result<bool> {
+    let path = place::resolve(target, false)?;
+    let by_path = matches!(target.place, FilePlace::Path(_));
+    Ok(matches!(place::identity(&path), Ok(None)) && (!by_path || path.parent().is_some_and(Path::is_dir)))
 }
 
 /// The locks in this user's default directory.

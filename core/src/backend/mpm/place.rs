@@ -25,14 +25,14 @@ impl Identity {
     }
 }
 
-/// The absolute path of the lock file; makes the default directory.
-pub(super) fn resolve(target: &FileTarget) -> Result<PathBuf> {
+/// The absolute path of the lock file; makes the default directory, if `make`.
+pub(super) fn resolve(target: &FileTarget, make: bool) -> Result<PathBuf> {
     match &target.place {
         FilePlace::Path(path) => std::path::absolute(path).map_err(|error| {
             Error::new(ErrorKind::Io, "open", format!("the working directory cannot be told: {error}"))
                 .with_source(error)
         }),
-        FilePlace::Id(id) => Ok(default_dir(true)?.join(id)),
+        FilePlace::Id(id) => Ok(default_dir(make)?.join(id)),
     }
 }
 
