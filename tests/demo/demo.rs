@@ -151,9 +151,10 @@ fn run(place: &str, url: &str, victim: &str, ledger: Ledger, lasting: f64) -> Re
         }
         match told.recv_timeout(Duration::from_millis(20)) {
             Ok(Told::Visit(visit)) => {
+                // Workers tell after their holds, each through a pipe of its own: the token has the order, not the arrival.
                 if let Some(killing) = &mut outcome.killing
-                    && killing.next.is_none()
                     && visit.token > killing.token
+                    && killing.next.is_none_or(|next| visit.token < next.token)
                 {
                     killing.next = Some(visit);
                 }
