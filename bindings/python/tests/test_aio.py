@@ -56,7 +56,9 @@ async def test_use(url: str) -> None:
     with pytest.raises(NotOwner, match="not acquired"):
         await mutex.release()
     held = await other.hold()
-    held.release()  # under way at once
+    held.release()  # under way at once, awaited or not; over a server that takes its time
+    assert await mutex.acquire(timeout=20)
+    await mutex.release()
     assert not await mutex.locked()
 
     @mutex
