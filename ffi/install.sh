@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what was built: header, libraries, pkg-config and CMake files, the `ipcmutex` command, man pages if there are any.
+# Installs what was built: header, libraries, pkg-config and CMake files, the `ipcmutex` command with its manual
+# and completions, other man pages if there are any.
 #
 #   cargo build --release -p ipcmutex-ffi -p ipcmutex-cli && PREFIX=/usr/local DESTDIR= ffi/install.sh
 #
@@ -47,6 +48,18 @@ fill "$here/ipcmutex.pc.in" "$lib/pkgconfig/ipcmutex.pc"
 fill "$here/ipcmutex-config.cmake.in" "$lib/cmake/ipcmutex/ipcmutex-config.cmake"
 fill "$here/ipcmutex-config-version.cmake.in" "$lib/cmake/ipcmutex/ipcmutex-config-version.cmake"
 install -m 755 "$BUILD/ipcmutex" "$DESTDIR$PREFIX/bin/"
+# The command knows its own manual and completions.
+told() { # where, what it is asked
+    share=$DESTDIR$PREFIX/share/$1
+    shift
+    install -d "$(dirname "$share")"
+    "$BUILD/ipcmutex" "$@" > "$share"
+    chmod 644 "$share"
+}
+told man/man1/ipcmutex.1 man
+told bash-completion/completions/ipcmutex completions bash
+told zsh/site-functions/_ipcmutex completions zsh
+told fish/vendor_completions.d/ipcmutex.fish completions fish
 for page in "$root"/man/*.[1-9]; do
     [ -e "$page" ] || continue
     section=${page##*.}

@@ -114,6 +114,7 @@ fn packagers_get_all_of_it_under_destdir() {
     let installed = run(Command::new("find").current_dir(&stage).args([".", "-type", "f", "-o", "-type", "l"]));
     let mut installed: Vec<&str> = installed.lines().filter(|file| !file.contains("/share/man/")).collect();
     installed.sort();
+    assert!(stage.join("opt/x/share/man/man1/ipcmutex.1").exists());
     let library = format!("./opt/x/lib/libipcmutex.so.{version}");
     assert_eq!(
         installed,
@@ -127,6 +128,9 @@ fn packagers_get_all_of_it_under_destdir() {
             "./opt/x/lib/libipcmutex.so.0",
             &library,
             "./opt/x/lib/pkgconfig/ipcmutex.pc",
+            "./opt/x/share/bash-completion/completions/ipcmutex",
+            "./opt/x/share/fish/vendor_completions.d/ipcmutex.fish",
+            "./opt/x/share/zsh/site-functions/_ipcmutex",
         ]
     );
     let pc = std::fs::read_to_string(stage.join("opt/x/lib/pkgconfig/ipcmutex.pc")).unwrap();

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Parser, Subcommand};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueHint};
 use ipcmutex::{Result, Timeout};
 
 const ABOUT: &str = "One lock for programs of any language, on one host or many.
@@ -38,6 +38,10 @@ pub(crate) enum Command {
     Wait(Wait),
     /// Take the lock away from whoever holds it
     Break(Lock),
+    /// Print the manual page
+    Man,
+    /// Print what a shell completes this command with
+    Completions(Completions),
 }
 
 #[derive(ClapArgs)]
@@ -52,9 +56,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "5")]
     pub(crate) kill_after: Duration,
     /// A name, a path or a URL; see `ipcmutex --help`
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) lock: OsString,
-    /// What to run; it finds IPCMUTEX_LOCK and IPCMUTEX_TOKEN set
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    /// Finds IPCMUTEX_LOCK, IPCMUTEX_TOKEN and IPCMUTEX_ABANDONED set
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -63,6 +68,7 @@ pub(crate) struct Wait {
     #[command(flatten)]
     pub(crate) limit: Limit,
     /// A name, a path or a URL; see `ipcmutex --help`
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) lock: OsString,
 }
 
@@ -95,7 +101,11 @@ pub(crate) struct Status {
     /// One JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// Keep it up to date; to a pipe: a line for each change
+    #[arg(long)]
+    pub(crate) watch: bool,
     /// A name, a path or a URL; see `ipcmutex --help`
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) lock: OsString,
 }
 
@@ -112,7 +122,14 @@ pub(crate) struct Ps {
 #[derive(ClapArgs)]
 pub(crate) struct Lock {
     /// A name, a path or a URL; see `ipcmutex --help`
+    #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) lock: OsString,
+}
+
+#[derive(ClapArgs)]
+pub(crate) struct Completions {
+    /// Of which shell
+    pub(crate) shell: clap_complete::Shell,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -3,6 +3,7 @@
 mod args;
 mod exec;
 mod lock;
+mod manual;
 mod run;
 mod show;
 mod signals;
@@ -28,6 +29,8 @@ fn main() {
         Command::Status(status) => show::status(&status),
         Command::Ps(ps) => show::ps(&ps),
         Command::Break(lock) => show::break_lock(&lock.lock),
+        Command::Man => manual::page(),
+        Command::Completions(completions) => manual::completions(completions.shell),
     };
     std::process::exit(done.unwrap_or_else(|error| fail(&error)));
 }

@@ -1,5 +1,7 @@
 //! `status`, `ps` and `break`.
 
+mod watch;
+
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::time::Duration;
@@ -16,11 +18,33 @@ use crate::{lock, say};
 const UNMADE: Status = Status { state: State::Free, token: 0, waiters: 0, owner: None, held: None };
 
 pub(crate) fn status(args: &args::Status) -> Result<i32> {
-    let url = lock::parse(&args.lock, None)?;
-    let shown = url.to_string();
-    let status = if list::is_made(&url)? { Mutex::open_url(url)?.status()? } else { UNMADE };
-    let found = Listed { url: shown, status: Ok(status) };
+    let mut sight = Sight { url: lock::parse(&args.lock, None)?, mutex: None };
+    if args.watch {
+        return watch::watch(sight, args.json);
+    }
+    let found = Listed { url: sight.url.to_string(), status: Ok(sight.look()?) };
     print(&if args.json { format!("{}\n", as_json(&found)) } else { table(&[found]) })
+}
+
+/// A lock that is looked at, perhaps again and again; the look does not make it.
+pub(crate) struct Sight {
+    url: LockUrl,
+    mutex: Option<Mutex>,
+}
+
+impl Sight {
+    fn look(&mut self) -> Result<Status> {
+        if !list::is_made(&self.url)? {
+            // Its file may have been removed since: then the next one is another.
+            self.mutex = None;
+            return Ok(UNMADE);
+        }
+        let mutex = match self.mutex.take() {
+            Some(mutex) => mutex,
+            None => Mutex::open_url(self.url.clone())?,
+        };
+        self.mutex.insert(mutex).status()
+    }
 }
 
 pub(crate) fn ps(args: &args::Ps) -> Result<i32> {
@@ -40,13 +64,17 @@ pub(crate) fn break_lock(lock: &OsStr) -> Result<i32> {
     Ok(0)
 }
 
-/// To stdout, and that is heard of.
+/// What a shell shows of a program that SIGPIPE ended.
+const BROKEN_PIPE: i32 = 128 + 13;
+
+/// To stdout, and a failure is heard of; but a reader that has had enough (`ipcmutex ps | head -1`) is none.
 pub(crate) fn print(text: &str) -> Result<i32> {
     let mut out = std::io::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map(|()| 0)
-        .map_err(|error| Error::new(ErrorKind::Io, "print", format!("stdout: {error}")).with_source(error))
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(0),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(BROKEN_PIPE),
+        Err(error) => Err(Error::new(ErrorKind::Io, "print", format!("stdout: {error}")).with_source(error)),
+    }
 }
 
 /// A lock with the names that every language gives its status.

@@ -3,137 +3,14 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
-use tempfile::TempDir;
 
-/// What ends a test that hangs.
-const WATCHDOG: Duration = Duration::from_secs(60);
+mod common;
 
-/// A directory of locks of its own.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ipcmutex"));
-        command.args(args).env("IPCMUTEX_DIR", self.path().join("locks")).current_dir(self.path());
-        std::fs::create_dir_all(self.path().join("locks")).unwrap();
-        std::fs::set_permissions(self.path().join("locks"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .unwrap();
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        let child =
-            self.command(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (tell, told) = mpsc::channel();
-        std::thread::spawn(move || tell.send(child.wait_with_output()));
-        told.recv_timeout(WATCHDOG).unwrap_or_else(|_| panic!("{args:?} hangs")).unwrap()
-    }
-
-    /// The exit code, and what was said on stderr.
-    fn code(&self, args: &[&str]) -> (Option<i32>, String) {
-        let out = self.run(args);
-        (out.status.code(), String::from_utf8(out.stderr).unwrap())
-    }
-
-    /// A command that says "in" and then waits until its stdin is closed, or a line comes.
-    fn start(&self, args: &[&str], script: &str) -> Running {
-        let mut all = args.to_vec();
-        all.extend(["sh", "-c", script]);
-        let mut child =
-            self.command(&all).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdin = child.stdin.take();
-        let stdout = child.stdout.take().unwrap();
-        let (tell, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
-        });
-        Running { child, stdin, lines }
-    }
-
-    /// A lock that is held until what this gives is ended.
-    fn held(&self, lock: &str) -> Running {
-        let running = self.start(&["run", lock], "echo in; read line");
-        running.says("in");
-        running
-    }
-}
-
-struct Running {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Running {
-    fn line(&self) -> String {
-        self.lines.recv_timeout(WATCHDOG).expect("the command says something")
-    }
-
-    fn says(&self, line: &str) {
-        assert_eq!(self.line(), line);
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn end(&mut self) -> (ExitStatus, String) {
-        drop(self.stdin.take());
-        let start = Instant::now();
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if start.elapsed() > WATCHDOG => panic!("it does not end"),
-                None => std::thread::sleep(Duration::from_millis(2)),
-            }
-        };
-        let mut text = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        (status, text)
-    }
-
-    /// The end of `run` itself, while the command's stdin stays open: nothing but us ends it.
-    fn end_keeping_stdin(&mut self) -> ExitStatus {
-        self.child.wait().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // A test that failed leaves nothing running; killing `run` kills its command.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Waits until `is_so`, for what has no handshake.
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < WATCHDOG, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn status(place: &Place, lock: &str) -> Value {
-    let out = place.run(&["status", "--json", lock]);
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    serde_json::from_slice(&out.stdout).unwrap()
-}
+use common::{Place, has, status, until};
 
 /// After a change of the help: `IPCMUTEX_BLESS=1 cargo test -p ipcmutex-cli`.
 #[test]
@@ -147,6 +24,7 @@ fn the_help_is_as_pinned_and_fits_a_screen() {
         &["ps", "--help"],
         &["wait", "--help"],
         &["break", "--help"],
+        &["completions", "--help"],
     ] {
         let out = place.run(args);
         assert_eq!((out.status.code(), &*out.stderr), (Some(0), &b""[..]));
@@ -320,15 +198,6 @@ fn signals_are_passed_on_once_each() {
     let mut running = place.held("jobs");
     running.signal(Signal::TERM);
     assert_eq!(running.end_keeping_stdin().code(), Some(143), "a command without a handler ends by the signal");
-}
-
-/// Whether `program` is here; a test that lacks it says so.
-fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        eprintln!("SKIPPED: {program} is missing");
-    }
-    found
 }
 
 #[test]
