@@ -64,7 +64,7 @@ enum For {
     Serve,
     /// A reservation whose waiter is gone.
     PassOn,
-    /// A strict waiter that sees a free word.
+    /// A waiter that sees a free word.
     Look,
 }
 
@@ -131,6 +131,8 @@ struct World {
     freezes: u8,
     cancels: u8,
     births: u8,
+    /// Somebody in line took a free lock while one before it slept.
+    overtaken: bool,
 }
 
 /// A rule that is left out.
@@ -159,8 +161,10 @@ enum Defect {
     TrustsTheScan,
     /// A reservation for a process of which nobody waits is kept until its claim is over.
     KeepsUnclaimed,
-    /// A strict waiter leaves a free word to the one before it without setting LINE.
+    /// A waiter leaves a free word to the one before it without setting LINE.
     SilentLook,
+    /// A waiter takes a free word although another stands before it.
+    Overtakes,
 }
 
 #[derive(Clone, Copy)]
@@ -197,7 +201,22 @@ impl World {
         same
     }
     fn in_line(at: At) -> bool {
-        matches!(at, At::Hear | At::Mark | At::Look | At::LookCas(_) | At::Flag(..) | At::Sleep | At::Asleep)
+        matches!(
+            at,
+            At::Hear
+                | At::Mark
+                | At::Look
+                | At::LookCas(_)
+                | At::Flag(..)
+                | At::Sleep
+                | At::Asleep
+                | At::Scan(For::Look, ..)
+                | At::Found(For::Look, ..)
+                | At::Ring(For::Look, ..)
+                | At::RingBell(For::Look, ..)
+                | At::RingWake(For::Look, ..)
+                | At::RingProbe(For::Look, ..)
+        )
     }
 }
 
@@ -254,7 +273,7 @@ impl Protocol {
                 let unclaimed = w.slots[word.slot].cell == EMPTY && self.defect != Defect::KeepsUnclaimed;
                 let stale = unclaimed || me.late && self.defect != Defect::NoClaimLimit;
                 at = match word.kind {
-                    Kind::Free if self.strict && !me.late => At::Scan(For::Look, word, 0, None),
+                    Kind::Free if !me.late && self.defect != Defect::Overtakes => At::Scan(For::Look, word, 0, None),
                     Kind::Free => At::LookCas(word),
                     Kind::Reserved if mine || stale => At::LookCas(word),
                     _ if me.asked && self.is_dead(&w, word.slot) => At::LookCas(word),
@@ -263,7 +282,12 @@ impl Protocol {
                 };
             }
             At::LookCas(word) => {
-                at = if self.enter(&mut w, slot, word) { At::Entered } else { At::Look };
+                let entered = self.enter(&mut w, slot, word);
+                let before = |other: &Process| {
+                    other.at == At::Asleep && !other.frozen && (1..me.ticket).contains(&w.slots[other.slot].cell.ticket)
+                };
+                w.overtaken |= entered && word.kind == Kind::Free && !me.late && w.processes.iter().any(before);
+                at = if entered { At::Entered } else { At::Look };
             }
             At::Flag(word, hand_over) => {
                 let flagged = Word { line: true, hand_over: word.hand_over || hand_over, ..word };
@@ -532,6 +556,7 @@ impl Model for Protocol {
             freezes: self.freezes,
             cancels: self.cancels,
             births: self.births,
+            overtaken: false,
         }]
     }
 
@@ -561,7 +586,8 @@ impl Model for Protocol {
             if w.freezes > 0 && busy && !me.frozen {
                 actions.push(Action::Freeze(p));
             }
-            if w.cancels > 0 && World::in_line(me.at) && !matches!(me.at, At::LookCas(_) | At::Flag(..)) && !me.frozen {
+            // A look that is under way ends first.
+            if w.cancels > 0 && matches!(me.at, At::Hear | At::Mark | At::Look | At::Sleep | At::Asleep) && !me.frozen {
                 actions.push(Action::Cancel(p));
             }
         }
@@ -634,6 +660,8 @@ impl Model for Protocol {
                     .filter(|process| process.at == At::Critical)
                     .all(|process| w.word.kind == Kind::Held && w.word.slot == process.slot)
             }),
+            // But for a look that is late anyway, when the one before did not come.
+            Property::always("order in the line", |_, w: &World| !w.overtaken),
             // Without a stopped process nobody needs the look every 250 ms, whoever dies.
             Property::always("no lost wake-up", |protocol: &Protocol, w: &World| {
                 let stopped = w.processes.iter().any(|process| process.frozen);
@@ -736,4 +764,5 @@ fn each_rule_is_needed() {
     fails(Defect::TrustsTheScan, Protocol { cancels: 1, ..strict });
     fails(Defect::KeepsUnclaimed, Protocol { crashes: 1, cancels: 1, ..strict });
     fails(Defect::SilentLook, strict);
+    fails(Defect::Overtakes, SOUND);
 }

@@ -8,7 +8,7 @@
 //!
 //! | from -> to | who | after it |
 //! |---|---|---|
-//! | FREE(g) -> HELD(own, g+1), LINE kept | a newcomer (strict: not if anybody waits), or a waiter (strict: only the first) | |
+//! | FREE(g) -> HELD(own, g+1), LINE kept | a newcomer (strict: not if anybody waits), or the first waiter | |
 //! | HELD(own, g) -> FREE(g), LINE kept | the hold | LINE: wake the first in line |
 //! | HELD(own, g) with HAND_OVER -> RESERVED(first in line, g) | the hold; the time is noted before | wake it |
 //! | HELD, RESERVED -> the same with LINE, and HAND_OVER if it is strict or has waited 1 ms | a waiter, before it sleeps | |
@@ -35,7 +35,7 @@
 //! A waiter writes its cell, then sees LINE in a word that is not free, then sleeps; a release changes the word, then
 //! reads LINE from it, then reads the cells: one of the two sees the other. No release clears LINE; it goes only by a swap of the
 //! very word for which the line was found empty, and an entry in between has another generation. A wake that comes
-//! before the sleep has changed the bell, so the sleep ends at once. A strict waiter that leaves a free word to the one before it sets LINE in
+//! before the sleep has changed the bell, so the sleep ends at once. A waiter that leaves a free word to the one before it sets LINE in
 //! it first. Who is found in the cells, and is gone when the word has been changed for it, is noticed by a second look at its cell. A releaser that dies between its swap and its wake, a waiter that
 //! dies or freezes after it was woken: the pulse (`pulse.rs`) of the others looks, at the event of the death and every 250 ms.
 //!

@@ -747,8 +747,8 @@ impl Site {
             let free = |site: &Site| site.enter(word, word.has(ABANDONED), strict);
             let entered = match word.state() {
                 State::Free => match self.first_in_line() {
-                    // Strictly first come, first served: whoever is first is woken instead.
-                    Some((slot, cell)) if strict && slot != self.slot && !(look == Look::Late && self.is_stale()) => {
+                    // Only newcomers pass, in `take`; among those in line whoever is first is woken instead.
+                    Some((slot, cell)) if slot != self.slot && !(look == Look::Late && self.is_stale()) => {
                         // It must find LINE when it enters, or its release would not know of us.
                         if !word.has(LINE) && self.swap(word, word.with(LINE)).is_err() {
                             continue;
