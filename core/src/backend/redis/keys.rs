@@ -7,23 +7,22 @@ use std::sync::Arc;
 /// | key | type, life | content |
 /// |---|---|---|
 /// | the lock | string, the lease (a claim: 400 ms) | the owner's token, 128 bits in hex |
-/// | `:fence` | string, 7 days | the last fencing token, decimal |
 /// | `:line` | sorted set, 60 s | `<process>.<token>` of who waits, by ticket |
-/// | `:state` | hash, 7 days | o owner, p its process, f fence, a abandoned, i pid host label, s since (ms), g granted, l last released, q last ticket |
+/// | `:state` | hash, 7 days | f last fencing token, o owner, p its process, a abandoned, i pid host label, s since (ms), g granted, l last released, q last ticket |
 /// | `:next` | string, 500 ms | beside other libraries: whose turn it is among our own clients |
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Keys(Arc<[String; 5]>);
+pub(super) struct Keys(Arc<[String; 4]>);
 
 impl Keys {
     pub(super) fn of(key: &str) -> Keys {
         let base = if has_tag(key) { key.to_owned() } else { format!("{{{key}}}") };
         let helper = |name: &str| format!("{base}:{name}");
-        Keys(Arc::new([key.to_owned(), helper("fence"), helper("line"), helper("state"), helper("next")]))
+        Keys(Arc::new([key.to_owned(), helper("line"), helper("state"), helper("next")]))
     }
 
-    /// In the order of the scripts' KEYS.
-    pub(super) fn all(&self) -> &[String] {
-        &*self.0
+    /// In the order of the scripts' KEYS. That the last one is there tells them that the lock is shared with others.
+    pub(super) fn all(&self, beside_others: bool) -> &[String] {
+        if beside_others { &*self.0 } else { &self.0[..3] }
     }
 
     pub(super) fn lock(&self) -> &str {
@@ -31,7 +30,7 @@ impl Keys {
     }
 
     pub(super) fn state(&self) -> &str {
-        &self.0[3]
+        &self.0[2]
     }
 }
 
@@ -42,7 +41,7 @@ fn has_tag(key: &str) -> bool {
 
 /// The lock's key, if `found` is one of a lock under `prefix`: the lock itself, or its state.
 pub(super) fn lock_under(prefix: &str, found: &str) -> Option<String> {
-    const HELPERS: [&str; 4] = [":fence", ":line", ":state", ":next"];
+    const HELPERS: [&str; 3] = [":line", ":state", ":next"];
     let base = found.strip_suffix(":state");
     let inner = base.and_then(|base| base.strip_prefix('{')?.strip_suffix('}'));
     let of_state =
@@ -57,14 +56,14 @@ mod tests {
 
     #[test]
     fn helpers_hash_to_the_slot_of_their_lock() {
-        for (key, fence) in [
-            ("ipcmutex:job", "{ipcmutex:job}:fence"),
-            ("{app}:foo", "{app}:foo:fence"),
-            ("x{y}z", "x{y}z:fence"),
-            ("{}x", "{{}x}:fence"),
-            ("a}b", "{a}b}:fence"),
+        for (key, line) in [
+            ("ipcmutex:job", "{ipcmutex:job}:line"),
+            ("{app}:foo", "{app}:foo:line"),
+            ("x{y}z", "x{y}z:line"),
+            ("{}x", "{{}x}:line"),
+            ("a}b", "{a}b}:line"),
         ] {
-            assert_eq!(Keys::of(key).all()[1], fence);
+            assert_eq!(Keys::of(key).all(false)[1], line);
         }
     }
 
@@ -73,10 +72,10 @@ mod tests {
         assert_eq!(lock_under("ipcmutex:", "ipcmutex:job").as_deref(), Some("ipcmutex:job"));
         assert_eq!(lock_under("ipcmutex:", "{ipcmutex:job}:state").as_deref(), Some("ipcmutex:job"));
         assert_eq!(lock_under("{app}:", "{app}:job:state").as_deref(), Some("{app}:job"));
-        assert_eq!(lock_under("{app}:", "{app}:job:fence"), None);
+        assert_eq!(lock_under("{app}:", "{app}:job:next"), None);
         assert_eq!(lock_under("ipcmutex:", "{ipcmutex:job}:line"), None);
         assert_eq!(lock_under("ipcmutex:", "other:job"), None);
         assert_eq!(lock_under("ipcmutex:", "ipcmutex:state").as_deref(), Some("ipcmutex:state"));
-        assert_eq!(lock_under("ipcmutex:", "ipcmutex:fence").as_deref(), Some("ipcmutex:fence"));
+        assert_eq!(lock_under("ipcmutex:", "ipcmutex:next").as_deref(), Some("ipcmutex:next"));
     }
 }

@@ -1,6 +1,7 @@
--- What the scripts share. KEYS: the lock, then its helpers.
-local key, fence, line, state, reserved = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+-- What the scripts share. KEYS: the lock, then its helpers; the last one only beside other libraries.
+local key, line, state, reserved = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local WEEK, MINUTE, CLAIM, RESERVED = 604800000, 60000, 400, 500
+local call = redis.call
 
 -- How many listen. -1 if this user may not publish: then the end of the claim tells the dead from the living.
 local function tell(proc, text)
@@ -15,35 +16,35 @@ end
 -- Tells the first in line that the lock may come free in `ms`; throws out those to whom nobody listens.
 local function forewarn(ms)
   while true do
-    local first = redis.call('ZRANGE', line, 0, 0)[1]
+    local first = call('ZRANGE', line, 0, 0)[1]
     if not first then return end
     local proc, token = split(first)
     if proc and tell(proc, 'H ' .. token .. ' ' .. ms) ~= 0 then return end
-    redis.call('ZREM', line, first)
+    call('ZREM', line, first)
   end
 end
 
 -- Grants the free lock to the first living waiter before `me`; whether there is one. A grant is a short claim that
 -- the waiter turns into a hold; beside other libraries the key stays free, and only our own clients are kept off.
-local function advance(me, ticket, compat)
+local function advance(me, ticket)
   while true do
-    local first = redis.call('ZRANGE', line, 0, 0, 'WITHSCORES')
+    local first = call('ZRANGE', line, 0, 0, 'WITHSCORES')
     if not first[1] or first[1] == me or (ticket > 0 and ticket < tonumber(first[2])) then return false end
     local proc, token = split(first[1])
-    if compat then
+    if reserved then
       if proc and tell(proc, 'N ' .. token) ~= 0 then
-        redis.call('SET', reserved, token, 'PX', RESERVED)
+        call('SET', reserved, token, 'PX', RESERVED)
         return true
       end
-      redis.call('ZREM', line, first[1])
+      call('ZREM', line, first[1])
     else
       -- A grantee that does not answer must not stand first again; one that thaws comes back with its ticket. This is
       -- also the write that lets the SET below pass when the server is out of memory.
-      redis.call('ZREM', line, first[1])
+      call('ZREM', line, first[1])
       if proc and tell(proc, 'G ' .. token .. ' ' .. key) ~= 0 then
-        redis.call('SET', key, token, 'PX', CLAIM)
-        redis.call('HSET', state, 'g', token)
-        redis.call('PEXPIRE', state, WEEK)
+        call('SET', key, token, 'PX', CLAIM)
+        call('HSET', state, 'g', token)
+        call('PEXPIRE', state, WEEK)
         forewarn(CLAIM)
         return true
       end

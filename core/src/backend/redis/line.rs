@@ -177,7 +177,7 @@ impl Worker {
         self.send(
             connection,
             move |by_text| {
-                let ask = lock.ask(&token, listens, ticket);
+                let ask = lock.ask(&token, listens.then_some(ticket));
                 lock.engine.scripts.take(by_text, &lock.keys, &ask)
             },
             move |reply| Event::Taken { serial, call, sent: now, number, reply },

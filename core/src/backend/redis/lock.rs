@@ -65,12 +65,11 @@ impl Lock {
         }
     }
 
-    pub(super) fn ask<'a>(&'a self, token: &'a str, wait: bool, ticket: u64) -> Ask<'a> {
+    pub(super) fn ask<'a>(&'a self, token: &'a str, ticket: Option<u64>) -> Ask<'a> {
         Ask {
             token,
             ttl: self.ttl,
             info: &self.info,
-            wait,
             ticket,
             floor: self.floor.load(Ordering::Relaxed),
             beside_others: self.beside_others,
@@ -172,7 +171,7 @@ impl Lock {
     }
 
     fn run(&self, operation: &'static str, script: &wire::Script, args: &[&str]) -> Result<Value> {
-        self.engine.run(operation, script, self.keys.all(), args).map_err(|failed| failed.error)
+        self.engine.run(operation, script, self.keys.all(self.beside_others), args).map_err(|failed| failed.error)
     }
 }
 
@@ -192,7 +191,7 @@ impl Backend for Redis {
         let answer = engine.call("acquire", |connection| {
             // Before the send, and again before a second one: that is where the lease begins at the latest.
             sent = lease::now();
-            let ask = lock.ask(&token, false, 0);
+            let ask = lock.ask(&token, None);
             engine::run(connection, |by_text| engine.scripts.take(by_text, &lock.keys, &ask))
         });
         let taken = match answer {
@@ -339,8 +338,7 @@ impl Backend for Redis {
     }
 
     fn break_lock(&self) -> Result<bool> {
-        let beside_others = if self.0.beside_others { "1" } else { "0" };
-        wire::broken(&self.0.run("break", &self.0.engine.scripts.break_lock, &[beside_others])?)
+        wire::broken(&self.0.run("break", &self.0.engine.scripts.break_lock, &[])?)
     }
 }
 

@@ -106,7 +106,7 @@ pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>
     }
     let status = |key: &str| {
         let reply =
-            engine.run("ps", &engine.scripts.status, Keys::of(key).all(), &[]).map_err(|failed| failed.error)?;
+            engine.run("ps", &engine.scripts.status, Keys::of(key).all(false), &[]).map_err(|failed| failed.error)?;
         wire::status(&reply)
     };
     Ok(locks

@@ -1,69 +1,78 @@
--- ARGV: token, ttl, info, wait, ticket, floor, compat, proc
+-- ARGV: token, ttl, proc, info, ticket (empty: does not wait; 0: a newcomer), floor
 -- {1, fence, abandoned, unlined} owned · {0, pttl, rank, ticket, fresh, kind, info, held ms, waiters} not · {2} ended before
-local token, ttl, info, wait = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
-local ticket, floor, compat, proc = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1', ARGV[8]
-local me = proc .. '.' .. token
-local value = redis.call('GET', key)
-local was = redis.call('HMGET', state, 'o', 'l', 'f', 'a', 'q', 'g', 'i', 's')
-local owner = was[1]
+local token, ttl, proc, info, ticket, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
+local was = call('HMGET', state, 'o', 'l', 'f')
+local owner, last = was[1], tonumber(was[3]) or 0
 -- A copy of the take that arrives after the release of the same token must not take again.
 if was[2] == token then return {2} end
-local clock = redis.call('TIME')
+local me = proc .. '.' .. token
+local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local now_ms = math.floor(now / 1000)
 
-local function own(confirm)
-  -- Out of memory, a confirm goes through since it has written before; a plain take stops at the INCR, nothing done.
-  if confirm then redis.call('PEXPIRE', key, ttl) end
-  local abandoned = (owner and owner ~= token) and 1 or 0
-  local least = math.max(now, floor + 1)
-  if redis.call('INCR', fence) < least then redis.call('SET', fence, string.format('%.0f', least)) end
-  redis.call('PEXPIRE', fence, WEEK)
-  -- Lua's number of an INCR is inexact beyond 2^53; the string is not.
-  local number = redis.call('GET', fence)
-  redis.call('SET', key, token, 'PX', ttl)
-  if compat then redis.call('DEL', reserved) end
-  redis.call('HSET', state, 'o', token, 'f', number, 'a', abandoned, 'i', info, 'p', proc,
-    's', string.format('%.0f', now_ms))
-  redis.call('HDEL', state, 'g')
-  redis.call('PEXPIRE', state, WEEK)
-  -- Who was granted it was taken out of the line; who was not must still stand there, or the line was lost.
-  local stood = redis.call('ZREM', line, me)
-  return {1, number, abandoned, (confirm or stood == 1) and 0 or 1}
+-- The key is ours: makes it a hold.
+local function own(unlined)
+  local abandoned = (owner and owner ~= '' and owner ~= token) and 1 or 0
+  local fence = math.max(last + 1, now, floor + 1)
+  if fence < 9007199254740992 then
+    fence = string.format('%.0f', fence)
+  else
+    -- Lua cannot count beyond 2^53; the server can.
+    if last < floor then call('HSET', state, 'f', ARGV[6]) end
+    call('HINCRBY', state, 'f', 1)
+    fence = call('HGET', state, 'f')
+  end
+  call('HSET', state, 'o', token, 'f', fence, 'a', abandoned, 'i', info, 'p', proc, 's', now_ms, 'g', '')
+  -- Once an hour is enough for what lives a week: a token is about the time of its take.
+  if math.floor(now / 3600000000) ~= math.floor(last / 3600000000) then call('PEXPIRE', state, WEEK) end
+  return {1, fence, abandoned, unlined}
 end
 
+-- The common case: a newcomer, nobody waits, and nobody holds it. Out of memory it stops here, and nothing is done.
+if (ticket or 0) == 0 and not reserved and call('EXISTS', line) == 0 and call('SET', key, token, 'NX', 'PX', ttl) then
+  return own(1)
+end
+
+local value = call('GET', key)
 local left, kind = 0, 1
 if value == token then
-  if owner ~= token then return own(true) end
-  redis.call('PEXPIRE', key, ttl)
-  return {1, was[3], tonumber(was[4]), 0}
+  -- Out of memory, a confirm goes through since it begins with this.
+  call('PEXPIRE', key, ttl)
+  if owner ~= token then return own(0) end
+  return {1, was[3], tonumber(call('HGET', state, 'a')), 0}
 elseif value then
-  left = redis.call('PTTL', key)
-  kind = (value == owner and 0) or (value == was[6] and 1) or 2
+  left = call('PTTL', key)
+  kind = (value == owner and 0) or (value == call('HGET', state, 'g') and 1) or 2
 else
-  local kept = compat and redis.call('GET', reserved)
+  local kept = reserved and call('GET', reserved)
   if kept and kept ~= token then
-    left = redis.call('PTTL', reserved)
-  elseif kept or not advance(me, ticket, compat) then
-    return own(false)
+    left = call('PTTL', reserved)
+  elseif kept or not advance(me, ticket or 0) then
+    call('SET', key, token, 'PX', ttl)
+    if reserved then call('DEL', reserved) end
+    -- Who was granted it was taken out of the line; who was not must still stand there, or the line was lost.
+    return own(1 - call('ZREM', line, me))
   else
-    left = compat and RESERVED or CLAIM
+    left = reserved and RESERVED or CLAIM
   end
 end
 
 local fresh, rank = 0, 0
-if wait then
-  if not redis.call('ZSCORE', line, me) then
-    local last = tonumber(was[5]) or 0
-    if ticket == 0 then ticket = math.max(now, last + 1) end
-    redis.call('HSET', state, 'q', string.format('%.0f', math.max(ticket, last)))
-    redis.call('PEXPIRE', state, WEEK)
-    redis.call('ZADD', line, string.format('%.0f', ticket), me)
+if ticket then
+  if not call('ZSCORE', line, me) then
+    local latest = tonumber(call('HGET', state, 'q')) or 0
+    if ticket == 0 then ticket = math.max(now, latest + 1) end
+    call('HSET', state, 'q', string.format('%.0f', math.max(ticket, latest)))
+    call('PEXPIRE', state, WEEK)
+    call('ZADD', line, string.format('%.0f', ticket), me)
     fresh = 1
   end
-  redis.call('PEXPIRE', line, MINUTE)
-  rank = redis.call('ZRANK', line, me)
+  call('PEXPIRE', line, MINUTE)
+  rank = call('ZRANK', line, me)
 end
 local shown, held = '', 0
-if kind == 0 then shown, held = was[7] or '', now_ms - (tonumber(was[8]) or now_ms) end
-return {0, left, rank, string.format('%.0f', ticket), fresh, kind, shown, held, redis.call('ZCARD', line)}
+if kind == 0 then
+  local by = call('HMGET', state, 'i', 's')
+  shown, held = by[1] or '', now_ms - (tonumber(by[2]) or now_ms)
+end
+return {0, left, rank, string.format('%.0f', ticket or 0), fresh, kind, shown, held, call('ZCARD', line)}

@@ -69,8 +69,8 @@ pub(super) struct Ask<'a> {
     pub(super) token: &'a str,
     pub(super) ttl: Duration,
     pub(super) info: &'a str,
-    pub(super) wait: bool,
-    pub(super) ticket: u64,
+    /// Its place in the line, 0 for a newcomer's; `None` does not wait.
+    pub(super) ticket: Option<u64>,
     pub(super) floor: u64,
     pub(super) beside_others: bool,
     pub(super) process: &'a str,
@@ -81,14 +81,12 @@ impl Scripts {
         let args = [
             ask.token.to_owned(),
             ask.ttl.as_millis().to_string(),
-            ask.info.to_owned(),
-            flag(ask.wait),
-            ask.ticket.to_string(),
-            ask.floor.to_string(),
-            flag(ask.beside_others),
             ask.process.to_owned(),
+            ask.info.to_owned(),
+            ask.ticket.map(|ticket| ticket.to_string()).unwrap_or_default(),
+            ask.floor.to_string(),
         ];
-        self.take.call(by_text, keys.all(), &args)
+        self.take.call(by_text, keys.all(ask.beside_others), &args)
     }
 
     pub(super) fn release(
@@ -100,13 +98,9 @@ impl Scripts {
         beside_others: bool,
         process: &str,
     ) -> redis::Cmd {
-        let args = [token, &flag(keep_abandoned), &flag(beside_others), process];
-        self.release.call(by_text, keys.all(), &args)
+        let args = [token, process, if keep_abandoned { "1" } else { "0" }];
+        self.release.call(by_text, keys.all(beside_others), &args)
     }
-}
-
-fn flag(on: bool) -> String {
-    if on { "1" } else { "0" }.to_owned()
 }
 
 /// What a take came to.
