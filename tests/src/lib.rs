@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod artifacts;
 pub mod cell;
+pub mod certificates;
 pub mod impossible;
 pub mod occupancy;
 pub mod scenarios;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::certificates::{Authority, Certificate};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to start or stop.
@@ -36,6 +37,8 @@ pub struct Redis {
     folder: tempfile::TempDir,
     config: Vec<String>,
     port: u16,
+    /// For the place of `@port@` in the configuration.
+    second_port: u16,
     password: Option<String>,
     process: Option<Child>,
 }
@@ -100,11 +103,31 @@ impl Redis {
             folder,
             config: config.iter().map(|line| (*line).to_owned()).collect(),
             port: 0,
+            second_port: 0,
             password: password.map(str::to_owned),
             process: None,
         };
         redis.launch();
         redis
+    }
+
+    /// A server with a TLS port beside the plain one. `clients`: they must show a certificate, too.
+    pub fn with_tls(authority: &Authority, certificate: &Certificate, clients: bool) -> Redis {
+        Redis::with(
+            None,
+            &[
+                "tls-port @port@",
+                &format!("tls-ca-cert-file {}", authority.file().display()),
+                &format!("tls-cert-file {}", certificate.crt.display()),
+                &format!("tls-key-file {}", certificate.key.display()),
+                if clients { "tls-auth-clients yes" } else { "tls-auth-clients no" },
+            ],
+        )
+    }
+
+    /// The number that stands for `@port@` in the configuration.
+    pub fn second_port(&self) -> u16 {
+        self.second_port
     }
 
     fn launch(&mut self) {
@@ -114,6 +137,8 @@ impl Redis {
                 // Free now; somebody may take it before the server does: then another one is tried.
                 let probe = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
                 self.port = probe.local_addr().expect("its number").port();
+                let second = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+                self.second_port = second.local_addr().expect("its number").port();
             }
             let mut text = format!(
                 "port {}\nbind 127.0.0.1\nunixsocket {}\ndir {}\nlogfile {}\nsave \"\"\nappendonly no\ndaemonize no\n",
@@ -125,7 +150,7 @@ impl Redis {
             if let Some(password) = &self.password {
                 text.push_str(&format!("requirepass {password}\n"));
             }
-            text.push_str(&self.config.join("\n"));
+            text.push_str(&self.config.join("\n").replace("@port@", &self.second_port.to_string()));
             let path = self.folder.path().join("redis.conf");
             std::fs::write(&path, text).expect("the server's configuration");
             let _ = std::fs::remove_file(self.socket());

@@ -1012,7 +1012,6 @@ fn the_locks_of_a_server_are_listed() {
 #[test]
 fn what_is_not_built_says_so() {
     for url in [
-        "rpm+rediss://localhost/x",
         "rpm+redis+sentinel://localhost/master/x",
         "rpm+redis+cluster://localhost/x",
         "rpm+redlock://a,b,c/x",

@@ -1,16 +1,18 @@
-//! Which server, and how a connection to it is made: the only file that knows addresses, credentials and protocol.
+//! Which server, and how a connection to it is made: the only file that knows credentials and protocol.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::Stream;
-use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2};
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError};
+use tokio::task::JoinHandle;
 
+use super::dial::{Address, dial_async};
+use super::talk::{Connection, Login};
+use super::tls::{self, Tls};
 use super::wire;
 use crate::error::{Error, ErrorKind, Result};
 use crate::url::{RedisTarget, Topology};
@@ -20,30 +22,31 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// How long to wait for an answer. A connection that does not answer is given up: TCP would hold on to it for minutes.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Address {
-    Tcp(String, u16),
-    Unix(PathBuf),
-}
-
 /// All that tells one server and one login from another. It has no `Debug`, since it knows the secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Server {
     address: Address,
+    tls: Option<Tls>,
     user: Option<String>,
     secret: Option<String>,
     db: i64,
-    protocol: u8,
+    /// Asked for by the URL.
+    protocol: Option<u8>,
     pub(super) connect_timeout: Duration,
+}
+
+/// What was learned of a server since its engine was made.
+#[derive(Default)]
+pub(super) struct Learned {
+    /// It takes the secret without the user.
+    alone: AtomicBool,
+    /// It does not know RESP3.
+    resp2: AtomicBool,
 }
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.address {
-            Address::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
-            Address::Unix(path) => write!(f, "{}", path.display()),
-        }
+        self.address.fmt(f)
     }
 }
 
@@ -58,18 +61,16 @@ impl Server {
     /// # Errors
     /// UNSUPPORTED for what is not built in; INVALID if `$REDIS_URL` cannot be read.
     pub(super) fn of(target: &RedisTarget) -> Result<Server> {
-        if target.tls || target.ca.is_some() || target.crt.is_some() || target.key.is_some() {
-            return Err(not_built("TLS"));
-        }
         if target.replicas > 0 {
             return Err(not_built("waiting for replicas (`replicas=`)"));
         }
         let mut server = Server {
             address: Address::Tcp("127.0.0.1".to_owned(), 6379),
+            tls: tls_of(target)?,
             user: target.user.clone(),
             secret: target.secret.as_ref().map(|secret| secret.expose().to_owned()),
             db: target.db,
-            protocol: target.protocol.unwrap_or(3),
+            protocol: target.protocol,
             connect_timeout: target.connect_timeout.unwrap_or(CONNECT),
         };
         match (&target.topology, target.hosts.first()) {
@@ -84,6 +85,10 @@ impl Server {
             (Topology::Cluster, _) => return Err(not_built("Cluster")),
             (Topology::Redlock, _) => return Err(not_built("Redlock")),
         }
+        if let Some(tls) = &server.tls {
+            // A file that cannot be used is told now, in its own words.
+            tls.config()?;
+        }
         Ok(server)
     }
 
@@ -96,7 +101,14 @@ impl Server {
         self.address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
-            _ => return Err(not_built("TLS (in $REDIS_URL)")),
+            ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
+                self.tls.get_or_insert(Tls { ca: None, identity: None });
+                Address::Tcp(host.clone(), *port)
+            }
+            _ => {
+                return Err(Error::new(ErrorKind::Invalid, "open", "$REDIS_URL asks not to verify the server")
+                    .with_help("certificates are always verified; name your authority with ?ca="));
+            }
         };
         let login = info.redis_settings();
         self.user = login.username().map(str::to_owned);
@@ -107,51 +119,33 @@ impl Server {
         Ok(())
     }
 
-    fn client(&self, alone: bool) -> redis::RedisResult<redis::Client> {
-        let address = match &self.address {
-            Address::Tcp(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
-            Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
-        };
-        let protocol = if self.protocol == 2 { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 };
-        let mut login = RedisConnectionInfo::default()
-            .set_db(self.db)
-            .set_protocol(protocol)
-            .set_lib_name("ipcmutex", env!("CARGO_PKG_VERSION"));
-        if let Some(secret) = &self.secret {
-            login = login.set_password(secret);
-        }
-        if let Some(user) = self.user.as_ref().filter(|_| !alone) {
-            login = login.set_username(user);
-        }
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(socket2::TcpKeepalive::new().with_time(Duration::from_secs(10)));
-        #[cfg(target_os = "linux")]
-        let tcp = tcp.set_user_timeout(Duration::from_secs(5));
-        redis::Client::open(address.into_connection_info()?.set_redis_settings(login).set_tcp_settings(tcp))
+    fn login(&self, alone: bool) -> Login<'_> {
+        let user = self.user.as_deref().filter(|_| !alone);
+        Login { user, secret: self.secret.as_deref(), db: self.db }
     }
 
     /// The logins to try, as `alone`: with the user and then, since a password-only server knows no users, with the
     /// secret alone. What worked last comes first.
-    fn logins(&self, alone: &AtomicBool) -> impl Iterator<Item = bool> {
-        let first = self.user.is_none() || alone.load(Ordering::Relaxed);
+    fn logins(&self, learned: &Learned) -> impl Iterator<Item = bool> + use<> {
+        let first = self.user.is_none() || learned.alone.load(Ordering::Relaxed);
         let second = (self.user.is_some() && self.secret.is_some()).then_some(!first);
         std::iter::once(first).chain(second)
     }
 
     pub(super) fn failed(&self, operation: &'static str, error: &RedisError) -> Error {
-        wire::failed(operation, &self.to_string(), self.secret.as_deref(), error)
+        let server = self.to_string();
+        tls::cause(operation, &server, error)
+            .unwrap_or_else(|| wire::failed(operation, &server, self.secret.as_deref(), error))
     }
 
     /// A connection for the caller's own thread. It gives up after `limit`.
-    pub(super) fn connect(&self, alone: &AtomicBool, limit: Duration) -> redis::RedisResult<redis::Connection> {
+    pub(super) fn connect(&self, learned: &Learned, limit: Duration) -> redis::RedisResult<Connection> {
         let mut refused = None;
-        for login in self.logins(alone) {
-            match self.client(login)?.get_connection_with_timeout(limit) {
+        for alone in self.logins(learned) {
+            match Connection::open(&self.address, self.tls.as_ref(), &self.login(alone), limit) {
                 Ok(connection) => {
-                    alone.store(login, Ordering::Relaxed);
-                    connection.set_read_timeout(Some(ANSWER))?;
-                    connection.set_write_timeout(Some(ANSWER))?;
+                    learned.alone.store(alone, Ordering::Relaxed);
+                    connection.set_limit(ANSWER)?;
                     return Ok(connection);
                 }
                 // What the first refusal says is about what the URL says.
@@ -164,12 +158,12 @@ impl Server {
 
     /// A connection for the background thread, which hears what is published on `channel`: over RESP3 the one
     /// connection does both, over RESP2 a second one listens.
-    pub(super) async fn link(&self, alone: &AtomicBool, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
+    pub(super) async fn link(&self, learned: &Learned, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
         let mut refused = None;
-        for login in self.logins(alone) {
-            match self.link_as(login, channel, hear.clone()).await {
+        for alone in self.logins(learned) {
+            match self.link_in_time(learned, alone, channel, &hear).await {
                 Ok(link) => {
-                    alone.store(login, Ordering::Relaxed);
+                    learned.alone.store(alone, Ordering::Relaxed);
                     return Ok(link);
                 }
                 Err(error) if wire::is_wrong_password(&error) => refused = refused.or(Some(error)),
@@ -179,49 +173,98 @@ impl Server {
         Err(refused.unwrap_or_else(|| (redis::ErrorKind::Client, "no login to try").into()))
     }
 
-    async fn link_as(&self, alone: bool, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
-        let client = self.client(alone)?;
-        let config = redis::AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.connect_timeout))
+    async fn link_in_time(
+        &self,
+        learned: &Learned,
+        alone: bool,
+        channel: &str,
+        hear: &Hear,
+    ) -> redis::RedisResult<Link> {
+        let resp2 = self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed);
+        let linked = self.in_time(self.link_as(alone, resp2, channel, hear.clone())).await;
+        match linked {
+            Err(error) if !resp2 && self.protocol.is_none() && wire::is_without_resp3(&error) => {
+                let link = self.in_time(self.link_as(alone, true, channel, hear.clone())).await?;
+                learned.resp2.store(true, Ordering::Relaxed);
+                Ok(link)
+            }
+            linked => linked,
+        }
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = redis::RedisResult<T>>) -> redis::RedisResult<T> {
+        let late = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
+        tokio::time::timeout(self.connect_timeout, work).await.map_err(late)?
+    }
+
+    async fn link_as(&self, alone: bool, resp2: bool, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
+        let protocol = if resp2 { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 };
+        let login = self.login(alone);
+        let mut info = RedisConnectionInfo::default()
+            .set_db(login.db)
+            .set_protocol(protocol)
+            .set_lib_name("ipcmutex", env!("CARGO_PKG_VERSION"));
+        if let Some(secret) = login.secret {
+            info = info.set_password(secret);
+        }
+        if let Some(user) = login.user {
+            info = info.set_username(user);
+        }
+        let mut config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(ANSWER))
             // A queue that is never full: at a full one, calls would pass each other, and waiters their turn.
             .set_pipeline_buffer_size(1 << 20);
-        let timed_out = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-        if self.protocol == 2 {
-            let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-            let listen = async {
-                let mut pubsub = client.get_async_pubsub().await?;
-                let subscribed = pubsub.subscribe(channel).await;
-                Ok::<_, RedisError>((pubsub, subscribed))
-            };
-            let (pubsub, subscribed) =
-                tokio::time::timeout(self.connect_timeout, listen).await.map_err(timed_out)??;
-            let listens = is_allowed(subscribed)?;
-            let ear = tokio::spawn(async move {
-                let mut messages = pubsub.into_on_message();
-                while let Some(message) = std::future::poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
-                    hear(Heard::Message(String::from_utf8_lossy(message.get_payload_bytes()).into_owned()));
-                }
-                hear(Heard::End);
-            });
-            return Ok(Link { connection, listens, _ear: Some(Ear(ear)) });
-        }
-        let config = config.set_push_sender(move |push: PushInfo| {
-            match push.kind {
-                PushKind::Message => {
-                    if let Some(redis::Value::BulkString(payload)) = push.data.get(1) {
-                        hear(Heard::Message(String::from_utf8_lossy(payload).into_owned()));
+        if !resp2 {
+            let hear = hear.clone();
+            config = config.set_push_sender(move |push: PushInfo| {
+                match push.kind {
+                    PushKind::Message => {
+                        if let Some(redis::Value::BulkString(payload)) = push.data.get(1) {
+                            hear(Heard::Message(String::from_utf8_lossy(payload).into_owned()));
+                        }
                     }
+                    PushKind::Disconnection => hear(Heard::End),
+                    _ => {}
                 }
-                PushKind::Disconnection => hear(Heard::End),
-                _ => {}
+                Ok::<(), redis::aio::SendError>(())
+            });
+        }
+        let stream = dial_async(&self.address, self.tls.as_ref()).await?;
+        let (mut connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+        let driver = Task(tokio::spawn(driver));
+        if !resp2 {
+            let listens = is_allowed(connection.subscribe(channel).await)?;
+            return Ok(Link { connection, listens, _tasks: vec![driver] });
+        }
+        let stream = dial_async(&self.address, self.tls.as_ref()).await?;
+        let mut pubsub = PubSub::new(&info, stream).await?;
+        let listens = is_allowed(pubsub.subscribe(channel).await)?;
+        let ear = Task(tokio::spawn(async move {
+            let mut messages = pubsub.into_on_message();
+            while let Some(message) = std::future::poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
+                hear(Heard::Message(String::from_utf8_lossy(message.get_payload_bytes()).into_owned()));
             }
-            Ok::<(), redis::aio::SendError>(())
-        });
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        let listens = is_allowed(connection.subscribe(channel).await)?;
-        Ok(Link { connection, listens, _ear: None })
+            hear(Heard::End);
+        }));
+        Ok(Link { connection, listens, _tasks: vec![driver, ear] })
     }
+}
+
+fn tls_of(target: &RedisTarget) -> Result<Option<Tls>> {
+    let identity = match (&target.crt, &target.key) {
+        (Some(crt), Some(key)) => Some((crt.clone(), key.clone())),
+        (None, None) => None,
+        _ => {
+            return Err(Error::new(ErrorKind::Invalid, "open", "a certificate and its key come together")
+                .with_help("give both ?crt= and ?key="));
+        }
+    };
+    // Who names an authority or a certificate must not be served in plain text.
+    let asked = target.tls || target.ca.is_some() || identity.is_some();
+    if asked && matches!(target.topology, Topology::Unix(_)) {
+        return Err(Error::new(ErrorKind::Invalid, "open", "a unix socket has no TLS"));
+    }
+    Ok(asked.then(|| Tls { ca: target.ca.clone(), identity }))
 }
 
 /// A user without a right to the channel can still take turns by looking; any other failure is one.
@@ -247,12 +290,13 @@ pub(super) struct Link {
     pub(super) connection: MultiplexedConnection,
     /// Whether this process can be told when its turn comes.
     pub(super) listens: bool,
-    _ear: Option<Ear>,
+    _tasks: Vec<Task>,
 }
 
-struct Ear(tokio::task::JoinHandle<()>);
+/// Work of the event loop that ends with what it is for.
+pub(super) struct Task(JoinHandle<()>);
 
-impl Drop for Ear {
+impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -9,7 +9,7 @@
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -17,11 +17,12 @@ use std::time::{Duration, Instant};
 use redis::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::connect::Server;
+use super::connect::{Learned, Server};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
 use super::placing::Placings;
+use super::talk::Connection;
 use super::wire::{self, Script, Scripts};
 use super::worker::{self, Event};
 use crate::error::{Error, ErrorKind, Result};
@@ -39,8 +40,7 @@ static ENGINES: PerProcess<Guarded<HashMap<Server, Weak<Engine>>>> = PerProcess:
 pub(super) struct Engine {
     pub(super) server: Server,
     pub(super) scripts: Scripts,
-    /// The server takes the secret without the user.
-    pub(super) alone: AtomicBool,
+    pub(super) learned: Learned,
     /// This process instance, in the line and as a channel.
     pub(super) process: String,
     epoch: u32,
@@ -53,7 +53,7 @@ pub(super) struct Engine {
 
 #[derive(Default)]
 struct Caller {
-    connection: Option<redis::Connection>,
+    connection: Option<Connection>,
     /// When the server last failed to be there, and how: who queued up before that shares the outcome.
     failure: Option<(Instant, Error)>,
 }
@@ -121,7 +121,7 @@ impl Engine {
         let engine = Arc::new(Engine {
             server: server.clone(),
             scripts: Scripts::new(),
-            alone: AtomicBool::new(false),
+            learned: Learned::default(),
             process: hex(&random::<8>()?),
             epoch: fork::epoch(),
             serial: AtomicU64::new(0),
@@ -166,7 +166,7 @@ impl Engine {
     pub(super) fn call<T>(
         &self,
         operation: &'static str,
-        mut call: impl FnMut(&mut redis::Connection) -> redis::RedisResult<T>,
+        mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
         let queued = Instant::now();
         let mut caller = self.caller.lock();
@@ -181,7 +181,7 @@ impl Engine {
         loop {
             let mut connection = match caller.connection.take() {
                 Some(connection) => connection,
-                None => match self.server.connect(&self.alone, self.server.connect_timeout) {
+                None => match self.server.connect(&self.learned, self.server.connect_timeout) {
                     Ok(connection) => connection,
                     Err(error) => {
                         let error = self.server.failed(operation, &error);
@@ -385,10 +385,9 @@ impl Engine {
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         };
-        let connection = caller.connection.take().or_else(|| self.server.connect(&self.alone, left()).ok());
+        let connection = caller.connection.take().or_else(|| self.server.connect(&self.learned, left()).ok());
         let Some(mut connection) = connection else { return };
-        let limited = connection.set_read_timeout(Some(left())).and(connection.set_write_timeout(Some(left())));
-        if limited.is_err() {
+        if connection.set_limit(left()).is_err() {
             return;
         }
         for chunk in owed.chunks(100) {
@@ -421,7 +420,7 @@ impl Engine {
 }
 
 /// Runs a script; by text if the server has forgotten it.
-pub(super) fn run(connection: &mut redis::Connection, call: impl Fn(bool) -> redis::Cmd) -> redis::RedisResult<Value> {
+pub(super) fn run(connection: &mut Connection, call: impl Fn(bool) -> redis::Cmd) -> redis::RedisResult<Value> {
     match call(false).query::<Value>(connection) {
         Err(error) if wire::is_unknown_script(&error) => call(true).query(connection),
         answer => answer,

@@ -2,7 +2,8 @@
 //!
 //! | part | file |
 //! |---|---|
-//! | which server, how to connect | `connect` |
+//! | which server, who we are to it | `connect` |
+//! | how to reach it, and safely; the connection of a thread | `dial`, `tls`, `talk` |
 //! | the keys of a lock | `keys` |
 //! | what is said and answered; the scripts | `wire`, `*.lua` |
 //! | how long a lease can be relied on | `lease`, `hold` |
@@ -29,6 +30,7 @@
 //! it as long as that.
 
 mod connect;
+mod dial;
 mod engine;
 mod hold;
 mod keys;
@@ -37,6 +39,8 @@ mod line;
 mod lock;
 mod placing;
 mod renewal;
+mod talk;
+mod tls;
 mod wire;
 mod worker;
 

@@ -289,6 +289,13 @@ pub(super) fn is_wrong_password(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS")
 }
 
+/// Whether the server cannot speak RESP3: it is too old, or stands behind a proxy that is.
+pub(super) fn is_without_resp3(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::RESP3NotSupported
+        || error.code() == Some("NOPROTO")
+        || (is_answer(error) && error.to_string().to_ascii_lowercase().contains("hello"))
+}
+
 /// Our error for the client library's. `secret` must not be repeated: some servers quote what they were sent.
 pub(super) fn failed(operation: &'static str, server: &str, secret: Option<&str>, error: &RedisError) -> Error {
     let mut text = match error.detail() {

@@ -318,7 +318,7 @@ impl Worker {
                 // The loop outlives its links.
                 let _ = ear.send(Event::Heard { number, heard });
             });
-            let mut link = engine.server.link(&engine.alone, &engine.channel(), hear).await;
+            let mut link = engine.server.link(&engine.learned, &engine.channel(), hear).await;
             if let Ok(link) = &mut link {
                 // So that no call needs to be sent twice, and calls keep their order. A server that forbids this
                 // learns the scripts from their first use.

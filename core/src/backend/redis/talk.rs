@@ -1,0 +1,98 @@
+//! The connection of a thread that waits for each answer. RESP2: nothing comes in on it that was not asked for.
+//!
+//! The client library's own one cannot be given a stream, and would take TLS with whatever provider of cryptography the
+//! host program has set for its process, or set one. Commands and replies are read and written by the library.
+
+use std::time::Duration;
+
+use redis::{ConnectionLike, Parser, RedisError, RedisResult, Value};
+
+use super::dial::{Address, Stream, dial};
+use super::tls::Tls;
+
+/// Who we are to a server. It has no `Debug`, since it knows the secret.
+pub(super) struct Login<'a> {
+    pub(super) user: Option<&'a str>,
+    pub(super) secret: Option<&'a str>,
+    pub(super) db: i64,
+}
+
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    parser: Parser,
+    db: i64,
+}
+
+impl Connection {
+    pub(super) fn open(
+        address: &Address,
+        tls: Option<&Tls>,
+        login: &Login<'_>,
+        limit: Duration,
+    ) -> RedisResult<Connection> {
+        let stream = dial(address, tls, limit)?;
+        let mut connection = Connection { stream, parser: Parser::new(), db: login.db };
+        connection.greet(login)?;
+        Ok(connection)
+    }
+
+    fn greet(&mut self, login: &Login<'_>) -> RedisResult<()> {
+        let mut words = redis::pipe();
+        if let Some(secret) = login.secret {
+            words.cmd("AUTH").arg(login.user).arg(secret);
+        }
+        if login.db != 0 {
+            words.cmd("SELECT").arg(login.db);
+        }
+        let needed = words.len();
+        // Servers before 7.2 do not know these two; to be named is not worth a failure.
+        words.cmd("CLIENT").arg("SETINFO").arg("LIB-NAME").arg("ipcmutex");
+        words.cmd("CLIENT").arg("SETINFO").arg("LIB-VER").arg(env!("CARGO_PKG_VERSION"));
+        let replies = self.req_packed_commands(&words.get_packed_pipeline(), 0, words.len())?;
+        for reply in replies.into_iter().take(needed) {
+            reply.extract_error()?;
+        }
+        Ok(())
+    }
+
+    /// How long an answer may take from now on.
+    pub(super) fn set_limit(&self, limit: Duration) -> RedisResult<()> {
+        Ok(self.stream.set_limit(limit)?)
+    }
+
+    fn send(&mut self, words: &[u8]) -> RedisResult<()> {
+        self.stream.write_all(words)?;
+        self.stream.flush()?;
+        Ok(())
+    }
+
+    fn read(&mut self) -> RedisResult<Value> {
+        self.parser.parse_value(&mut *self.stream)
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command(&mut self, words: &[u8]) -> RedisResult<Value> {
+        self.send(words)?;
+        self.read()
+    }
+
+    fn req_packed_commands(&mut self, words: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        self.send(words)?;
+        let replies: Vec<Value> = (0..offset + count).map(|_| self.read()).collect::<Result<_, RedisError>>()?;
+        Ok(replies.into_iter().skip(offset).collect())
+    }
+
+    fn get_db(&self) -> i64 {
+        self.db
+    }
+
+    fn check_connection(&mut self) -> bool {
+        redis::cmd("PING").query::<Value>(self).is_ok()
+    }
+
+    /// An engine drops a connection that failed: what is there is open as far as anybody knows.
+    fn is_open(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,137 @@
+//! `rpm+rediss:`: the server is verified, and who cannot be verified is never spoken to in plain text.
+
+use std::io::Read;
+use std::net::TcpListener;
+
+use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::certificates::Authority;
+use ipcmutex_tests::servers::Redis;
+
+use super::{carries_a_lock, kind_of, needs_redis};
+
+fn url(redis: &Redis, host: &str, query: &str) -> String {
+    format!("rpm+rediss://{host}:{}/tls?{query}", redis.second_port())
+}
+
+#[track_caller]
+fn refusal(url: &str) -> (ErrorKind, String) {
+    let error = Mutex::open(url).expect_err("it must be refused");
+    (error.kind(), error.to_string())
+}
+
+#[test]
+fn a_verified_server_carries_a_lock() {
+    needs_redis!();
+    let authority = Authority::new();
+    let redis = Redis::with_tls(&authority, &authority.sign("server", "localhost", true), false);
+    let ca = format!("ca={}", authority.file().display());
+    carries_a_lock(&url(&redis, "localhost", &ca));
+    carries_a_lock(&url(&redis, "localhost", &format!("{ca}&protocol=2")));
+    // To name an authority is to ask for TLS: with a scheme that does not say so, too.
+    carries_a_lock(&url(&redis, "localhost", &ca).replace("rediss", "redis"));
+}
+
+#[test]
+fn p10_who_cannot_be_verified_is_refused() {
+    needs_redis!();
+    let (authority, other) = (Authority::new(), Authority::new());
+    let ca = format!("ca={}", authority.file().display());
+    let good = Redis::with_tls(&authority, &authority.sign("server", "localhost", true), false);
+
+    let (kind, text) = refusal(&url(&good, "localhost", &format!("ca={}", other.file().display())));
+    assert_eq!(kind, ErrorKind::Auth, "{text}");
+    assert!(text.contains("UnknownIssuer") && text.contains("?ca="), "{text}");
+
+    // The system's authorities do not know it either.
+    let (kind, text) = refusal(&url(&good, "localhost", ""));
+    assert!(kind == ErrorKind::Auth || text.contains("knows no certificate authority"), "{text}");
+
+    let (kind, text) = refusal(&url(&good, "127.0.0.1", &ca));
+    assert_eq!(kind, ErrorKind::Auth, "{text}");
+    assert!(text.contains("as the certificate names it"), "{text}");
+
+    let expired = Redis::with_tls(&authority, &authority.sign("old", "localhost", false), false);
+    let (kind, text) = refusal(&url(&expired, "localhost", &ca));
+    assert_eq!(kind, ErrorKind::Auth, "{text}");
+    assert!(text.contains("renew the server's certificate"), "{text}");
+
+    let (_, port) = good.address().rsplit_once(':').map(|(_, port)| ((), port.to_owned())).expect("a port");
+    let (kind, text) = refusal(&format!("rpm+rediss://localhost:{port}/x?{ca}"));
+    assert_eq!(kind, ErrorKind::Unavailable, "{text}");
+
+    // And what is plain does not get through where TLS is spoken.
+    let plain = Mutex::open(&format!("rpm+redis://localhost:{}/x", good.second_port()));
+    assert_eq!(kind_of(plain), ErrorKind::Unavailable);
+}
+
+#[test]
+fn p10_no_word_is_said_in_plain_text() {
+    let authority = Authority::new();
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("its number").port();
+    let heard = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        let mut words = vec![0; 1000];
+        let length = stream.read(&mut words).expect("a greeting");
+        words.truncate(length);
+        words
+    });
+    let url =
+        format!("rpm+rediss://:canary@localhost:{port}/x?connect_timeout=500ms&ca={}", authority.file().display());
+    let (kind, text) = refusal(&url);
+    assert_eq!(kind, ErrorKind::Unavailable, "{text}");
+    assert!(!text.contains("canary"), "{text}");
+    let heard = heard.join().expect("no panic");
+    // A TLS handshake record, and nothing of the secret in it.
+    assert_eq!(heard[..2], [22, 3]);
+    assert!(!heard.windows(6).any(|word| word == b"canary"));
+}
+
+#[test]
+fn a_server_that_asks_for_a_certificate_gets_ours() {
+    needs_redis!();
+    let authority = Authority::new();
+    let redis = Redis::with_tls(&authority, &authority.sign("server", "localhost", true), true);
+    let ours = authority.sign("client", "client", true);
+    let ca = format!("ca={}", authority.file().display());
+    let identity = format!("crt={}&key={}", ours.crt.display(), ours.key.display());
+    carries_a_lock(&url(&redis, "localhost", &format!("{ca}&{identity}")));
+    // By when the server says so the connection may be gone, and its reason with it.
+    let (kind, text) = refusal(&url(&redis, "localhost", &ca));
+    assert!(matches!(kind, ErrorKind::Auth | ErrorKind::Unavailable), "{text}");
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let authority = Authority::new();
+    let folder = authority.folder();
+    std::fs::write(folder.join("empty"), "").expect("a file");
+    let pair = authority.sign("client", "client", true);
+    let other = authority.sign("other", "other", true);
+    let (ca, missing, empty) = (authority.file(), folder.join("missing"), folder.join("empty"));
+    let at = |query: String| refusal(&format!("rpm+rediss://localhost:1/x?{query}"));
+    for (query, kind, told) in [
+        (format!("ca={}", missing.display()), ErrorKind::Io, "missing"),
+        (format!("ca={}", empty.display()), ErrorKind::Invalid, "no PEM certificate"),
+        (format!("ca={}&crt={}", ca.display(), pair.crt.display()), ErrorKind::Invalid, "come together"),
+        (
+            format!("ca={}&crt={}&key={}", ca.display(), pair.crt.display(), empty.display()),
+            ErrorKind::Invalid,
+            "no PEM private key",
+        ),
+        (
+            format!("ca={}&crt={}&key={}", ca.display(), pair.crt.display(), other.key.display()),
+            ErrorKind::Invalid,
+            "does not fit",
+        ),
+    ] {
+        let (found, text) = at(query.clone());
+        assert_eq!(found, kind, "{query}: {text}");
+        assert!(text.contains(told), "{query}: {text}");
+    }
+    let (kind, text) = refusal(&format!("rpm+redis+unix:///s?id=x&ca={}", ca.display()));
+    assert_eq!(kind, ErrorKind::Invalid, "{text}");
+    // The switch by which other clients turn verification off.
+    assert_eq!(refusal("rpm+rediss://localhost:1/x#insecure").0, ErrorKind::Invalid);
+    assert_eq!(refusal("rpm+rediss://localhost:1/x?insecure=1").0, ErrorKind::Invalid);
+}
