@@ -1,6 +1,7 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
+# make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: under a minute, for developing)
 # make install PREFIX= DESTDIR=   header, libraries, command
 # make lint                       format and clippy
 # make clean
@@ -99,3 +100,5 @@ node: rust
 	@cp $(built)/libipcmutex_node.so $(node)/ipcmutex/ipcmutex.node
 	@ln -s ../ipcmutex $(node)/node_modules/ipcmutex
 	@cp tests/agents/agent.mjs tests/demo/worker.mjs $(node)/
+
+include tests/bench/rules.mk

@@ -1,0 +1,1 @@
+"""Measures ipcmutex beside what people use today: `make bench`."""

@@ -1,0 +1,105 @@
+"""The figures that are demanded, each as a ratio to a peer of the same run, or as a plain limit."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+Row = dict[str, Any]
+Key = tuple[str, str, str, str]  # task, tag, language, kind
+
+
+@dataclass(frozen=True)
+class Bound:
+    """`ours` over `peer` (or the other way around) must not be more, or not be less, than `limit`."""
+
+    what: str
+    ours: Key
+    figure: str
+    limit: float
+    peer: Key | None = None
+    peer_figure: str = ""
+    least: bool = False  # the ratio must be at least the limit
+    faster: bool = False  # the ratio is peer / ours: how many times faster
+    unit: str = ""  # of a plain limit
+
+
+def c_bounds(also: str) -> list[Bound]:
+    """Those for C; `also` is what the tags end with (pinned runs are compared with pinned runs alone)."""
+    def key(task: str, tag: str, kind: str) -> Key:
+        return (task, f"{tag}{also}".strip(), "c", kind)
+
+    said = f" ({also.strip()})" if also else ""
+    found = [
+        Bound(f"free pair / robust mutex{said}", key("pair", "", "ipcmutex"), "ns", 1.6, key("pair", "", "robust")),
+        Bound(f"free pair, times faster than flock(2){said}", key("pair", "", "ipcmutex"), "ns", 10, key("pair", "", "flock"), least=True,
+              faster=True),
+    ]
+    for n in ("2", "4", "8"):
+        ours = key("contend", n, "ipcmutex")
+        found += [
+            Bound(f"{n} processes, throughput / flock(2){said}", ours, "per_second", 5, key("contend", n, "flock"), least=True),
+            Bound(f"{n} processes, throughput / robust mutex{said}", ours, "per_second", 0.5, key("contend", n, "robust"), least=True),
+        ]
+    strict = key("handover", "", "ipcmutex-strict")
+    return [
+        *found,
+        Bound(f"hand-over, strict / futex wake, one way{said}", strict, "median_ns", 1.5, key("handover", "", "futex")),
+        Bound(f"hand-over, strict, 99th percentile / median{said}", strict, "p99_ns", 5, strict, "median_ns"),
+        Bound(f"longest wait of 8 processes, times shorter than flock(2){said}", key("longest", "8", "ipcmutex"), "longest_ns", 20,
+              key("longest", "8", "flock"), least=True, faster=True),
+    ]
+
+
+def demanded() -> list[Bound]:
+    """All, in the order of the report."""
+    opening, recovery = ("opening", "", "c"), ("recovery", "", "c")
+    return [
+        *c_bounds(""),
+        Bound("open, acquire, release, close / open, flock, close", (*opening, "ipcmutex"), "ns", 8, (*opening, "flock")),
+        Bound("next owner after kill -9, median", (*recovery, "ipcmutex"), "median_ns", 1e6, unit="ns"),
+        Bound("next owner after kill -9, 99th percentile", (*recovery, "ipcmutex"), "p99_ns", 1e7, unit="ns"),
+        *(Bound(f"Redis, free pair / two PING, {wire}", ("pair", "redis", "c", f"ipcmutex-{wire}"), "ns", 1.5,
+                ("pair", "redis", "c", f"ping-{wire}")) for wire in ("unix", "tcp")),
+        *c_bounds(" pinned"),
+    ]
+
+
+def rounds(row: Row | None, figure: str) -> list[float]:
+    """The figure's values, round by round; none if the row has failed."""
+    if not row or "cannot" in row or "failed" in row:
+        return []
+    return list(row["figures"].get(figure, {}).get("rounds", []))
+
+
+def judge(rows: list[Row]) -> list[dict[str, Any]]:
+    """Each bound with its figures and whether it is met. Ratios are taken within a round, then the median of them."""
+    by_key = {(row["task"], row["tag"], row["language"], row["kind"]): row for row in rows}
+    found = []
+    for bound in demanded():
+        if bound.ours not in by_key:
+            continue  # not part of this run
+        ours = rounds(by_key[bound.ours], bound.figure)
+        verdict: dict[str, Any] = {"what": bound.what, "demanded": f"{'≥' if bound.least else '≤'} {bound.limit:g}",
+                                   "ours": statistics.median(ours) if ours else None}
+        values = ours
+        if bound.peer:
+            peer = rounds(by_key.get(bound.peer), bound.peer_figure or bound.figure)
+            verdict["peer"] = statistics.median(peer) if peer else None
+            pairs = list(zip(ours, peer, strict=False))
+            values = [theirs / mine if bound.faster else mine / theirs for mine, theirs in pairs if mine and theirs]
+        else:
+            verdict["unit"] = bound.unit
+        if values:
+            ratio = statistics.median(values)
+            if bound.peer and ours and peer:
+                # Less disturbed by what else ran: each one's best round.
+                best = min if not bound.figure.endswith("per_second") else max
+                verdict["ratio_of_best"] = best(peer) / best(ours) if bound.faster else best(ours) / best(peer)
+            verdict |= {"ratio": ratio, "ratio_min": min(values), "ratio_max": max(values),
+                        "met": ratio >= bound.limit if bound.least else ratio <= bound.limit}
+        else:
+            verdict |= {"ratio": None, "met": None}
+        found.append(verdict)
+    return found
