@@ -1,9 +1,10 @@
 //! The ways to a lock in Redis: TLS, users with few rights, replicas, Sentinel, Cluster, independent servers. Each test
 //! starts the real servers that it needs.
 
+mod rights;
 mod tls;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex, Waiting};
 
@@ -31,6 +32,16 @@ fn kind_of<T: std::fmt::Debug>(outcome: ipcmutex::Result<T>) -> ErrorKind {
 
 fn within(limit: Duration) -> Waiting<'static> {
     Waiting { timeout: limit.into(), ..Waiting::default() }
+}
+
+/// Waits until it is so, on the server's word and not on a clock's.
+#[track_caller]
+fn until(what: &str, mut is_it: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_it() {
+        assert!(begun.elapsed() < LONG, "not so after {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Taken, seen to exclude, waited for and handed over: what a lock does, over `url`.

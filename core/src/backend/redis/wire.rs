@@ -324,10 +324,12 @@ pub(super) fn failed(operation: &'static str, server: &str, secret: Option<&str>
 }
 
 fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
+    if is_without_resp3(error) {
+        return (ErrorKind::Protocol, "use Redis 6 or newer, or ?protocol=2");
+    }
     match error.kind() {
         redis::ErrorKind::Io => return (ErrorKind::Unavailable, ""),
         redis::ErrorKind::AuthenticationFailed => return (ErrorKind::Auth, "check user and password of the URL"),
-        redis::ErrorKind::RESP3NotSupported => return (ErrorKind::Protocol, "use Redis 6 or newer, or ?protocol=2"),
         redis::ErrorKind::InvalidClientConfig => return (ErrorKind::Invalid, ""),
         _ if !is_answer(error) => return (ErrorKind::Protocol, "is it a Redis or Valkey server?"),
         _ => {}

@@ -1,0 +1,119 @@
+//! Users with few rights, and what the servers speak.
+
+use ipcmutex::{ErrorKind, State};
+use ipcmutex_tests::artifacts::checkout;
+use ipcmutex_tests::servers::{Redis, Reply};
+
+use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+
+/// The rules that docs/REDIS.md tells people to give.
+fn documented() -> Vec<String> {
+    let text = std::fs::read_to_string(checkout().join("docs/REDIS.md")).expect("docs/REDIS.md");
+    let line = text.lines().find(|line| line.starts_with("ACL SETUSER locks")).expect("the documented rights");
+    line.split(' ').map(str::to_owned).collect()
+}
+
+fn set_user(redis: &Redis, rules: &[String]) {
+    let words: Vec<&str> = rules.iter().map(String::as_str).collect();
+    assert_eq!(redis.command(&words).text(), "OK", "{rules:?}");
+}
+
+/// What the server refused to somebody.
+fn refusals(redis: &Redis) -> Vec<String> {
+    let Reply::List(entries) = redis.command(&["ACL", "LOG"]) else { panic!("no log") };
+    let object = |entry: &Reply| match entry {
+        Reply::List(parts) => {
+            let at = parts.iter().position(|part| part.text() == "object").expect("an object");
+            parts[at + 1].text().to_owned()
+        }
+        other => panic!("{other:?}"),
+    };
+    entries.iter().map(object).collect()
+}
+
+/// Everything that a lock is used for.
+fn use_it_all(url: &str) {
+    carries_a_lock(url);
+    let (one, other) = (open(url), open(url));
+    let hold = one.acquire().expect("acquired");
+    let status = other.status().expect("status");
+    assert_eq!((status.state, status.token), (State::Held, hold.token()));
+    assert_eq!(kind_of(other.acquire_with(within(std::time::Duration::from_millis(30)))), ErrorKind::Timeout);
+    assert!(other.break_lock().expect("broken"));
+    until("the loss is seen", || hold.check().is_err() || hold.extend(None).is_err());
+    let next = other.acquire_with(within(LONG)).expect("acquired");
+    assert!(next.abandoned());
+    next.release().expect("released");
+}
+
+#[test]
+fn r22_the_documented_rights_suffice_and_none_is_left_over() {
+    needs_redis!();
+    let redis = Redis::start();
+    let rules = documented();
+    set_user(&redis, &rules);
+    let url = redis.url_with_user("locks", "secret", "least");
+    use_it_all(&url);
+    use_it_all(&format!("{url}?protocol=2"));
+    // Who we are is told at each connect, to servers that want to know.
+    let refused = refusals(&redis);
+    assert!(refused.iter().all(|what| what.starts_with("client")), "refused: {refused:?}");
+
+    // What was given was used: commands inside scripts count, too.
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let used = |name: &str| stats.text().contains(&format!("cmdstat_{name}:"));
+    let idle: Vec<&str> = rules
+        .iter()
+        .filter_map(|rule| rule.strip_prefix('+'))
+        .filter(|name| !used(name) && !["eval", "hincrby", "zscore"].contains(name))
+        .collect();
+    assert!(idle.is_empty(), "documented and not used: {idle:?}");
+}
+
+#[test]
+fn without_channels_and_info_a_lock_is_carried_all_the_same() {
+    needs_redis!();
+    let redis = Redis::start();
+    let without = ["&ipcmutex:w:*", "+subscribe", "+publish", "+info", "+script|load"];
+    let rules: Vec<String> = documented().into_iter().filter(|rule| !without.contains(&rule.as_str())).collect();
+    set_user(&redis, &rules);
+    use_it_all(&redis.url_with_user("locks", "secret", "less"));
+}
+
+#[test]
+fn another_prefix_is_refused() {
+    needs_redis!();
+    let redis = Redis::start();
+    set_user(&redis, &documented());
+    let mutex = open(&redis.url_with_user("locks", "secret", "x?prefix=other:"));
+    let error = mutex.acquire().expect_err("no right to the key");
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+}
+
+/// How many connections of others than this one speak RESP3.
+fn speak_resp3(redis: &Redis) -> usize {
+    redis.command(&["CLIENT", "LIST"]).text().lines().filter(|line| line.contains(" resp=3")).count()
+}
+
+#[test]
+fn r25_the_protocol_is_as_asked_and_falls_back_only_unasked() {
+    needs_redis!();
+    let redis = Redis::start();
+    for (query, count) in [("", 1), ("?protocol=3", 1), ("?protocol=2", 0)] {
+        let mutex = open(&redis.url(&format!("speech{query}")));
+        let hold = mutex.acquire().expect("acquired");
+        hold.extend(None).expect("renewed, on the background thread's connection");
+        assert_eq!(speak_resp3(&redis), count, "{query}");
+        hold.release().expect("released");
+        drop(mutex);
+        until("its connections are gone", || speak_resp3(&redis) == 0);
+    }
+    let old = Redis::with(None, &["rename-command HELLO \"\""]);
+    carries_a_lock(&old.url("old"));
+    carries_a_lock(&old.url("old?protocol=2"));
+    let strict = open(&old.url("old?protocol=3"));
+    let hold = strict.acquire().expect("acquired");
+    let error = strict.acquire_with(within(std::time::Duration::from_millis(500))).expect_err("it cannot wait there");
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+    hold.release().expect("released");
+}
