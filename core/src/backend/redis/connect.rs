@@ -61,9 +61,6 @@ impl Server {
     /// # Errors
     /// UNSUPPORTED for what is not built in; INVALID if `$REDIS_URL` cannot be read.
     pub(super) fn of(target: &RedisTarget) -> Result<Server> {
-        if target.replicas > 0 {
-            return Err(not_built("waiting for replicas (`replicas=`)"));
-        }
         let mut server = Server {
             address: Address::Tcp("127.0.0.1".to_owned(), 6379),
             tls: tls_of(target)?,

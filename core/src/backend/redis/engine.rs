@@ -4,6 +4,7 @@
 //! | connection | used by | for |
 //! |---|---|---|
 //! | the caller's | whatever thread calls, one at a time | take, release, status, break: one round trip, no thread hop |
+//! | one aside | the same | with `replicas=`: waiting for them |
 //! | the link (RESP2: and its ear) | the background thread | the line, wake-ups, renewals, what is still owed |
 //!
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
@@ -48,11 +49,13 @@ pub(super) struct Engine {
     /// Who is on the way to a line.
     pub(super) placings: Arc<Placings>,
     caller: Guarded<Caller>,
+    /// For what makes all behind it wait (`witness`).
+    pub(super) aside: Guarded<Caller>,
     board: Guarded<Board>,
 }
 
 #[derive(Default)]
-struct Caller {
+pub(super) struct Caller {
     connection: Option<Connection>,
     /// When the server last failed to be there, and how: who queued up before that shares the outcome.
     failure: Option<(Instant, Error)>,
@@ -127,6 +130,7 @@ impl Engine {
             serial: AtomicU64::new(0),
             placings: Arc::default(),
             caller: Guarded::default(),
+            aside: Guarded::default(),
             board: Guarded::new(Board {
                 thread: None,
                 holds: HashMap::new(),
@@ -166,10 +170,20 @@ impl Engine {
     pub(super) fn call<T>(
         &self,
         operation: &'static str,
+        call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
+    ) -> Result<T, Failed> {
+        self.call_on(&self.caller, operation, call)
+    }
+
+    /// The same on `caller`'s.
+    pub(super) fn call_on<T>(
+        &self,
+        caller: &Guarded<Caller>,
+        operation: &'static str,
         mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
         let queued = Instant::now();
-        let mut caller = self.caller.lock();
+        let mut caller = caller.lock();
         if let Some((at, error)) = &caller.failure
             && *at > queued
         {
@@ -273,7 +287,8 @@ impl Engine {
     }
 
     fn start(self: &Arc<Engine>, sender: UnboundedSender<Event>, receiver: UnboundedReceiver<Event>) -> Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(4).build();
         let runtime = runtime.map_err(|error| {
             Error::new(ErrorKind::Resource, "acquire", format!("no event loop can be set up: {error}"))
                 .with_source(error)
@@ -441,6 +456,7 @@ impl Drop for Engine {
         if !self.is_ours() {
             // The parent's socket: not a byte is sent on it and nothing of it is shut down.
             std::mem::forget(self.caller.get_mut().connection.take());
+            std::mem::forget(self.aside.get_mut().connection.take());
         }
     }
 }

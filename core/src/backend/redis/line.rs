@@ -52,6 +52,14 @@ impl Drop for Entry {
     }
 }
 
+/// A take that was granted.
+pub(super) struct Owned {
+    fence: u64,
+    abandoned: bool,
+    unlined: bool,
+    sent: u64,
+}
+
 /// The waiters of one lock.
 #[derive(Default)]
 pub(super) struct Line {
@@ -194,29 +202,14 @@ impl Worker {
             Err(error) if wire::is_answer(&error) => Err(self.engine.server.failed("acquire", &error)),
             Err(error) => return self.broke(number, &error),
         };
-        entry.doubt = None;
+        if lock.replicas == 0 || !matches!(taken, Ok(Taken::Owned { .. })) {
+            entry.doubt = None;
+        }
         match taken {
             Ok(Taken::Owned { fence, abandoned, unlined }) => {
                 lock.served();
-                let wiped = unlined && entry.ticket != 0;
-                match lock.adopt(&entry.token, fence, abandoned, sent) {
-                    Ok(grant) => {
-                        self.settle(serial, Ok(grant));
-                        if wiped {
-                            self.rejoin(name(&lock), serial);
-                        }
-                        // The next one's turn comes with a message; should this hold be lost, nobody sends it.
-                        if self.lines.get(name(&lock)).is_some_and(|line| line.timer.is_none()) {
-                            let lease = lock.ttl.as_millis() as i64;
-                            self.set_timer(
-                                name(&lock),
-                                Some(Instant::now() + lease::recheck(lease, 0, false, jitter())),
-                            );
-                        }
-                    }
-                    Err(error) if error.kind() == ErrorKind::Unavailable => self.renamed(serial),
-                    Err(error) => self.settle(serial, Err(error)),
-                }
+                let owned = Owned { fence, abandoned, unlined, sent };
+                if lock.replicas > 0 { self.bring_witnesses(serial, owned) } else { self.owned(serial, &owned) }
             }
             Ok(Taken::Refused(refusal)) => {
                 lock.served();
@@ -233,6 +226,58 @@ impl Worker {
                     self.set_timer(name(&lock), Some(Instant::now() + AGAIN));
                 }
             }
+            Err(error) => self.settle(serial, Err(error)),
+        }
+    }
+
+    /// It is a hold when the replicas have it; whoever ends the wait meanwhile gives the token back.
+    fn bring_witnesses(&mut self, serial: u64, owned: Owned) {
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
+        self.calls += 1;
+        entry.call = Some(self.calls);
+        let (call, lock, token) = (self.calls, entry.lock.clone(), entry.token.clone());
+        let witness = tokio::task::spawn_blocking(move || lock.engine.witness(&lock, &token));
+        self.report(async move {
+            let outcome = witness.await.unwrap_or_else(|_| Err(bug()));
+            Event::Witnessed { serial, call, owned, outcome }
+        });
+    }
+
+    /// What the replicas said.
+    pub(super) fn witnessed(&mut self, serial: u64, call: u64, owned: &Owned, outcome: Result<()>) {
+        let Some(entry) = self.entries.get_mut(&serial).filter(|entry| entry.call == Some(call)) else { return };
+        entry.call = None;
+        match outcome {
+            Ok(()) => {
+                entry.doubt = None;
+                self.owned(serial, owned);
+            }
+            Err(error) => {
+                let (token, debt) = (entry.token.clone(), entry.lock.debt(owned.abandoned));
+                self.settle(serial, Err(error));
+                // Nobody died holding it: what it heard the next one hears, and no more.
+                self.engine.owe(&token, debt);
+            }
+        }
+    }
+
+    fn owned(&mut self, serial: u64, owned: &Owned) {
+        let Some(entry) = self.entries.get(&serial) else { return };
+        let lock = entry.lock.clone();
+        let wiped = owned.unlined && entry.ticket != 0;
+        match lock.adopt(&entry.token, owned.fence, owned.abandoned, owned.sent) {
+            Ok(grant) => {
+                self.settle(serial, Ok(grant));
+                if wiped {
+                    self.rejoin(name(&lock), serial);
+                }
+                // The next one's turn comes with a message; should this hold be lost, nobody sends it.
+                if self.lines.get(name(&lock)).is_some_and(|line| line.timer.is_none()) {
+                    let lease = lock.ttl.as_millis() as i64;
+                    self.set_timer(name(&lock), Some(Instant::now() + lease::recheck(lease, 0, false, jitter())));
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => self.renamed(serial),
             Err(error) => self.settle(serial, Err(error)),
         }
     }

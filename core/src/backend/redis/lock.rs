@@ -18,6 +18,7 @@ use crate::loss::Losses;
 use crate::service::call;
 use crate::sync::Guarded;
 use crate::sys::exit;
+use crate::url::RedisTarget;
 use crate::wait::Waiter;
 
 /// Holds that were lost and not yet released, remembered for the release.
@@ -30,6 +31,8 @@ pub(super) struct Lock {
     pub(super) renew: bool,
     /// `redis_key=`: the key is shared with other libraries.
     pub(super) beside_others: bool,
+    /// How many replicas must have acknowledged a take.
+    pub(super) replicas: u32,
     pub(super) info: String,
     pub(super) losses: Losses,
     /// The highest fencing token seen here; the next is higher whatever became of the server's data.
@@ -42,20 +45,14 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    pub(super) fn new(
-        engine: Arc<Engine>,
-        key: &str,
-        ttl: Duration,
-        renew: bool,
-        beside_others: bool,
-        info: String,
-    ) -> Lock {
+    pub(super) fn new(engine: Arc<Engine>, key: &str, target: &RedisTarget, info: String) -> Lock {
         Lock {
             engine,
             keys: Keys::of(key),
-            ttl,
-            renew,
-            beside_others,
+            ttl: target.ttl,
+            renew: target.renew,
+            beside_others: target.redis_key.is_some(),
+            replicas: target.replicas,
             info,
             losses: Losses::default(),
             floor: AtomicU64::new(0),
@@ -209,7 +206,15 @@ impl Backend for Redis {
         };
         lock.served();
         match taken {
-            Taken::Owned { fence, abandoned, .. } => lock.adopt(&token, fence, abandoned, sent).map(Some),
+            Taken::Owned { fence, abandoned, .. } => {
+                if lock.replicas > 0
+                    && let Err(error) = engine.witness(lock, &token)
+                {
+                    engine.owe(&token, lock.debt(abandoned));
+                    return Err(error);
+                }
+                lock.adopt(&token, fence, abandoned, sent).map(Some)
+            }
             Taken::Refused(refusal) => {
                 lock.saw(refusal);
                 Ok(None)

@@ -9,6 +9,7 @@
 //! | how long a lease can be relied on | `lease`, `hold` |
 //! | one engine per server and process | `engine` |
 //! | the background thread: its loop, the line, the renewals | `worker`, `line`, `renewal` |
+//! | waiting for replicas | `witness` |
 //! | the backend | `lock` |
 //!
 //! # States of a lock in the server
@@ -42,6 +43,7 @@ mod renewal;
 mod talk;
 mod tls;
 mod wire;
+mod witness;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -65,7 +67,7 @@ pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backen
         None => format!("{}{}", target.prefix, target.id),
     };
     let info = wire::info(&identity(url));
-    Ok(Arc::new(Redis(Arc::new(Lock::new(engine, &key, target.ttl, target.renew, target.redis_key.is_some(), info)))))
+    Ok(Arc::new(Redis(Arc::new(Lock::new(engine, &key, target, info)))))
 }
 
 /// The engine of the server, which answers and may carry a lock.

@@ -206,6 +206,11 @@ pub(super) fn renewed(reply: &Value, holds: usize) -> Result<Vec<bool>> {
     if answers.len() == holds { Ok(answers) } else { Err(strange("extend")) }
 }
 
+/// How many replicas have acknowledged.
+pub(super) fn copies(reply: &Value) -> Result<u32> {
+    number(Some(reply)).ok_or_else(|| strange("acquire"))
+}
+
 pub(super) fn broken(reply: &Value) -> Result<bool> {
     number::<u8>(Some(reply)).map(|broken| broken == 1).ok_or_else(|| strange("break"))
 }

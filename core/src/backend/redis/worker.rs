@@ -17,7 +17,7 @@ use super::connect::{Heard, Link};
 use super::engine::{Engine, LINGER, jitter};
 use super::hold::{Hold, Loss, Token};
 use super::lease;
-use super::line::{Entry, Line};
+use super::line::{Entry, Line, Owned};
 use super::lock::Lock;
 use super::placing::Placing;
 use super::wire::{self, Message};
@@ -61,6 +61,12 @@ pub(super) enum Event {
         sent: u64,
         number: u64,
         reply: RedisResult<Value>,
+    },
+    Witnessed {
+        serial: u64,
+        call: u64,
+        owned: Owned,
+        outcome: Result<()>,
     },
     Renewed {
         batch: Vec<(Arc<Hold>, Duration)>,
@@ -230,6 +236,10 @@ impl Worker {
             Event::Taken { serial, call, sent, number, reply } => {
                 self.tasks -= 1;
                 self.taken(serial, call, sent, number, reply);
+            }
+            Event::Witnessed { serial, call, owned, outcome } => {
+                self.tasks -= 1;
+                self.witnessed(serial, call, &owned, outcome);
             }
             Event::Renewed { batch, answer, sent, number, reply } => {
                 self.tasks -= 1;
@@ -440,15 +450,22 @@ impl Worker {
         call: impl Fn(bool) -> redis::Cmd + Send + Sync + 'static,
         event: impl FnOnce(RedisResult<Value>) -> Event + Send + 'static,
     ) {
-        self.tasks += 1;
-        let events = self.events.clone();
-        tokio::spawn(async move {
+        self.report(async move {
             let mut reply = call(false).query_async::<Value>(&mut connection).await;
             if reply.as_ref().is_err_and(wire::is_unknown_script) {
                 reply = call(true).query_async::<Value>(&mut connection).await;
             }
+            event(reply)
+        });
+    }
+
+    /// Runs `work`, whose outcome is an event.
+    pub(super) fn report(&mut self, work: impl Future<Output = Event> + Send + 'static) {
+        self.tasks += 1;
+        let events = self.events.clone();
+        tokio::spawn(async move {
             // The loop ends only when no task is left.
-            let _ = events.send(event(reply));
+            let _ = events.send(work.await);
         });
     }
 

@@ -1,0 +1,54 @@
+//! `replicas=`: a take counts when so many replicas have acknowledged it.
+//!
+//! `WAIT` speaks of what was written on its own connection, and makes all that comes behind it there wait. So the key is
+//! written once more, on a connection for this alone, and what the replicas acknowledge covers the take before it. It
+//! proves copies, not that the replica which is promoted has one.
+
+use std::time::Duration;
+
+use redis::Value;
+
+use super::engine::{self, Engine};
+use super::hold::{Loss, Token};
+use super::lock::Lock;
+use super::wire;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long replicas may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Engine {
+    /// Waits until `lock`'s replicas have acknowledged that `token` holds it. Blocks, for a second or two at most.
+    ///
+    /// # Errors
+    /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
+    pub(super) fn witness(&self, lock: &Lock, token: &Token) -> Result<()> {
+        let keys = [lock.keys.lock(), lock.keys.state()];
+        let args = [token.to_string(), lock.ttl.as_millis().to_string()];
+        let (renewed, copies) = self
+            .call_on(&self.aside, "acquire", |connection| {
+                let renewed = engine::run(connection, |by_text| self.scripts.renew.call(by_text, &keys, &args))?;
+                let patience = PATIENCE.as_millis() as u64;
+                let copies = redis::cmd("WAIT").arg(lock.replicas).arg(patience).query::<Value>(connection)?;
+                Ok((renewed, copies))
+            })
+            .map_err(|failed| failed.error)?;
+        if wire::renewed(&renewed, 1)? != [true] {
+            return Err(Loss::Gone.error("acquire"));
+        }
+        let copies = wire::copies(&copies)?;
+        if copies >= lock.replicas {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "acquire",
+            format!(
+                "of {} replicas that must have it {copies} acknowledged the hold within {} s",
+                lock.replicas,
+                PATIENCE.as_secs()
+            ),
+        )
+        .with_help("the hold was released; look after the replicas, or ask for fewer with ?replicas="))
+    }
+}

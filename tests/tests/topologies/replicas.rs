@@ -1,0 +1,77 @@
+//! `?replicas=n`: a hold is one when so many replicas have it.
+
+use std::time::Duration;
+
+use ipcmutex::{ErrorKind, State};
+use ipcmutex_tests::servers::Redis;
+
+use super::{LONG, carries_a_lock, needs_redis, open, until, within};
+
+/// A server and its replica, which has caught up.
+fn pair() -> (Redis, Redis) {
+    let master = Redis::with(None, &["repl-diskless-sync-delay 0"]);
+    let (_, port) =
+        master.address().split_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())).expect("it");
+    let replica = Redis::with(None, &[&format!("replicaof 127.0.0.1 {port}")]);
+    until("the replica has caught up", || master.info("replication", "slave0").contains("state=online"));
+    (master, replica)
+}
+
+fn blocked(redis: &Redis) -> bool {
+    redis.info("clients", "blocked_clients") != "0"
+}
+
+#[test]
+fn r16_a_hold_is_on_the_replica_when_acquire_returns() {
+    needs_redis!();
+    let (master, replica) = pair();
+    carries_a_lock(&master.url("r16?replicas=1"));
+    carries_a_lock(&master.url("r16?replicas=1&protocol=2"));
+    let mutex = open(&master.url("copied?replicas=1"));
+    for _ in 0..20 {
+        let hold = mutex.acquire().expect("acquired");
+        assert_eq!(replica.command(&["EXISTS", "ipcmutex:copied"]).number(), 1);
+        hold.release().expect("released");
+    }
+}
+
+#[test]
+fn r16_without_the_replicas_there_is_no_hold() {
+    needs_redis!();
+    let (master, replica) = pair();
+    let mutex = open(&master.url("r16?replicas=1"));
+    mutex.acquire().expect("acquired").release().expect("released");
+    replica.freeze();
+    let seen = open(&master.url("r16"));
+    for timeout in [Duration::ZERO, LONG] {
+        let error = mutex.acquire_with(within(timeout)).expect_err("nobody acknowledges it");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("of 1 replicas that must have it 0 acknowledged"), "{error}");
+        until("it was released", || seen.status().is_ok_and(|status| status.state == State::Free));
+    }
+    // Another lock of the same process and server is not held up.
+    let other = open(&master.url("other"));
+    let meanwhile = (0..20).any(|_| {
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.try_acquire());
+            until("it waits for the replica", || blocked(&master) || waits.is_finished());
+            other.acquire().expect("acquired").release().expect("released");
+            let meanwhile = blocked(&master);
+            drop(waits.join().expect("no panic"));
+            meanwhile
+        })
+    });
+    assert!(meanwhile, "a wait for replicas holds up the others");
+    // One that stands in line gets it, and then hears that the replicas do not.
+    let hold = seen.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire());
+        until("it stands in line", || seen.status().is_ok_and(|status| status.waiters == 1));
+        hold.release().expect("released");
+        let error = waits.join().expect("no panic").expect_err("nobody acknowledges it");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    });
+    until("it was released", || seen.status().is_ok_and(|status| status.state == State::Free));
+    replica.thaw();
+    until("it is served again", || mutex.try_acquire().is_ok_and(|hold| hold.is_some_and(|hold| !hold.abandoned())));
+}
