@@ -58,11 +58,11 @@ enum Audience {
 }
 
 impl Waiter {
-    fn new(audience: Audience, timeout: Timeout) -> Arc<Waiter> {
+    fn new(audience: Audience, timeout: Timeout, ticket: u64) -> Arc<Waiter> {
         Arc::new(Waiter {
             bell: AtomicU32::new(0),
             waiting: AtomicBool::new(true),
-            ticket: AtomicU64::new(0),
+            ticket: AtomicU64::new(ticket),
             timer: AtomicU64::new(0),
             blocking: matches!(audience, Audience::Thread),
             limited: timeout.limit().is_some(),
@@ -192,10 +192,14 @@ fn canceled() -> Error {
     Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled")
 }
 
-/// Before it waits. A server that is away may come back within the time there is: the line waits for it.
-fn first_try(backend: &dyn Backend, timeout: Timeout) -> Result<Option<Grant>> {
-    match backend.try_take() {
-        Err(error) if error.kind() == ErrorKind::Unavailable && !timeout.is_try() => Ok(None),
+/// Before it waits: the grant, or the ticket to wait with. A server that is away may come back within the time there
+/// is: the line waits for it.
+fn first_try(backend: &dyn Backend, timeout: Timeout, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
+    if timeout.is_try() {
+        return backend.try_take()?.map(Ok).ok_or_else(|| timed_out(backend, timeout));
+    }
+    match backend.take_or_line_up(deadline) {
+        Err(error) if error.kind() == ErrorKind::Unavailable => Ok(Err(0)),
         outcome => outcome,
     }
 }
@@ -277,14 +281,13 @@ pub(crate) fn block(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: 
     if cancel.is_some_and(Cancel::is_canceled) {
         return Err(canceled());
     }
-    if let Some(grant) = first_try(&**backend, timeout)? {
-        return Ok(grant);
-    }
-    if timeout.is_try() {
-        return Err(timed_out(&**backend, timeout));
-    }
-    let deadline = timeout.deadline();
-    let waiter = Waiter::new(Audience::Thread, timeout);
+    let deadline = if backend.is_remote() { timeout.deadline() } else { None };
+    let ticket = match first_try(&**backend, timeout, deadline)? {
+        Ok(grant) => return Ok(grant),
+        Err(ticket) => ticket,
+    };
+    let deadline = deadline.or_else(|| timeout.deadline());
+    let waiter = Waiter::new(Audience::Thread, timeout, ticket);
     backend.join(&waiter)?;
     let pending = Pending::of(&waiter, backend);
     if let Some(cancel) = cancel {
@@ -327,14 +330,14 @@ pub(crate) fn start(
     notify: Notify,
     register: impl FnOnce(Pending),
 ) -> Pending {
-    let waiter = Waiter::new(if inline { Audience::Inline(notify) } else { Audience::Callback(notify) }, timeout);
+    let waiter = Waiter::new(if inline { Audience::Inline(notify) } else { Audience::Callback(notify) }, timeout, 0);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
-    let outcome = match first_try(&**backend, timeout) {
-        Ok(Some(grant)) => Ok(grant),
+    let deadline = timeout.deadline();
+    let outcome = match first_try(&**backend, timeout, deadline) {
+        Ok(Ok(grant)) => Ok(grant),
         Err(error) => Err(error),
-        Ok(None) if timeout.is_try() => Err(timed_out(&**backend, timeout)),
-        Ok(None) => match begin(backend, &waiter, timeout) {
+        Ok(Err(ticket)) => match begin(backend, &waiter, ticket, timeout, deadline) {
             Ok(()) => return pending,
             Err(error) => Err(error),
         },
@@ -345,9 +348,16 @@ pub(crate) fn start(
     pending
 }
 
-fn begin(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout) -> Result<()> {
+fn begin(
+    backend: &Arc<dyn Backend>,
+    waiter: &Arc<Waiter>,
+    ticket: u64,
+    timeout: Timeout,
+    deadline: Option<Instant>,
+) -> Result<()> {
+    waiter.ticket.store(ticket, Ordering::Release);
     backend.join(waiter)?;
-    if let Some(deadline) = timeout.deadline() {
+    if let Some(deadline) = deadline {
         let pending = Pending::of(waiter, backend);
         let timer = clock::at(
             deadline,
@@ -384,12 +394,12 @@ pub(crate) struct FutureWait {
 impl FutureWait {
     pub(crate) fn start(backend: &Arc<dyn Backend>, register: impl FnOnce(Pending)) -> FutureWait {
         let wait =
-            FutureWait { backend: backend.clone(), waiter: Waiter::new(Audience::Future(None), Timeout::FOREVER) };
+            FutureWait { backend: backend.clone(), waiter: Waiter::new(Audience::Future(None), Timeout::FOREVER, 0) };
         register(Pending::of(&wait.waiter, backend));
-        let outcome = match first_try(&**backend, Timeout::FOREVER) {
-            Ok(Some(grant)) => Ok(grant),
+        let outcome = match first_try(&**backend, Timeout::FOREVER, None) {
+            Ok(Ok(grant)) => Ok(grant),
             Err(error) => Err(error),
-            Ok(None) => match begin(backend, &wait.waiter, Timeout::FOREVER) {
+            Ok(Err(ticket)) => match begin(backend, &wait.waiter, ticket, Timeout::FOREVER, None) {
                 Ok(()) => return wait,
                 Err(error) => Err(error),
             },

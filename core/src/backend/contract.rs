@@ -108,6 +108,17 @@ pub(crate) trait Backend: Send + Sync {
     /// Takes the lock if that is possible now; never waits for a holder. `None`: it is held, or others go first.
     fn try_take(&self) -> Result<Option<Grant>>;
 
+    /// Whether even a try asks a server, so that its time is part of a timeout.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// `try_take` for one who waits until `deadline` if it comes to nothing: else the ticket for its waiter, which may
+    /// be a place in the line already. `join` must follow.
+    fn take_or_line_up(&self, _deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
+        Ok(self.try_take()?.ok_or(0))
+    }
+
     /// Puts `waiter` at the end of the line, and looks once more whether the lock is free.
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()>;
 
