@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::arrival::Arrivals;
 use super::connect::{Learned, Server};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
@@ -67,12 +68,22 @@ pub(super) struct Board {
     pub(super) holds: HashMap<u64, Arc<Hold>>,
     /// (when, serial) of each hold.
     pub(super) due: BTreeSet<(u64, u64)>,
+    pub(super) arrivals: Arrivals,
     /// What must still be released.
     pub(super) debts: HashMap<Token, Debt>,
     /// When the thread will look at the board by itself; never, if there is none.
     pub(super) wake_at: u64,
     /// Counts holds, so that the thread sees that there was one.
     pub(super) taken: u64,
+}
+
+impl Board {
+    /// There is no thread any more.
+    fn end(&mut self) {
+        self.thread = None;
+        self.wake_at = u64::MAX;
+        self.arrivals.hearing = 0;
+    }
 }
 
 /// A token that may stand in the server and that nobody here wants: a release that got no answer, a grant that was
@@ -135,6 +146,7 @@ impl Engine {
                 thread: None,
                 holds: HashMap::new(),
                 due: BTreeSet::new(),
+                arrivals: Arrivals::default(),
                 debts: HashMap::new(),
                 wake_at: u64::MAX,
                 taken: 0,
@@ -300,19 +312,16 @@ impl Engine {
     /// The thread's resignation: true if nothing has come in meanwhile.
     pub(super) fn retire(&self, receiver: &UnboundedReceiver<Event>) -> bool {
         let mut board = self.board.lock();
-        let idle = receiver.is_empty() && board.holds.is_empty() && board.debts.is_empty();
+        let idle = receiver.is_empty() && board.holds.is_empty() && board.debts.is_empty() && board.arrivals.is_empty();
         if idle {
-            board.thread = None;
-            board.wake_at = u64::MAX;
+            board.end();
         }
         idle
     }
 
     /// The thread died of a bug: the next that needs one starts another.
     pub(super) fn bury(&self) {
-        let mut board = self.board.lock();
-        board.thread = None;
-        board.wake_at = u64::MAX;
+        self.board.lock().end();
     }
 
     /// Puts a hold under watch.

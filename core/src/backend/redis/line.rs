@@ -2,7 +2,7 @@
 //!
 //! | a waiter | is sent | on |
 //! |---|---|---|
-//! | unsent | a take that joins | its arrival; the link coming up |
+//! | unsent | a take that joins | its arrival, unless that was sent by the caller itself; the link coming up |
 //! | in the line | nothing | |
 //! | in the line, first of this process | a take, by its old ticket | one timer per lock: when the lease should end; the link coming up |
 //! | granted | a take that confirms | the grant's message |
@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use redis::{RedisResult, Value};
 
+use super::arrival::Word;
 use super::engine::{self, Debt, jitter};
 use super::hold::Token;
 use super::keys::Keys;
@@ -84,25 +85,54 @@ impl Worker {
                 return;
             }
         };
+        self.enter(serial, waiter, lock, token, 0, Some(placing));
+        self.take(serial);
+    }
+
+    /// One that the caller's own connection has put into the line.
+    pub(super) fn arrived(&mut self, serial: u64, waiter: Arc<Waiter>, lock: Arc<Lock>) {
+        let Some(arrival) = self.engine.board().arrivals.take(serial) else {
+            // What it stood for was given up with the thread that should have heard of it.
+            let _ = waiter.settle(Err(bug()));
+            return;
+        };
+        if !waiter.is_waiting() {
+            self.engine.owe(&arrival.token, lock.debt(true));
+            return;
+        }
+        let token = arrival.token.clone();
+        self.enter(serial, waiter, lock.clone(), arrival.token, arrival.ticket, None);
+        match arrival.heard {
+            Some(Word::Turn) => self.take(serial),
+            // What was published while nobody heard is lost: it looks for itself. While the link is down, later.
+            _ if arrival.link != self.number() => self.take(serial),
+            Some(Word::First(left)) => self.first(&token, left),
+            None if self.is_first(serial, &lock) || self.has_no_timer(&lock) => {
+                let wait = lease::recheck(arrival.left, arrival.rank, arrival.foreign, jitter());
+                self.set_timer(name(&lock), Some(Instant::now() + wait));
+            }
+            None => {}
+        }
+    }
+
+    fn enter(
+        &mut self,
+        serial: u64,
+        waiter: Arc<Waiter>,
+        lock: Arc<Lock>,
+        token: Token,
+        ticket: u64,
+        placing: Option<Placing>,
+    ) {
         let line = match self.lines.get_mut(name(&lock)) {
             Some(line) => line,
             None => self.lines.entry(name(&lock).into()).or_default(),
         };
         line.members.insert(serial);
         self.by_token.insert(token.clone(), serial);
-        let entry = Entry {
-            waiter,
-            lock,
-            token,
-            ticket: 0,
-            placing: Some(placing),
-            call: None,
-            doubt: None,
-            again: false,
-            joined: Instant::now(),
-        };
+        let joined = Instant::now();
+        let entry = Entry { waiter, lock, token, ticket, placing, call: None, doubt: None, again: false, joined };
         self.entries.insert(serial, entry);
-        self.take(serial);
     }
 
     pub(super) fn leave(&mut self, serial: u64) {
@@ -151,6 +181,10 @@ impl Worker {
 
     fn is_first(&self, serial: u64, lock: &Lock) -> bool {
         self.lines.get(name(lock)).is_some_and(|line| line.members.first() == Some(&serial))
+    }
+
+    fn has_no_timer(&self, lock: &Lock) -> bool {
+        self.lines.get(name(lock)).is_some_and(|line| line.timer.is_none())
     }
 
     /// Sends a take for the waiter: to join, to look again, or to confirm.
@@ -272,7 +306,7 @@ impl Worker {
                     self.rejoin(name(&lock), serial);
                 }
                 // The next one's turn comes with a message; should this hold be lost, nobody sends it.
-                if self.lines.get(name(&lock)).is_some_and(|line| line.timer.is_none()) {
+                if self.has_no_timer(&lock) {
                     let lease = lock.ttl.as_millis() as i64;
                     self.set_timer(name(&lock), Some(Instant::now() + lease::recheck(lease, 0, false, jitter())));
                 }
@@ -310,7 +344,7 @@ impl Worker {
         }
         if again {
             self.take(serial);
-        } else if first || self.lines.get(name(lock)).is_some_and(|line| line.timer.is_none()) {
+        } else if first || self.has_no_timer(lock) {
             self.set_timer(name(lock), Some(wake));
         }
     }
@@ -372,8 +406,8 @@ impl Worker {
         if let Some(serial) = self.by_token.get(token) {
             return self.take(*serial);
         }
-        // Confirmed by another take before this message came?
-        if self.engine.hold_with(token).is_none() {
+        // On its way here, or confirmed by another take before this message came?
+        if !self.engine.board().arrivals.hear(token, Word::Turn) && self.engine.hold_with(token).is_none() {
             let until = lease::now() + lease::nanos(std::time::Duration::from_secs(1));
             let debt = Debt { keys: Keys::of(key), beside_others: false, keep_abandoned: true, until };
             self.engine.owe(&token.into(), debt);
@@ -381,13 +415,17 @@ impl Worker {
     }
 
     pub(super) fn turn(&mut self, token: &str) {
-        if let Some(serial) = self.by_token.get(token) {
-            self.take(*serial);
+        match self.by_token.get(token) {
+            Some(serial) => self.take(*serial),
+            None => drop(self.engine.board().arrivals.hear(token, Word::Turn)),
         }
     }
 
     pub(super) fn first(&mut self, token: &str, left: i64) {
-        let Some(entry) = self.by_token.get(token).and_then(|serial| self.entries.get_mut(serial)) else { return };
+        let Some(entry) = self.by_token.get(token).and_then(|serial| self.entries.get_mut(serial)) else {
+            self.engine.board().arrivals.hear(token, Word::First(left));
+            return;
+        };
         if entry.call.is_some() {
             // What that call will answer may be older than this message.
             entry.again = true;

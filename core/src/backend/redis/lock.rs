@@ -175,27 +175,41 @@ impl Lock {
 /// The backend: what a `Mutex` has of the lock. Dropped, it lets go of what is left.
 pub(super) struct Redis(pub(super) Arc<Lock>);
 
-impl Backend for Redis {
-    fn try_take(&self) -> Result<Option<Grant>> {
+impl Redis {
+    /// Takes the lock on the caller's connection; else, if this process hears of its turn, lines up there when
+    /// `waits`, and says under which number.
+    fn take(&self, waits: bool) -> Result<Result<Grant, u64>> {
         let lock = &self.0;
         let engine = &lock.engine;
         if engine.placings.any(lock.keys.lock()) {
             // Somebody of this process was first, and is on the way to the line, as far as the server lets it.
-            return self.unserved().map_or(Ok(None), Err);
+            return self.unserved().map_or(Ok(Err(0)), Err);
         }
         let token = engine::new_token()?;
+        let serial = engine.next_serial();
+        let lines_up = waits && engine.board().arrivals.announce(serial, &token);
+        let outcome = self.take_as(&token, lines_up.then_some(serial));
+        if lines_up && !matches!(outcome, Ok(Err(_))) {
+            engine.board().arrivals.take(serial);
+        }
+        outcome
+    }
+
+    fn take_as(&self, token: &Token, serial: Option<u64>) -> Result<Result<Grant, u64>> {
+        let lock = &self.0;
+        let engine = &lock.engine;
         let mut sent = 0;
         let answer = engine.call("acquire", |connection| {
             // Before the send, and again before a second one: that is where the lease begins at the latest.
             sent = lease::now();
-            let ask = lock.ask(&token, None);
+            let ask = lock.ask(token, serial.map(|_| 0));
             engine::run(connection, |by_text| engine.scripts.take(by_text, &lock.keys, &ask))
         });
         let taken = match answer {
             Ok(reply) => wire::taken(&reply)?,
             Err(Failed { error, in_doubt }) => {
                 if in_doubt {
-                    engine.owe(&token, lock.debt(true));
+                    engine.owe(token, lock.debt(true));
                 }
                 if error.kind() == ErrorKind::Unavailable {
                     // Who waits for the server to come back must hear of this if it does not.
@@ -208,29 +222,53 @@ impl Backend for Redis {
         match taken {
             Taken::Owned { fence, abandoned, .. } => {
                 if lock.replicas > 0
-                    && let Err(error) = engine.witness(lock, &token)
+                    && let Err(error) = engine.witness(lock, token)
                 {
-                    engine.owe(&token, lock.debt(abandoned));
+                    engine.owe(token, lock.debt(abandoned));
                     return Err(error);
                 }
-                lock.adopt(&token, fence, abandoned, sent).map(Some)
+                lock.adopt(token, fence, abandoned, sent).map(Ok)
             }
             Taken::Refused(refusal) => {
+                if let Some(serial) = serial
+                    && let Some(arrival) = engine.board().arrivals.of(serial)
+                {
+                    arrival.ticket = refusal.ticket;
+                    (arrival.left, arrival.rank, arrival.foreign) = (refusal.left, refusal.rank, refusal.foreign);
+                }
                 lock.saw(refusal);
-                Ok(None)
+                Ok(Err(serial.unwrap_or(0)))
             }
             Taken::Spent => {
                 Err(Error::new(ErrorKind::Protocol, "acquire", "the server knows a token that was never used"))
             }
         }
     }
+}
+
+impl Backend for Redis {
+    fn try_take(&self) -> Result<Option<Grant>> {
+        Ok(self.take(false)?.ok())
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn take_or_line_up(&self, _deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
+        self.take(true)
+    }
 
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
         let engine = &self.0.engine;
-        let serial = engine.next_serial();
-        waiter.ticket.store(serial, Ordering::Release);
         // A place in the line is also left behind by a process that ends.
         exit::at_exit(engine::farewell);
+        let arrived = waiter.ticket.load(Ordering::Acquire);
+        if arrived != 0 {
+            return engine.post(Event::Arrived { serial: arrived, waiter: waiter.clone(), lock: self.0.clone() });
+        }
+        let serial = engine.next_serial();
+        waiter.ticket.store(serial, Ordering::Release);
         let placing = engine.placings.begin(self.0.keys.lock());
         engine.post(Event::Join { serial, waiter: waiter.clone(), lock: self.0.clone(), placing })
     }

@@ -9,6 +9,7 @@
 //! | how long a lease can be relied on | `lease`, `hold` |
 //! | one engine per server and process | `engine` |
 //! | the background thread: its loop, the line, the renewals | `worker`, `line`, `renewal` |
+//! | on the way to the line | `arrival` (straight), `placing` (through the thread) |
 //! | waiting for replicas | `witness` |
 //! | the backend | `lock` |
 //!
@@ -30,6 +31,7 @@
 //! UNAVAILABLE when the server stayed unreachable for `connect_timeout`, at least 5 s; one with a timeout waits for
 //! it as long as that.
 
+mod arrival;
 mod connect;
 mod dial;
 mod engine;

@@ -38,6 +38,12 @@ pub(super) enum Event {
         lock: Arc<Lock>,
         placing: Placing,
     },
+    /// One that stands in the line already, on the word of the caller's connection.
+    Arrived {
+        serial: u64,
+        waiter: Arc<Waiter>,
+        lock: Arc<Lock>,
+    },
     Leave(u64),
     /// Answered when all that was posted before is done, what it asked the server for included.
     Done(SyncSender<()>),
@@ -129,7 +135,7 @@ pub(super) fn work(
     if ended.is_err() {
         engine.bury();
         while let Ok(event) = receiver.try_recv() {
-            if let Event::Join { waiter, .. } = event {
+            if let Event::Join { waiter, .. } | Event::Arrived { waiter, .. } = event {
                 let _ = waiter.settle(Err(bug()));
             }
         }
@@ -210,6 +216,7 @@ impl Worker {
                     *retry_at = (*retry_at).min(last + AGAIN);
                 }
             }
+            Event::Arrived { serial, waiter, lock } => self.arrived(serial, waiter, lock),
             Event::Leave(serial) => self.leave(serial),
             Event::Done(answer) => self.farewell = Some(answer),
             Event::Owed(token) => self.pay(&token),
@@ -341,6 +348,7 @@ impl Worker {
     }
 
     fn linked(&mut self, link: Link) {
+        self.engine.board().arrivals.hearing = if link.listens { self.number } else { 0 };
         self.state = State::Up(link);
         self.failures = 0;
         self.down = None;
@@ -364,6 +372,7 @@ impl Worker {
         if number != self.number || matches!(self.state, State::Down { .. }) {
             return;
         }
+        self.engine.board().arrivals.hearing = 0;
         let now = Instant::now();
         self.state = State::Down { retry_at: now + lease::backoff(self.failures, jitter()) };
         self.failures = self.failures.saturating_add(1);

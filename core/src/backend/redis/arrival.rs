@@ -1,0 +1,72 @@
+//! Waiters that line up on the caller's connection, before the background thread knows of them: one round trip to join,
+//! and no thread but the caller's on the way.
+//!
+//! Who is in the line may be told that it is its turn. So the token is known here before it is sent, and what is heard
+//! of it is kept until the waiter has come.
+
+use std::collections::HashMap;
+
+use super::hold::Token;
+
+/// What came on the channel for a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// The lock is granted to it, or it is its turn.
+    Turn,
+    /// It is the first in line; the lock lives this long, in ms.
+    First(i64),
+}
+
+pub(super) struct Arrival {
+    pub(super) token: Token,
+    /// The link that heard when it joined; on another one, something may have been missed.
+    pub(super) link: u64,
+    /// Its place in the line.
+    pub(super) ticket: u64,
+    /// What the server said: how long the key lives, how many are before it, and whether a foreigner holds.
+    pub(super) left: i64,
+    pub(super) rank: u32,
+    pub(super) foreign: bool,
+    pub(super) heard: Option<Word>,
+}
+
+#[derive(Default)]
+pub(super) struct Arrivals {
+    /// The link on which this process hears; 0 if there is none. Without, nobody may line up in this way.
+    pub(super) hearing: u64,
+    by_serial: HashMap<u64, Arrival>,
+}
+
+impl Arrivals {
+    /// One is about to join; whether it may.
+    pub(super) fn announce(&mut self, serial: u64, token: &Token) -> bool {
+        if self.hearing != 0 {
+            let (token, link) = (token.clone(), self.hearing);
+            let new = Arrival { token, link, ticket: 0, left: 0, rank: 0, foreign: false, heard: None };
+            self.by_serial.insert(serial, new);
+        }
+        self.hearing != 0
+    }
+
+    pub(super) fn of(&mut self, serial: u64) -> Option<&mut Arrival> {
+        self.by_serial.get_mut(&serial)
+    }
+
+    pub(super) fn take(&mut self, serial: u64) -> Option<Arrival> {
+        self.by_serial.remove(&serial)
+    }
+
+    /// Keeps what was heard for `token`; false if nobody with it is on the way.
+    pub(super) fn hear(&mut self, token: &str, word: Word) -> bool {
+        let Some(arrival) = self.by_serial.values_mut().find(|arrival| *arrival.token == *token) else { return false };
+        // Its turn comes last.
+        if arrival.heard != Some(Word::Turn) {
+            arrival.heard = Some(word);
+        }
+        true
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_serial.is_empty()
+    }
+}
