@@ -79,7 +79,7 @@ c: rust
 	@PREFIX="$(installed)" DESTDIR= BUILD="$(built)" ffi/install.sh
 	@flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -pthread -I$(installed)/include"; \
 	links="-L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib"; \
-	gcc $$flags tests/agents/agent.c -o $(built)/agent-c $$links; \
+	gcc $$flags tests/agents/agent.c tests/agents/faults.c -o $(built)/agent-c $$links; \
 	gcc $$flags tests/demo/worker.c -o $(built)/worker-c $$links
 
 $(venv)/ready:

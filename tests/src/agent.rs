@@ -211,9 +211,21 @@ impl Agent {
     /// Starts one; `environment` is added to its own.
     pub fn start_with(language: Language, environment: &[(&str, &std::ffi::OsStr)]) -> Agent {
         let mut command = language.command();
+        command.envs(environment.iter().copied());
+        Agent::run(language, command)
+    }
+
+    /// Starts one as the last arguments of another program, as `unshare`, `nice` or a shell that changes what it then becomes.
+    pub fn start_under(language: Language, wrapper: &[&str]) -> Agent {
+        let inner = language.command();
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(inner.get_program()).args(inner.get_args());
+        Agent::run(language, command)
+    }
+
+    fn run(language: Language, mut command: Command) -> Agent {
         // A group of its own, so that what it starts ends with it.
         command.process_group(0);
-        command.envs(environment.iter().copied());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} cannot be started: {error}"));
         let stdin = child.stdin.take();
@@ -266,6 +278,12 @@ impl Agent {
     #[track_caller]
     pub fn begin(&self, command: &str) -> Pending<'_> {
         self.send("&", command)
+    }
+
+    /// One command on its main thread: until it is answered, the agent does nothing else.
+    #[track_caller]
+    pub fn begin_alone(&self, command: &str) -> Pending<'_> {
+        self.send("", command)
     }
 
     #[track_caller]

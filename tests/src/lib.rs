@@ -6,6 +6,7 @@ pub mod cell;
 pub mod certificates;
 pub mod impossible;
 pub mod occupancy;
+pub mod place;
 pub mod scenarios;
 pub mod servers;
 pub mod surface;

@@ -4,54 +4,15 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::agent::{Agent, Language};
-
-/// A folder of its own, and a lock file's URL in it.
-struct Place {
-    dir: tempfile::TempDir,
-}
-
-impl Place {
-    fn new() -> Place {
-        Place { dir: tempfile::tempdir().expect("a temporary folder") }
-    }
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("lock")
-    }
-    fn url(&self) -> String {
-        url_of(&self.path())
-    }
-}
-
-fn url_of(path: &Path) -> String {
-    format!("mpm:{}", path.display())
-}
+use ipcmutex_tests::place::{Place, freeze, kill, signal, url_of};
 
 fn rust() -> Agent {
     Agent::start(Language::Rust)
-}
-
-fn signal(agent: &Agent, signal: rustix::process::Signal) {
-    let pid = rustix::process::Pid::from_raw(agent.pid() as i32).expect("a pid is not 0");
-    rustix::process::kill_process(pid, signal).expect("it runs");
-}
-
-fn kill(agent: &Agent) {
-    agent.kill(u64::from(agent.pid()));
-}
-
-fn freeze(agent: &Agent) {
-    signal(agent, rustix::process::Signal::STOP);
-    let stat = format!("/proc/{}/stat", agent.pid());
-    let begun = Instant::now();
-    while !fs::read_to_string(&stat).expect("it runs").contains(") T ") {
-        assert!(begun.elapsed() < Duration::from_secs(10), "it does not stop");
-        std::thread::yield_now();
-    }
 }
 
 #[track_caller]
