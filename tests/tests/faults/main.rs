@@ -1,4 +1,5 @@
 //! Faults of the file engine that need more than an agent: programs of their own, namespaces, and calls that fail.
 //! The simpler ones are in `../mpm.rs`; `../../faults.toml` has them all.
 
+mod processes;
 mod steps;

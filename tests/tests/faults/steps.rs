@@ -284,7 +284,11 @@ fn killed_at_every_step_of_being_granted() {
             };
             let served = waits.reply().ok();
             if held.0 & 3 == 1 && !served.abandoned() {
-                assert_eq!(Word::of(&page(&file)).0 >> 17, held.0 >> 17, "step {at}: a dead holder was passed over in silence");
+                assert_eq!(
+                    Word::of(&page(&file)).0 >> 17,
+                    held.0 >> 17,
+                    "step {at}: a dead holder was passed over in silence"
+                );
             }
             waiter.call("end 1").ok();
             matches!(end, End::Killed(_))

@@ -1,0 +1,371 @@
+//! What a process can do to itself: die slowly, leave a child behind, fork, execute another program, close what it did not open.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::occupancy;
+use ipcmutex_tests::place::{Place, freeze, kill, signal, until};
+use rustix::process::Signal;
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn agent(url: &str) -> Agent {
+    let agent = Agent::start(Language::C);
+    agent.open(1, url).ok();
+    agent
+}
+
+/// A child that outlives its parent; it ends with the scope, or with its parent's group.
+struct Heir(u64);
+
+impl Heir {
+    fn of(parent: &Agent) -> Heir {
+        Heir(parent.call("heir").ok().number("pid"))
+    }
+    fn lives(&self) -> bool {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0));
+        status.is_ok_and(|status| !status.contains("State:\tZ") && !status.contains("State:\tX"))
+    }
+}
+
+#[test]
+fn f2_a_big_owner_is_alive_until_it_runs_no_more() {
+    for (how, mib) in [(Signal::KILL, 512), (Signal::ABORT, 64)] {
+        let place = Place::new();
+        let counter = place.dir.path().join("counter");
+        fs::write(&counter, [0; 8]).unwrap();
+        let count = || u64::from_le_bytes(fs::read(&counter).unwrap().try_into().unwrap());
+        let owner = agent(&place.url());
+        owner.call(&format!("fat {mib}")).ok();
+        owner.call(&format!("dump {}", place.dir.path().display())).ok();
+        owner.call("hold 1 1 0").ok();
+        owner.call(&format!("count {}", counter.display())).ok();
+        let next = Mutex::open(&place.url()).unwrap();
+        let killed = std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| next.acquire_timeout(SOON).unwrap().expect("its owner has died"));
+            owner.until_waiters(1, 1);
+            until("it counts", || count() > 0);
+            let killed = Instant::now();
+            signal(&owner, how);
+            let hold = waiting.join().expect("no panic");
+            let counted = count();
+            assert!(hold.abandoned());
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(count(), counted, "the dead owner still ran when the next one entered");
+            killed.elapsed()
+        });
+        println!("an owner of {mib} MiB, {how:?}: the next one 20 ms before {killed:.1?}");
+    }
+}
+
+#[test]
+fn f13_signals_lengthen_no_wait() {
+    let place = Place::new();
+    let owner = Mutex::open(&place.url()).unwrap();
+    let hold = owner.acquire().unwrap();
+    let waiter = agent(&place.url());
+    waiter.call("storm").ok();
+    for limit in [50, 400] {
+        let begun = Instant::now();
+        waiter.call(&format!("acquire 1 {limit}")).err(ErrorKind::Timeout);
+        let waited = begun.elapsed();
+        println!("{limit} ms with 1,000 signals a second: {waited:.1?}");
+        assert!(waited >= Duration::from_millis(limit) && waited < SOON);
+    }
+    let wait = waiter.begin_alone("hold 1 1 forever");
+    until("it waits", || owner.status().unwrap().waiters == 1);
+    hold.release().unwrap();
+    wait.reply().ok();
+}
+
+#[test]
+fn s1_waiters_that_are_killed_cost_the_others_nothing() {
+    let place = Place::new();
+    let url = format!("{}?fair=strict", place.url());
+    let owner = agent(&url);
+    let waiters: Vec<Agent> = (0..6).map(|_| agent(&url)).collect();
+    for doomed in 0..3 {
+        owner.call("hold 1 1 0").ok();
+        let killed = agent(&url);
+        let mut waits = Vec::new();
+        let mut count = 0;
+        for (at, waiter) in waiters.iter().enumerate() {
+            if at == doomed {
+                count += 1;
+                drop(killed.begin("hold 1 1 forever"));
+                owner.until_waiters(1, count);
+            }
+            count += 1;
+            waits.push(waiter.begin("hold 1 1 forever"));
+            owner.until_waiters(1, count);
+        }
+        kill(&killed);
+        killed.leave();
+        owner.call("end 1").ok();
+        let mut last = 0;
+        for (waiter, wait) in waiters.iter().zip(waits) {
+            let served = wait.reply().ok();
+            assert!(served.token() > last && !served.abandoned(), "in the order of arrival");
+            last = served.token();
+            waiter.call("end 1").ok();
+        }
+    }
+}
+
+#[test]
+fn s4_a_waiters_child_does_not_wait_in_its_place() {
+    let place = Place::new();
+    let url = format!("{}?fair=strict", place.url());
+    let owner = agent(&url);
+    owner.call("hold 1 1 0").ok();
+    let (first, second) = (agent(&url), agent(&url));
+    drop(first.begin("hold 1 1 forever"));
+    owner.until_waiters(1, 1);
+    // Later than a moment: by now the library watches for it, with descriptors that the child inherits.
+    until("it is watched", || !first.threads().1.is_empty());
+    let child = Heir::of(&first);
+    kill(&first);
+    let wait = second.begin("hold 1 1 forever");
+    owner.until_waiters(1, 1);
+    owner.call("end 1").ok();
+    wait.reply().ok();
+    assert!(child.lives());
+}
+
+#[test]
+fn s5_one_of_six_takes_over_from_the_dead() {
+    let place = Place::new();
+    let rivals: Vec<Agent> = (0..6).map(|_| agent(&place.url())).collect();
+    let mut last = 0;
+    for round in 0..50 {
+        let owner = agent(&place.url());
+        last = owner.call("hold 1 1 0").ok().token().max(last);
+        kill(&owner);
+        owner.leave();
+        let tries: Vec<_> = rivals.iter().map(|rival| rival.begin("hold 1 1 0")).collect();
+        let replies: Vec<_> = tries.into_iter().map(|attempt| attempt.reply()).collect();
+        let winners: Vec<usize> = (0..6).filter(|at| replies[*at].is_ok()).collect();
+        assert_eq!(winners.len(), 1, "round {round}: {replies:?}");
+        for (at, reply) in replies.into_iter().enumerate() {
+            if at == winners[0] {
+                assert!(reply.abandoned() && reply.token() > last, "round {round}");
+                last = reply.token();
+            } else {
+                reply.err(ErrorKind::Timeout);
+            }
+        }
+        rivals[winners[0]].call("end 1").ok();
+    }
+}
+
+#[test]
+fn s8_nobody_enters_because_he_was_told_so() {
+    let place = Place::new();
+    let cell = place.dir.path().join("cell");
+    occupancy::create(&cell).unwrap();
+    let liar = agent(&place.url());
+    liar.call(&format!("impostor {}", place.path().display())).ok();
+    let agents: Vec<Agent> = (0..3).map(|_| agent(&place.url())).collect();
+    let records: Vec<_> = (0..3).map(|at| place.dir.path().join(format!("records-{at}"))).collect();
+    let hammers: Vec<_> = agents
+        .iter()
+        .zip(&records)
+        .map(|(agent, records)| agent.begin(&format!("hammer 1 {} {} 1500 lock", cell.display(), records.display())))
+        .collect();
+    let met = hammers.into_iter().map(|hammer| hammer.reply().ok().number("overlaps")).sum();
+    let verdict = occupancy::judge(&cell, &records, met);
+    assert!(verdict.is_exclusive() && verdict.visits > 100, "{verdict:?}");
+    // And who waits in earnest is not woken in vain for ever.
+    liar.call("honest").ok();
+    let owner = Mutex::open(&place.url()).unwrap();
+    let hold = owner.acquire().unwrap();
+    let wait = agents[0].begin("hold 1 1 forever");
+    agents[1].until_waiters(1, 1);
+    hold.release().unwrap();
+    wait.reply().ok();
+}
+
+#[test]
+fn s13_a_waiter_that_closes_lets_the_next_one_through() {
+    let place = Place::new();
+    let url = format!("{}?fair=strict", place.url());
+    let owner = agent(&url);
+    owner.call("hold 1 1 0").ok();
+    let (first, second) = (agent(&url), agent(&url));
+    let closed = first.begin("hold 1 1 forever");
+    owner.until_waiters(1, 1);
+    let wait = second.begin("hold 1 1 forever");
+    owner.until_waiters(1, 2);
+    first.call("close 1").ok();
+    closed.reply().err(ErrorKind::Closed);
+    owner.until_waiters(1, 1);
+    owner.call("end 1").ok();
+    wait.reply().ok();
+}
+
+#[test]
+fn s17_a_starved_waiter_is_served_all_the_same() {
+    let place = Place::new();
+    let owner = agent(&place.url());
+    owner.call("hold 1 1 0").ok();
+    let starved = Agent::start_under(Language::C, &["nice", "-n", "19"]);
+    starved.open(1, &place.url()).ok();
+    // Both processors are busy with others.
+    let counter = place.dir.path().join("counter");
+    fs::write(&counter, [0; 8]).unwrap();
+    let busy: Vec<Agent> = (0..2).map(|_| Agent::start(Language::C)).collect();
+    for busy in &busy {
+        busy.call(&format!("count {}", counter.display())).ok();
+    }
+    for _ in 0..3 {
+        let waits = starved.begin("hold 1 1 forever");
+        owner.until_waiters(1, 1);
+        owner.call("end 1").ok();
+        waits.reply().ok();
+        let waits = owner.begin("hold 1 1 forever");
+        starved.until_waiters(1, 1);
+        starved.call("end 1").ok();
+        waits.reply().ok();
+    }
+}
+
+#[test]
+fn k2_a_dead_owners_child_does_not_hold_in_its_place() {
+    let place = Place::new();
+    let next = Mutex::open(&place.url()).unwrap();
+    for waited_for in [false, true] {
+        let owner = agent(&place.url());
+        owner.call("hold 1 1 0").ok();
+        let child = Heir::of(&owner);
+        let hold = if waited_for {
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| next.acquire_timeout(SOON).unwrap());
+                owner.until_waiters(1, 1);
+                kill(&owner);
+                waiting.join().expect("no panic")
+            })
+        } else {
+            kill(&owner);
+            owner.leave();
+            next.try_acquire().unwrap()
+        };
+        assert!(hold.expect("its owner is dead").abandoned());
+        assert!(child.lives());
+    }
+}
+
+#[test]
+fn k3_a_program_that_is_started_inherits_nothing() {
+    let place = Place::new();
+    let other = Mutex::open(&place.url()).unwrap();
+    let waiter = agent(&place.url());
+    let _held = other.acquire().unwrap();
+    drop(waiter.begin("hold 1 1 forever"));
+    until("it is watched", || !waiter.threads().1.is_empty());
+    for how in ["fork", "vfork", "posix_spawn", "system"] {
+        let started = waiter.call(&format!("started {how} {}", place.path().display())).ok();
+        assert_eq!((started.number("files"), started.number("maps")), (0, 0), "{how}");
+    }
+}
+
+#[test]
+fn k4_forks_while_threads_are_in_the_library() {
+    let place = Place::new();
+    let many = std::env::var("IPCMUTEX_FORKS").map_or(1000, |many| many.parse().expect("a number"));
+    let parent = Agent::start(Language::C);
+    let begun = Instant::now();
+    let forks = parent.begin(&format!("forks {many} {}", place.url()));
+    let bad = forks.reply_after(Duration::from_millis(30 * many)).ok().number("bad");
+    println!("{many} forks with three threads in the library: {bad} bad, in {:.1} s", begun.elapsed().as_secs_f64());
+    assert_eq!(bad, 0, "{}", parent.errors());
+}
+
+#[test]
+fn k7_loaded_and_unloaded_a_thousand_times_while_a_thread_waits() {
+    let place = Place::new();
+    let script = r#"
+import _ctypes, ctypes, sys, threading
+path, url = sys.argv[1], sys.argv[2].encode()
+def load():
+    return ctypes.CDLL(path)
+library = load()
+held, waits = ctypes.c_uint64(), ctypes.c_uint64()
+assert library.ipcmutex_open(url, ctypes.byref(held)) == 0 and library.ipcmutex_acquire(held) == 0
+assert library.ipcmutex_open(url, ctypes.byref(waits)) == 0
+acquire = library.ipcmutex_acquire
+thread = threading.Thread(target=lambda: acquire(waits))
+thread.start()
+_ctypes.dlclose(library._handle)
+for _ in range(1000):
+    library = load()
+    other = ctypes.c_uint64()
+    assert library.ipcmutex_open(url, ctypes.byref(other)) == 0
+    assert library.ipcmutex_try_acquire(other) == 1
+    assert library.ipcmutex_close(other) == 0
+    _ctypes.dlclose(library._handle)
+library = load()
+assert library.ipcmutex_release(held) == 0
+thread.join(30)
+assert not thread.is_alive()
+assert library.ipcmutex_release(waits) == 0
+"#;
+    let library = ipcmutex_tests::artifacts::installed().join("lib/libipcmutex.so.0");
+    let python =
+        std::process::Command::new("python3").args(["-c", script]).arg(library).arg(place.url()).output().unwrap();
+    assert!(python.status.success(), "{} {}", python.status, String::from_utf8_lossy(&python.stderr));
+}
+
+#[test]
+fn k9_an_owner_that_executes_another_program_holds_no_more() {
+    let place = Place::new();
+    let owner = agent(&place.url());
+    owner.call("hold 1 1 0").ok();
+    let next = Mutex::open(&place.url()).unwrap();
+    drop(owner.begin("become 30"));
+    let hold = next.acquire_timeout(SOON).unwrap().expect("its owner is another program now");
+    assert!(hold.abandoned());
+    let name = fs::read_to_string(format!("/proc/{}/comm", owner.pid())).unwrap();
+    assert_eq!(name.trim(), "sleep", "it lives on");
+}
+
+#[test]
+fn f3_what_is_frozen_while_waiting_is_overtaken_and_comes_back() {
+    let place = Place::new();
+    let owner = agent(&place.url());
+    owner.call("hold 1 1 0").ok();
+    let waiter = agent(&place.url());
+    let wait = waiter.begin("hold 1 1 forever");
+    owner.until_waiters(1, 1);
+    freeze(&waiter);
+    owner.call("end 1").ok();
+    let other = Mutex::open(&place.url()).unwrap();
+    let hold = other.acquire_timeout(SOON).unwrap().expect("the one before it is frozen");
+    signal(&waiter, Signal::CONT);
+    until("it waits again", || other.status().unwrap().waiters == 1);
+    assert!(wait.is_waiting());
+    hold.release().unwrap();
+    wait.reply().ok();
+}
+
+/// The lock's descriptors are none of the program's: an open mutex has none, and a wait goes on without.
+#[test]
+fn k3_a_program_may_close_every_descriptor() {
+    let place = Place::new();
+    let (owner, waiter) = (agent(&place.url()), agent(&place.url()));
+    owner.call("hold 1 1 0").ok();
+    let wait = waiter.begin("hold 1 1 forever");
+    until("it is watched", || !waiter.threads().1.is_empty());
+    for agent in [&owner, &waiter] {
+        agent.call("closefrom").ok();
+    }
+    let other = Mutex::open(&place.url()).unwrap();
+    assert!(other.try_acquire().unwrap().is_none());
+    assert_eq!(other.status().unwrap().state, State::Held);
+    owner.call("end 1").ok();
+    wait.reply().ok();
+    assert!(other.try_acquire().unwrap().is_none());
+    kill(&waiter);
+    assert!(other.acquire_timeout(SOON).unwrap().expect("its owner is dead").abandoned());
+}
