@@ -94,6 +94,14 @@ impl<T: Send + Sync> Table<T> {
         self.change(handle, |state| state + 1)
     }
 
+    /// Whether `handle`, by which `pin` was made, has not been ended since. What is still live when this looks may be ended
+    /// the moment after, as for any pin.
+    #[inline]
+    pub(crate) fn is_live(&'static self, pin: &Pin<T>, handle: u64) -> bool {
+        let generation = handle >> SLOT_BITS & LAST_GENERATION;
+        pin.slot.state.load(Ordering::Acquire) & !PINS == (generation << GENERATION_SHIFT | LIVE)
+    }
+
     /// Ends `handle`: from now on it is no handle. Of several callers one gets the value.
     pub(crate) fn remove(&'static self, handle: u64) -> Option<Pin<T>> {
         self.change(handle, |state| (state & !LIVE) + 1)
@@ -208,6 +216,14 @@ pub(crate) struct Pin<T: Send + Sync + 'static> {
     table: &'static Table<T>,
     slot: &'static Slot<T>,
     number: u32,
+}
+
+#[cfg(test)]
+impl<T: Send + Sync> Pin<T> {
+    /// How many pins the value has.
+    pub(crate) fn pins(&self) -> u64 {
+        self.slot.state.load(Ordering::Relaxed) & PINS
+    }
 }
 
 impl<T: Send + Sync> Deref for Pin<T> {

@@ -12,4 +12,5 @@ mod handle;
 mod hold;
 mod library;
 mod mutex;
+mod recent;
 mod types;

@@ -6,6 +6,7 @@ use ipcmutex_core::{Mutex, Result, State, Status, Timeout, Waiting};
 
 use crate::boundary::{Call, call};
 use crate::handle::MUTEXES;
+use crate::recent::{self, with_mutex};
 use crate::types::{ipcmutex_status_t, ipcmutex_t};
 
 /// Opens the lock that `url` names. It is not acquired.
@@ -66,7 +67,7 @@ pub extern "C" fn ipcmutex_acquire_timeout(mutex: ipcmutex_t, timeout_ms: i64) -
 
 #[inline]
 fn acquire(call: Call, mutex: ipcmutex_t, timeout: Timeout) -> Result<()> {
-    call.pin(&MUTEXES, mutex)?.lock_with(Waiting { timeout, ..Waiting::default() })
+    with_mutex(call, mutex, |mutex| mutex.lock_with(Waiting { timeout, ..Waiting::default() }))
 }
 
 /// Ends the hold that is current through this handle, however it was taken. Any thread may do so.
@@ -78,7 +79,7 @@ fn acquire(call: Call, mutex: ipcmutex_t, timeout: Timeout) -> Result<()> {
 /// Does not wait for others; Redis: one round trip.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipcmutex_release(mutex: ipcmutex_t) -> c_int {
-    call("release", |call| call.pin(&MUTEXES, mutex)?.release())
+    call("release", |call| with_mutex(call, mutex, Mutex::release))
 }
 
 /// Ends the handle: releases a hold that was taken through it, and ends the waits on it with
@@ -94,7 +95,11 @@ pub extern "C" fn ipcmutex_release(mutex: ipcmutex_t) -> c_int {
 /// Does not wait for others; Redis: one round trip if it is held.
 #[unsafe(no_mangle)]
 pub extern "C" fn ipcmutex_close(mutex: ipcmutex_t) -> c_int {
-    call("close", |call| call.remove(&MUTEXES, mutex)?.close())
+    call("close", |call| {
+        let removed = call.remove(&MUTEXES, mutex)?;
+        recent::forget(mutex);
+        removed.close()
+    })
 }
 
 /// The fencing token of the hold that is current through this handle. See ipcmutex_hold_info_t.
