@@ -125,6 +125,19 @@ impl Redis {
         )
     }
 
+    /// A Sentinel that watches `master` under the name `main`, alone, and is quick to replace it.
+    pub fn sentinel(master: &Redis) -> Redis {
+        let host_port = master.address().replace(':', " ");
+        Redis::with(
+            None,
+            &[
+                &format!("sentinel monitor main {host_port} 1"),
+                "sentinel down-after-milliseconds main 500",
+                "sentinel failover-timeout main 3000",
+            ],
+        )
+    }
+
     /// The number that stands for `@port@` in the configuration.
     pub fn second_port(&self) -> u16 {
         self.second_port
@@ -151,12 +164,15 @@ impl Redis {
                 text.push_str(&format!("requirepass {password}\n"));
             }
             text.push_str(&self.config.join("\n").replace("@port@", &self.second_port.to_string()));
+            let mode = text.contains("\nsentinel ").then_some("--sentinel");
             let path = self.folder.path().join("redis.conf");
             std::fs::write(&path, text).expect("the server's configuration");
             let _ = std::fs::remove_file(self.socket());
             let mut process = PROGRAMS
                 .iter()
-                .find_map(|name| Command::new(name).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok())
+                .find_map(|name| {
+                    Command::new(name).arg(&path).args(mode).stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok()
+                })
                 .unwrap_or_else(|| panic!("{}", missing().unwrap_or("the server does not start")));
             while Instant::now() < end {
                 if UnixStream::connect(self.socket()).is_ok() && TcpStream::connect(self.address()).is_ok() {

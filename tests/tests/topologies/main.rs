@@ -3,6 +3,7 @@
 
 mod replicas;
 mod rights;
+mod sentinel;
 mod tls;
 
 use std::time::{Duration, Instant};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::talk::{Connection, Login};
 use super::tls::{self, Tls};
 use super::wire;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Guarded;
 use crate::url::{RedisTarget, Topology};
 
 /// How long to try to connect unless the URL says (`connect_timeout=`).
@@ -22,11 +24,17 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// How long to wait for an answer. A connection that does not answer is given up: TCP would hold on to it for minutes.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    One(Address),
+    Sentinel { sentinels: Vec<Address>, master: String },
+}
+
 /// All that tells one server and one login from another. It has no `Debug`, since it knows the secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Server {
-    address: Address,
-    tls: Option<Tls>,
+    pub(super) place: Place,
+    pub(super) tls: Option<Tls>,
     user: Option<String>,
     secret: Option<String>,
     db: i64,
@@ -42,11 +50,29 @@ pub(super) struct Learned {
     alone: AtomicBool,
     /// It does not know RESP3.
     resp2: AtomicBool,
+    /// Where it was last found.
+    master: Guarded<Option<Address>>,
+}
+
+impl Learned {
+    pub(super) fn found(&self, address: &Address) {
+        *self.master.lock() = Some(address.clone());
+    }
+
+    pub(super) fn master(&self) -> Option<Address> {
+        self.master.lock().clone()
+    }
 }
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
+        match &self.place {
+            Place::One(address) => address.fmt(f),
+            Place::Sentinel { sentinels, master } => {
+                write!(f, "{master} of the Sentinels")?;
+                sentinels.iter().try_for_each(|sentinel| write!(f, " {sentinel}"))
+            }
+        }
     }
 }
 
@@ -62,7 +88,7 @@ impl Server {
     /// UNSUPPORTED for what is not built in; INVALID if `$REDIS_URL` cannot be read.
     pub(super) fn of(target: &RedisTarget) -> Result<Server> {
         let mut server = Server {
-            address: Address::Tcp("127.0.0.1".to_owned(), 6379),
+            place: Place::One(Address::Tcp("127.0.0.1".to_owned(), 6379)),
             tls: tls_of(target)?,
             user: target.user.clone(),
             secret: target.secret.as_ref().map(|secret| secret.expose().to_owned()),
@@ -71,14 +97,19 @@ impl Server {
             connect_timeout: target.connect_timeout.unwrap_or(CONNECT),
         };
         match (&target.topology, target.hosts.first()) {
-            (Topology::Unix(path), _) => server.address = Address::Unix(path.clone()),
-            (Topology::Standalone, Some((host, port))) => server.address = Address::Tcp(host.clone(), *port),
+            (Topology::Unix(path), _) => server.place = Place::One(Address::Unix(path.clone())),
+            (Topology::Standalone, Some((host, port))) => {
+                server.place = Place::One(Address::Tcp(host.clone(), *port));
+            }
             (Topology::Standalone, None) => {
                 if let Some(url) = std::env::var_os("REDIS_URL").filter(|url| !url.is_empty()) {
                     server.read_environment(&url.to_string_lossy())?;
                 }
             }
-            (Topology::Sentinel { .. }, _) => return Err(not_built("Sentinel")),
+            (Topology::Sentinel { master }, _) => {
+                let sentinels = target.hosts.iter().map(|(host, port)| Address::Tcp(host.clone(), *port)).collect();
+                server.place = Place::Sentinel { sentinels, master: master.clone() };
+            }
             (Topology::Cluster, _) => return Err(not_built("Cluster")),
             (Topology::Redlock, _) => return Err(not_built("Redlock")),
         }
@@ -95,7 +126,7 @@ impl Server {
             Error::new(ErrorKind::Invalid, "open", "$REDIS_URL is not a Redis URL")
                 .with_help("write redis://[user:secret@]host[:port][/db] or unix:///path")
         })?;
-        self.address = match info.addr() {
+        let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
@@ -107,6 +138,7 @@ impl Server {
                     .with_help("certificates are always verified; name your authority with ?ca="));
             }
         };
+        self.place = Place::One(address);
         let login = info.redis_settings();
         self.user = login.username().map(str::to_owned);
         self.secret = login.password().map(str::to_owned);
@@ -116,7 +148,15 @@ impl Server {
         Ok(())
     }
 
-    fn login(&self, alone: bool) -> Login<'_> {
+    /// The address that the URL names first.
+    pub(super) fn seed(&self) -> &Address {
+        match &self.place {
+            Place::One(address) => address,
+            Place::Sentinel { sentinels, .. } => &sentinels[0],
+        }
+    }
+
+    pub(super) fn login(&self, alone: bool) -> Login<'_> {
         let user = self.user.as_deref().filter(|_| !alone);
         Login { user, secret: self.secret.as_deref(), db: self.db }
     }
@@ -137,12 +177,17 @@ impl Server {
 
     /// A connection for the caller's own thread. It gives up after `limit`.
     pub(super) fn connect(&self, learned: &Learned, limit: Duration) -> redis::RedisResult<Connection> {
+        let address = self.locate(learned, limit)?;
         let mut refused = None;
         for alone in self.logins(learned) {
-            match Connection::open(&self.address, self.tls.as_ref(), &self.login(alone), limit) {
-                Ok(connection) => {
+            match Connection::open(&address, self.tls.as_ref(), &self.login(alone), limit) {
+                Ok(mut connection) => {
                     learned.alone.store(alone, Ordering::Relaxed);
                     connection.set_limit(ANSWER)?;
+                    if self.moves() {
+                        let role = redis::cmd("ROLE").query(&mut connection);
+                        self.check_role(&address, role)?;
+                    }
                     return Ok(connection);
                 }
                 // What the first refusal says is about what the URL says.
@@ -155,10 +200,17 @@ impl Server {
 
     /// A connection for the background thread, which hears what is published on `channel`: over RESP3 the one
     /// connection does both, over RESP2 a second one listens.
-    pub(super) async fn link(&self, learned: &Learned, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
+    pub(super) async fn link(&self, learned: &Arc<Learned>, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
+        let address = if self.moves() {
+            let (server, learned, limit) = (self.clone(), learned.clone(), self.connect_timeout);
+            let located = tokio::task::spawn_blocking(move || server.locate(&learned, limit)).await;
+            located.map_err(|_| RedisError::from((redis::ErrorKind::Client, "the search for the server ended")))??
+        } else {
+            self.seed().clone()
+        };
         let mut refused = None;
         for alone in self.logins(learned) {
-            match self.link_in_time(learned, alone, channel, &hear).await {
+            match self.link_in_time(learned, &address, alone, channel, &hear).await {
                 Ok(link) => {
                     learned.alone.store(alone, Ordering::Relaxed);
                     return Ok(link);
@@ -173,15 +225,16 @@ impl Server {
     async fn link_in_time(
         &self,
         learned: &Learned,
+        address: &Address,
         alone: bool,
         channel: &str,
         hear: &Hear,
     ) -> redis::RedisResult<Link> {
         let resp2 = self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed);
-        let linked = self.in_time(self.link_as(alone, resp2, channel, hear.clone())).await;
+        let linked = self.in_time(self.link_as(address, alone, resp2, channel, hear.clone())).await;
         match linked {
             Err(error) if !resp2 && self.protocol.is_none() && wire::is_without_resp3(&error) => {
-                let link = self.in_time(self.link_as(alone, true, channel, hear.clone())).await?;
+                let link = self.in_time(self.link_as(address, alone, true, channel, hear.clone())).await?;
                 learned.resp2.store(true, Ordering::Relaxed);
                 Ok(link)
             }
@@ -194,7 +247,14 @@ impl Server {
         tokio::time::timeout(self.connect_timeout, work).await.map_err(late)?
     }
 
-    async fn link_as(&self, alone: bool, resp2: bool, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
+    async fn link_as(
+        &self,
+        address: &Address,
+        alone: bool,
+        resp2: bool,
+        channel: &str,
+        hear: Hear,
+    ) -> redis::RedisResult<Link> {
         let protocol = if resp2 { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 };
         let login = self.login(alone);
         let mut info = RedisConnectionInfo::default()
@@ -226,14 +286,18 @@ impl Server {
                 Ok::<(), redis::aio::SendError>(())
             });
         }
-        let stream = dial_async(&self.address, self.tls.as_ref()).await?;
+        let stream = dial_async(address, self.tls.as_ref()).await?;
         let (mut connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
         let driver = Task(tokio::spawn(driver));
+        if self.moves() {
+            let role = redis::cmd("ROLE").query_async(&mut connection).await;
+            self.check_role(address, role)?;
+        }
         if !resp2 {
             let listens = is_allowed(connection.subscribe(channel).await)?;
             return Ok(Link { connection, listens, _tasks: vec![driver] });
         }
-        let stream = dial_async(&self.address, self.tls.as_ref()).await?;
+        let stream = dial_async(address, self.tls.as_ref()).await?;
         let mut pubsub = PubSub::new(&info, stream).await?;
         let listens = is_allowed(pubsub.subscribe(channel).await)?;
         let ear = Task(tokio::spawn(async move {

@@ -42,7 +42,9 @@ static ENGINES: PerProcess<Guarded<HashMap<Server, Weak<Engine>>>> = PerProcess:
 pub(super) struct Engine {
     pub(super) server: Server,
     pub(super) scripts: Scripts,
-    pub(super) learned: Learned,
+    pub(super) learned: Arc<Learned>,
+    /// Counts the changes of the server behind the name.
+    changes: AtomicU64,
     /// This process instance, in the line and as a channel.
     pub(super) process: String,
     epoch: u32,
@@ -58,6 +60,8 @@ pub(super) struct Engine {
 #[derive(Default)]
 pub(super) struct Caller {
     connection: Option<Connection>,
+    /// The engine's count of changes when it was made.
+    changes: u64,
     /// When the server last failed to be there, and how: who queued up before that shares the outcome.
     failure: Option<(Instant, Error)>,
 }
@@ -135,7 +139,8 @@ impl Engine {
         let engine = Arc::new(Engine {
             server: server.clone(),
             scripts: Scripts::new(),
-            learned: Learned::default(),
+            learned: Arc::default(),
+            changes: AtomicU64::new(0),
             process: hex(&random::<8>()?),
             epoch: fork::epoch(),
             serial: AtomicU64::new(0),
@@ -204,6 +209,11 @@ impl Engine {
         // A signal would cut an answer in two. Bounded: by `connect_timeout` and ANSWER.
         let _undisturbed = thread::Undisturbed::enter();
         let mut in_doubt = false;
+        let changes = self.changes.load(Ordering::Acquire);
+        if std::mem::replace(&mut caller.changes, changes) != changes {
+            caller.connection = None;
+        }
+        let mut moved = false;
         loop {
             let mut connection = match caller.connection.take() {
                 Some(connection) => connection,
@@ -221,6 +231,8 @@ impl Engine {
                     caller.connection = Some(connection);
                     return Ok(value);
                 }
+                // Nothing was done: once more, where the master is now.
+                Err(error) if self.server.moves() && wire::is_demoted(&error) && !moved => moved = true,
                 Err(error) if wire::is_answer(&error) => {
                     caller.connection = Some(connection);
                     return Err(Failed { error: self.server.failed(operation, &error), in_doubt });
@@ -263,18 +275,29 @@ impl Engine {
         }
     }
 
+    fn is_forbidden(&self, error: &redis::RedisError) -> bool {
+        matches!(self.server.failed("open", error).kind(), ErrorKind::Permission | ErrorKind::Config)
+    }
+
     /// The eviction policy; `None` if the server would not say.
     fn policy(&self) -> Result<Option<String>> {
-        let asked = self.call("open", |connection| redis::cmd("INFO").arg("memory").query::<Value>(connection));
-        match asked {
-            Ok(reply) => Ok(match redis::from_redis_value::<String>(reply) {
-                Ok(info) => wire::eviction_policy(&info).map(str::to_owned),
-                Err(_) => None,
-            }),
-            // Managed servers forbid INFO; they are taken at their word.
-            Err(failed) if matches!(failed.error.kind(), ErrorKind::Permission | ErrorKind::Config) => Ok(None),
-            Err(failed) => Err(failed.error),
-        }
+        let asked = self.call("open", |connection| {
+            match redis::cmd("INFO").arg("memory").query::<Value>(connection) {
+                // Managed servers forbid INFO; they are taken at their word.
+                Err(error) if wire::is_answer(&error) && self.is_forbidden(&error) => Ok(Value::Nil),
+                answer => answer,
+            }
+        });
+        let reply = asked.map_err(|failed| failed.error)?;
+        Ok(match redis::from_redis_value::<String>(reply) {
+            Ok(info) => wire::eviction_policy(&info).map(str::to_owned),
+            Err(_) => None,
+        })
+    }
+
+    /// Another server may have taken this one's place.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     // ---- the board

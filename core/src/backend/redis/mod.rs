@@ -4,6 +4,7 @@
 //! |---|---|
 //! | which server, who we are to it | `connect` |
 //! | how to reach it, and safely; the connection of a thread | `dial`, `tls`, `talk` |
+//! | who the master is | `sentinel` |
 //! | the keys of a lock | `keys` |
 //! | what is said and answered; the scripts | `wire`, `*.lua` |
 //! | how long a lease can be relied on | `lease`, `hold` |
@@ -42,6 +43,7 @@ mod line;
 mod lock;
 mod placing;
 mod renewal;
+mod sentinel;
 mod talk;
 mod tls;
 mod wire;

@@ -289,6 +289,16 @@ pub(super) fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension)
 }
 
+/// Whether the server is not the master, or not any more.
+pub(super) fn is_demoted(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
+}
+
+/// Whether the server speaks to those alone who say who they are.
+pub(super) fn wants_login(error: &RedisError) -> bool {
+    error.code() == Some("NOAUTH")
+}
+
 /// Whether these credentials were refused.
 pub(super) fn is_wrong_password(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS")

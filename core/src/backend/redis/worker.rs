@@ -20,6 +20,7 @@ use super::lease;
 use super::line::{Entry, Line, Owned};
 use super::lock::Lock;
 use super::placing::Placing;
+use super::sentinel;
 use super::wire::{self, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wait::Waiter;
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
 
 pub(super) enum Event {
+    /// Another server has taken this one's place.
+    Changed,
     /// Something on the board has become due earlier than thought, or the board is empty.
     Look,
     Join {
@@ -181,6 +184,13 @@ impl Worker {
     }
 
     async fn run(mut self, receiver: &mut UnboundedReceiver<Event>) {
+        if self.engine.server.moves() {
+            let events = self.events.clone();
+            // It ends with the thread's runtime.
+            tokio::spawn(sentinel::watch(self.engine.server.clone(), self.engine.learned.clone(), move || {
+                let _ = events.send(Event::Changed);
+            }));
+        }
         loop {
             while let Ok(event) = receiver.try_recv() {
                 self.handle(event);
@@ -207,6 +217,7 @@ impl Worker {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Look => {}
+            Event::Changed => self.changed(),
             Event::Join { serial, waiter, lock, placing } => {
                 if let Some((_, error)) = &self.down {
                     lock.not_served(error);
@@ -395,6 +406,22 @@ impl Worker {
         }
     }
 
+    /// All connections lead to the old server. What is held is looked for on the new one at once.
+    fn changed(&mut self) {
+        self.engine.changed();
+        self.overdue = true;
+        self.last_try = None;
+        match &mut self.state {
+            State::Down { retry_at } => *retry_at = Instant::now(),
+            State::Making | State::Up(_) => {
+                let error = Error::new(ErrorKind::Unavailable, "acquire", "another server has become the master");
+                self.unlink(self.number, &error);
+            }
+        }
+        // Nor is the one that is being made.
+        self.number += 1;
+    }
+
     /// Ends the waits that nobody else ends, when the server has not served them for long; when to look next.
     fn give_up(&mut self) -> Option<Instant> {
         let (down_since, error) = self.down.clone()?;
@@ -459,10 +486,15 @@ impl Worker {
         call: impl Fn(bool) -> redis::Cmd + Send + Sync + 'static,
         event: impl FnOnce(RedisResult<Value>) -> Event + Send + 'static,
     ) {
+        let moves = self.engine.server.moves();
         self.report(async move {
             let mut reply = call(false).query_async::<Value>(&mut connection).await;
             if reply.as_ref().is_err_and(wire::is_unknown_script) {
                 reply = call(true).query_async::<Value>(&mut connection).await;
+            }
+            if moves && reply.as_ref().is_err_and(wire::is_demoted) {
+                // As good as gone: the next connection leads to the master.
+                reply = Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());
             }
             event(reply)
         });

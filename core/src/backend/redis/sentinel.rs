@@ -1,0 +1,138 @@
+//! Sentinel: asks who the master is, and hears when that changes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use redis::aio::PubSub;
+use redis::{RedisConnectionInfo, RedisResult, Value};
+
+use super::connect::{ANSWER, Learned, Place, Server};
+use super::dial::{Address, dial_async};
+use super::talk::{Connection, Login};
+use super::wire;
+use crate::error::{Error, ErrorKind};
+
+/// How soon another Sentinel is asked to tell of changes when one has gone.
+const NEXT: Duration = Duration::from_millis(200);
+const SWITCHED: &str = "+switch-master";
+
+pub(super) fn refusal(kind: ErrorKind, message: String, help: &str) -> redis::RedisError {
+    io::Error::other(Error::new(kind, "open", message).with_help(help)).into()
+}
+
+impl Server {
+    /// Where the server is now. Blocks for `limit` at most, or a little longer.
+    pub(super) fn locate(&self, learned: &Learned, limit: Duration) -> RedisResult<Address> {
+        let Place::Sentinel { sentinels, master } = &self.place else { return Ok(self.seed().clone()) };
+        let each = (limit / sentinels.len() as u32).max(Duration::from_millis(100));
+        let mut failure = None;
+        for sentinel in sentinels {
+            match self.ask(sentinel, master, each) {
+                Ok(Some(address)) => {
+                    learned.found(&address);
+                    return Ok(address);
+                }
+                Ok(None) => {
+                    let message = format!("the Sentinel {sentinel} knows no master `{master}`");
+                    failure = Some(refusal(ErrorKind::Config, message, "write …://h1,h2/<master>/<id>"));
+                }
+                // One that does not know the master says more than one that is not there.
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
+    }
+
+    fn ask(&self, sentinel: &Address, master: &str, limit: Duration) -> RedisResult<Option<Address>> {
+        let ask = |login: &Login<'_>| {
+            let mut connection = Connection::open(sentinel, self.tls.as_ref(), login, limit)?;
+            connection.set_limit(limit)?;
+            redis::cmd("SENTINEL")
+                .arg("get-master-addr-by-name")
+                .arg(master)
+                .query::<Option<(String, u16)>>(&mut connection)
+        };
+        let nobody = Login { user: None, secret: None, db: 0 };
+        let answer = match ask(&nobody) {
+            // Sentinels mostly have no password; if they have one, it is the servers'.
+            Err(error) if wire::wants_login(&error) => ask(&Login { db: 0, ..self.login(false) }),
+            answer => answer,
+        };
+        Ok(answer?.map(|(host, port)| Address::Tcp(host, port)))
+    }
+
+    /// Whether another server can take this one's place.
+    pub(super) fn moves(&self) -> bool {
+        matches!(self.place, Place::Sentinel { .. })
+    }
+
+    /// What the server says of its `ROLE`, where a wrong one is possible: an old Sentinel, or one that has just come
+    /// back, names a server that is not the master any more.
+    pub(super) fn check_role(&self, address: &Address, role: RedisResult<Value>) -> RedisResult<()> {
+        let role = match role {
+            Ok(Value::Array(parts)) => parts.into_iter().next(),
+            Ok(_) => None,
+            // Who may not ask finds out by the first write.
+            Err(error) if error.code() == Some("NOPERM") => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match role {
+            Some(Value::BulkString(role)) if role == b"master" => Ok(()),
+            _ => Err(refusal(
+                ErrorKind::Unavailable,
+                format!("the server {address} is not the master"),
+                "a failover may be under way",
+            )),
+        }
+    }
+}
+
+/// Calls `changed` whenever the master is another one, for as long as it is polled.
+pub(super) async fn watch(server: Server, learned: Arc<Learned>, changed: impl Fn()) {
+    let Place::Sentinel { sentinels, master } = &server.place else { return };
+    for sentinel in sentinels.iter().cycle() {
+        let ear = tokio::time::timeout(server.connect_timeout, listen(&server, sentinel)).await;
+        if let Ok(Ok(ear)) = ear {
+            // It may have changed before anybody listened.
+            let (known, server, learned) = (learned.master(), server.clone(), learned.clone());
+            let now = tokio::task::spawn_blocking(move || server.locate(&learned, ANSWER)).await;
+            if let (Some(known), Ok(Ok(now))) = (known, now)
+                && known != now
+            {
+                changed();
+            }
+            let mut messages = ear.into_on_message();
+            while let Some(message) = std::future::poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
+                let text = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
+                if text.split(' ').next() == Some(master) {
+                    changed();
+                }
+            }
+        }
+        tokio::time::sleep(NEXT).await;
+    }
+}
+
+async fn listen(server: &Server, sentinel: &Address) -> RedisResult<PubSub> {
+    let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let stream = dial_async(sentinel, server.tls.as_ref()).await?;
+    let mut ear = PubSub::new(&plain, stream).await?;
+    match ear.subscribe(SWITCHED).await {
+        Err(error) if wire::wants_login(&error) => {
+            let login = server.login(false);
+            let known = [login.user.map(|user| (true, user)), login.secret.map(|secret| (false, secret))];
+            let info = known.into_iter().flatten().fold(plain, |info, (is_user, word)| {
+                if is_user { info.set_username(word) } else { info.set_password(word) }
+            });
+            let stream = dial_async(sentinel, server.tls.as_ref()).await?;
+            let mut ear = PubSub::new(&info, stream).await?;
+            ear.subscribe(SWITCHED).await?;
+            Ok(ear)
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(ear),
+    }
+}

@@ -1,0 +1,106 @@
+//! Sentinel: the master is found, and when it is replaced everything goes on at the new one, or is told of.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::servers::{Client, Redis, Reply};
+
+use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+
+struct Guarded {
+    master: Redis,
+    replica: Redis,
+    sentinel: Redis,
+}
+
+/// A server, its replica, and who replaces it.
+fn guarded() -> Guarded {
+    let master = Redis::with(None, &["repl-diskless-sync-delay 0"]);
+    let port = master.address().replace("127.0.0.1:", "");
+    let replica = Redis::with(None, &[&format!("replicaof 127.0.0.1 {port}")]);
+    until("the replica has caught up", || master.info("replication", "slave0").contains("state=online"));
+    let sentinel = Redis::sentinel(&master);
+    let count = |sentinel: &Redis| match sentinel.command(&["SENTINEL", "REPLICAS", "main"]) {
+        Reply::List(replicas) => replicas.len(),
+        other => panic!("{other:?}"),
+    };
+    until("the Sentinel knows the replica", || count(&sentinel) == 1);
+    Guarded { master, replica, sentinel }
+}
+
+impl Guarded {
+    /// By a list whose first one is not there.
+    fn url(&self, id: &str) -> String {
+        format!("rpm+redis+sentinel://127.0.0.1:1,{}/main/{id}", self.sentinel.address())
+    }
+
+    fn switched(&self) -> bool {
+        let Reply::List(place) = self.sentinel.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]) else {
+            panic!("no answer");
+        };
+        self.replica.address().ends_with(place[1].text())
+    }
+}
+
+#[test]
+fn the_master_carries_the_lock() {
+    needs_redis!();
+    let it = guarded();
+    carries_a_lock(&it.url("lock"));
+    carries_a_lock(&it.url("lock?protocol=2"));
+    assert!(it.master.commands() > 0, "taken on the master");
+    let unknown = it.url("x").replace("/main/", "/other/");
+    let error = Mutex::open(&unknown).expect_err("no such master");
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("knows no master `other`"), "{error}");
+    let nobody = Mutex::open("rpm+redis+sentinel://127.0.0.1:1/main/x");
+    assert_eq!(kind_of(nobody), ErrorKind::Unavailable);
+}
+
+#[test]
+fn r16_a_hold_that_was_copied_survives_and_its_waiter_is_served() {
+    needs_redis!();
+    let it = guarded();
+    let mutex = open(&it.url("r16?replicas=1&ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    let token = hold.token();
+    // The waiter knows only the new master, once the old one is gone.
+    let waiting = open(&it.url("r16?ttl=60s"));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| waiting.acquire_with(within(LONG)));
+        until("it stands in line", || mutex.status().is_ok_and(|status| status.waiters == 1));
+        // It does not even close its connections.
+        it.master.freeze();
+        until("the replica has taken its place", || it.switched());
+        until("it is renewed there", || hold.extend(None).is_ok());
+        hold.check().expect("it stands");
+        hold.release().expect("released");
+        let next = waits.join().expect("no panic").expect("acquired");
+        assert!(next.token() > token);
+        next.release().expect("released");
+    });
+}
+
+#[test]
+fn r16_a_hold_that_was_not_copied_is_told_of_at_once() {
+    needs_redis!();
+    let mut it = guarded();
+    // A third of this lease is 20 s: it is no renewal that finds it.
+    let mutex = open(&it.url("r16?ttl=60s"));
+    mutex.acquire().expect("acquired").release().expect("released");
+    // The replica is cut off, and cannot come back: it is not known here any more.
+    let mut master: Client = it.master.client();
+    assert_eq!(master.command(&["CONFIG", "SET", "requirepass", "nobody-knows"]).text(), "OK");
+    assert_eq!(master.command(&["CLIENT", "KILL", "TYPE", "replica"]).number(), 1);
+    let hold = mutex.acquire().expect("acquired, on a connection that was there before");
+    let (tell, told) = mpsc::channel();
+    hold.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
+    assert!(told.try_recv().is_err());
+    it.master.kill();
+    until("the replica has taken its place", || it.switched());
+    assert_eq!(told.recv_timeout(Duration::from_secs(10)).expect("the loss is told"), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    let next = mutex.acquire_with(within(LONG)).expect("the new master has it free");
+    next.release().expect("released");
+}
