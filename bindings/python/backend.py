@@ -1,4 +1,4 @@
-"""maturin's hooks, and before a wheel is built the `ipcmutex` command that goes into it."""
+"""maturin's hooks, and what they do not know: the `ipcmutex` command, which travels with the module."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from maturin import *  # noqa: F403  the other hooks are maturin's own
 
 HERE = Path(__file__).parent
 SCRIPTS = HERE / "ipcmutex._ipcmutex.data" / "scripts"  # where maturin looks for what goes into bin
-COMMAND = HERE.parent / "cli" / "Cargo.toml"
+IN_SDIST = Path("bindings", "cli")
+# A source distribution has this file at its top.
+COMMAND = next(folder for folder in (HERE.parent / "cli", HERE / IN_SDIST) if folder.exists())
 
 
 def _build_command() -> None:
-    if not COMMAND.exists():
-        return  # a source distribution has what the module needs, and no more
     cargo = os.environ.get("CARGO", "cargo")
     profile = os.environ.get("IPCMUTEX_PROFILE", "release")
-    asked = [cargo, "build", "--bin", "ipcmutex", "--manifest-path", str(COMMAND), "--profile", profile]
+    asked = [cargo, "build", "--bin", "ipcmutex", "--manifest-path", str(COMMAND / "Cargo.toml"), "--profile", profile]
     told = subprocess.run([*asked, "--message-format=json-render-diagnostics"], check=True, stdout=subprocess.PIPE)
     messages = [json.loads(line) for line in told.stdout.splitlines() if line.startswith(b"{")]
     [program] = [message["executable"] for message in messages if message.get("executable")]
@@ -38,3 +39,19 @@ def build_wheel(*args: Any, **kwargs: Any) -> str:
 def build_editable(*args: Any, **kwargs: Any) -> str:
     _build_command()
     return maturin.build_editable(*args, **kwargs)
+
+
+def build_sdist(directory: str, *args: Any, **kwargs: Any) -> str:
+    """maturin packs the crates that the module depends on. The command is none of them, and is added."""
+    name: str = maturin.build_sdist(directory, *args, **kwargs)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.unpack_archive(Path(directory, name), folder)
+        [top] = Path(folder).iterdir()
+        workspace = top / "Cargo.toml"
+        before, members, after = workspace.read_text().partition('"bindings/python"]')
+        if not members:
+            raise RuntimeError(f"maturin wrote another Cargo.toml than expected:\n{before}")
+        workspace.write_text(f'{before}"bindings/python", "{IN_SDIST}"]{after}')
+        shutil.copytree(COMMAND, top / IN_SDIST)
+        shutil.make_archive(str(Path(directory, name.removesuffix(".tar.gz"))), "gztar", folder, top.name)
+    return name
