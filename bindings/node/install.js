@@ -1,27 +1,32 @@
 "use strict"
 
-// Builds the addon and the `ipcmutex` command with cargo alone. IPCMUTEX_PROFILE names the cargo profile.
+// Where there is no prebuilt package for this platform, builds the addon and the `ipcmutex` command, with cargo alone.
+// IPCMUTEX_PROFILE names the cargo profile; IPCMUTEX_BUILD=1 builds also where there is one.
 
 const { spawnSync } = require("node:child_process")
 const fs = require("node:fs")
+const os = require("node:os")
 const path = require("node:path")
 
+const { load } = require("./native.js")
+
+const packed = path.join(__dirname, "rust")
+const sources = fs.existsSync(packed) ? packed : path.join(__dirname, "..", "..")
 const profile = process.env.IPCMUTEX_PROFILE || "release"
 
 /*  Runs cargo, and gives the file that it built.  */
-function build (folder, target, kind, file) {
+function build (folder, target, kind, file, environment) {
     const built = spawnSync(
         process.env.CARGO || "cargo",
-        ["build", ...kind, "--profile", profile, "--message-format=json-render-diagnostics"],
-        { cwd: folder, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", maxBuffer: 1 << 28 }
+        ["build", "--locked", ...kind, "--profile", profile, "--message-format=json-render-diagnostics"],
+        { cwd: path.join(sources, folder), env: environment, stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", maxBuffer: 1 << 28 }
     )
     if (built.error) {
         const missing = built.error.code === "ENOENT"
-        console.error(missing ? "ipcmutex: cargo is needed to build the addon, see https://rustup.rs" : built.error)
-        process.exit(1)
+        throw missing ? new Error("cargo is needed to build the addon, see https://rustup.rs") : built.error
     }
     if (built.status !== 0) {
-        process.exit(built.status ?? 1)
+        throw new Error(`cargo failed with ${built.status ?? built.signal}`)
     }
     return built.stdout
         .split("\n")
@@ -39,5 +44,40 @@ function put (source, target) {
     fs.renameSync(`${target}.new`, target)
 }
 
-put(build(__dirname, "ipcmutex_node", ["--lib"], /\.(so|dylib)$/), path.join(__dirname, "ipcmutex.node"))
-put(build(path.join(__dirname, "..", "cli"), "ipcmutex", ["--bin", "ipcmutex"], /ipcmutex$/), path.join(__dirname, "bin", "ipcmutex"))
+/*  Builds both, and puts them into `folder`.  */
+function buildInto (folder) {
+    /*  In an installed package nobody needs what cargo leaves behind, and it is large.  */
+    const scratch = sources === packed && !process.env.CARGO_TARGET_DIR && fs.mkdtempSync(path.join(os.tmpdir(), "ipcmutex-"))
+    const environment = scratch ? { ...process.env, CARGO_TARGET_DIR: scratch } : process.env
+    try {
+        put(build("bindings/node", "ipcmutex_node", ["--lib"], /\.(so|dylib)$/, environment), path.join(folder, "ipcmutex.node"))
+        put(build("bindings/cli", "ipcmutex", ["--bin", "ipcmutex"], /ipcmutex$/, environment), path.join(folder, "bin", "ipcmutex"))
+    } finally {
+        if (scratch) {
+            fs.rmSync(scratch, { recursive: true })
+        }
+    }
+}
+
+function wanted () {
+    if (sources !== packed || process.env.IPCMUTEX_BUILD === "1") {
+        return true
+    }
+    try {
+        load()
+        return false
+    } catch {
+        return true
+    }
+}
+
+if (require.main === module && wanted()) {
+    try {
+        buildInto(__dirname)
+    } catch (error) {
+        console.error(`ipcmutex: ${error.message}`)
+        process.exitCode = 1
+    }
+}
+
+module.exports = { buildInto, profile }

@@ -1,13 +1,14 @@
 #!/usr/bin/env node
 "use strict"
 
-// Runs the command that install.js built. It holds the lock itself: if this launcher is killed, the lock stays held as
+// Runs the command of this platform. It holds the lock itself: if this launcher is killed, the lock stays held as
 // long as what runs under it.
 
 const { spawn } = require("node:child_process")
-const path = require("node:path")
 
-const child = spawn(path.join(__dirname, "ipcmutex"), process.argv.slice(2), { stdio: "inherit" })
+const { command } = require("../native.js").load()
+
+const child = spawn(command, process.argv.slice(2), { stdio: "inherit" })
 
 /*  The terminal sends these to the command as well.  */
 for (const signal of ["SIGINT", "SIGQUIT"]) {
@@ -17,7 +18,7 @@ for (const signal of ["SIGTERM", "SIGHUP", "SIGUSR2"]) {
     process.on(signal, () => child.kill(signal))
 }
 child.on("error", (error) => {
-    console.error(`ipcmutex: ${error.message}; run "npm rebuild ipcmutex"`)
+    console.error(`ipcmutex: ${error.message}; install the package anew`)
     process.exitCode = 66
 })
 child.on("exit", (code, signal) => {
