@@ -1,5 +1,6 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
+# make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: under a minute, for developing)
 # make install PREFIX= DESTDIR=   header, libraries, command
@@ -24,7 +25,7 @@ installed := $(target)/installed
 venv := $(target)/venv
 node := $(target)/node
 
-.PHONY: demo test soak install lint clean build tools redis rust c python node test-rust test-python test-node
+.PHONY: demo test packages soak install lint clean build tools redis rust c python node test-rust test-python test-node
 
 demo: build redis
 	@$(built)/demo
@@ -42,6 +43,12 @@ test-python: python redis
 
 test-node: node redis
 	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal node --test --expose-gc test/
+
+packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tools/ready
+	tests/packages/c.sh
+	tests/packages/python.sh $(venv)/bin/python
+	tests/packages/node.sh $(target)/node-tools
+	@echo "make packages: all passed"
 
 soak: build redis
 	IPCMUTEX_HAMMER_SECONDS=$(SOAK_SECONDS) cargo test $(packages) --test exclusion -- --nocapture --test-threads=1
@@ -66,11 +73,17 @@ tools:
 	[ -z "$$missing" ] || { echo "make: please install:$$missing" >&2; exit 1; }
 
 redis:
-	@command -v redis-server >/dev/null || command -v valkey-server >/dev/null || { \
+	@command -v valkey-server >/dev/null || $(MAKE) debian-redis-server
+
+program-of-abigail-tools := abidiff
+
+# debian-PACKAGE: the program of PACKAGE is there, or is installed.
+debian-%:
+	@command -v $(or $(program-of-$*),$*) >/dev/null || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "make: installing redis-server"; \
-	    { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq redis-server; } >/dev/null; \
-	  else echo "make: redis-server is missing and only root can install it: apt-get install redis-server" >&2; fi; }
+	    echo "make: installing $*"; \
+	    { apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $*; } >/dev/null; \
+	  else echo "make: $* is missing and only root can install it: apt-get install $*" >&2; fi; }
 
 rust: tools
 	cargo build $(packages)
@@ -85,6 +98,11 @@ c: rust
 $(venv)/ready:
 	@python3 -m venv $(venv) || { echo "make: please install python3-venv" >&2; exit 1; }
 	$(venv)/bin/pip install --quiet --disable-pip-version-check 'maturin>=1.16,<2'
+	@touch $@
+
+$(target)/node-tools/ready:
+	@mkdir -p $(@D)
+	npm install --prefix $(@D) --silent --no-audit --no-fund typescript@5 @types/node@20
 	@touch $@
 
 python: rust $(venv)/ready

@@ -1,4 +1,4 @@
-//! `install.sh`: what it puts where, and that pkg-config and CMake users find it.
+//! `install.sh`: what it puts where. That pkg-config and CMake users find it is seen by `tests/packages/c.sh`.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,15 +6,6 @@ use std::process::Command;
 mod common;
 
 use common::{crate_dir, library};
-
-const CONSUMER: &str = "#include <ipcmutex.h>
-#include <string.h>
-int main(void) {
-  ipcmutex_t mutex;
-  return strcmp(ipcmutex_version(), IPCMUTEX_VERSION) || ipcmutex_open(\"spm:consumer\", &mutex) || ipcmutex_acquire(mutex)
-    || ipcmutex_close(mutex);
-}
-";
 
 fn run(command: &mut Command) -> String {
     let out = command.output().unwrap();
@@ -38,71 +29,6 @@ fn install(scratch: &Path, prefix: &Path, destdir: Option<&Path>) {
         command.env("DESTDIR", destdir);
     }
     run(&mut command);
-}
-
-#[test]
-fn pkg_config_users_find_it() {
-    let scratch = tempfile::tempdir().unwrap();
-    let prefix = scratch.path().join("usr");
-    install(scratch.path(), &prefix, None);
-    install(scratch.path(), &prefix, None); // Twice is as once.
-    let source = scratch.path().join("consumer.c");
-    std::fs::write(&source, CONSUMER).unwrap();
-    for linking in ["", "--static"] {
-        let mut pkg_config = Command::new("pkg-config");
-        pkg_config.env("PKG_CONFIG_PATH", prefix.join("lib/pkgconfig")).args(["--cflags", "--libs"]);
-        if !linking.is_empty() {
-            pkg_config.arg(linking);
-        }
-        let flags = run(pkg_config.arg("ipcmutex"));
-        let program = scratch.path().join(format!("consumer{linking}"));
-        let mut gcc = Command::new("gcc");
-        gcc.args(["-Wall", "-Werror", "-o"]).arg(&program).arg(&source);
-        for flag in flags.split_whitespace() {
-            // -l takes the shared library where there is one.
-            gcc.arg(if flag == "-lipcmutex" && linking == "--static" { "-l:libipcmutex.a" } else { flag });
-        }
-        run(&mut gcc);
-        let needed = run(Command::new("readelf").arg("-dW").arg(&program));
-        assert_eq!(needed.contains("[libipcmutex.so.0]"), linking.is_empty(), "{needed}");
-        run(Command::new(&program).env("LD_LIBRARY_PATH", prefix.join("lib")));
-    }
-}
-
-#[test]
-fn cmake_users_find_it() {
-    if Command::new("cmake").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: cmake is missing");
-        return;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    let prefix = scratch.path().join("usr");
-    install(scratch.path(), &prefix, None);
-    let moved = scratch.path().join("moved");
-    std::fs::rename(&prefix, &moved).unwrap();
-    std::fs::write(scratch.path().join("consumer.c"), CONSUMER).unwrap();
-    std::fs::write(
-        scratch.path().join("CMakeLists.txt"),
-        format!(
-            "cmake_minimum_required(VERSION 3.16)
-project(consumer C)
-find_package(ipcmutex {} REQUIRED)
-add_executable(shared consumer.c)
-target_link_libraries(shared ipcmutex::ipcmutex)
-add_executable(static consumer.c)
-target_link_libraries(static ipcmutex::static)
-",
-            env!("CARGO_PKG_VERSION")
-        ),
-    )
-    .unwrap();
-    let out = scratch.path().join("out");
-    let root = format!("-DCMAKE_PREFIX_PATH={}", moved.display());
-    run(Command::new("cmake").arg("-S").arg(scratch.path()).arg("-B").arg(&out).arg(root));
-    run(Command::new("cmake").arg("--build").arg(&out));
-    for program in ["shared", "static"] {
-        run(&mut Command::new(out.join(program)));
-    }
 }
 
 #[test]
