@@ -124,9 +124,10 @@ pub(super) fn new_token() -> Result<Token> {
     Ok(hex(&random::<16>()?).into())
 }
 
-/// A random byte for spreading timers; which one it is matters little.
+/// A byte for spreading timers, from the clock's last digits; which one it is matters little.
 pub(super) fn jitter() -> u8 {
-    random::<1>().map_or(128, |[byte]| byte)
+    let now = lease::now();
+    (now ^ now >> 8) as u8
 }
 
 impl Engine {

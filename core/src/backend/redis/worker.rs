@@ -4,9 +4,11 @@
 //! for the network. Of the link there is one at a time; it has a number, and what comes from an earlier one is void.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use redis::{RedisResult, Value};
@@ -124,6 +126,10 @@ pub(super) struct Worker {
     farewell: Option<SyncSender<()>>,
     /// Since when there is nothing to do, and the count of holds then.
     idle: Option<(Instant, u64)>,
+    /// The count of holds at the last look.
+    taken: u64,
+    /// When the loop wakes by itself.
+    alarm: Instant,
 }
 
 /// The body of the thread.
@@ -131,12 +137,17 @@ pub(super) fn work(
     engine: Arc<Engine>,
     runtime: Runtime,
     events: UnboundedSender<Event>,
-    mut receiver: UnboundedReceiver<Event>,
+    receiver: UnboundedReceiver<Event>,
 ) {
     let worker = Worker::new(engine.clone(), events);
-    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(worker.run(&mut receiver))));
-    if ended.is_err() {
+    let receiver = Arc::new(tokio::sync::Mutex::new(receiver));
+    let heard = receiver.clone();
+    // As a task, not as what the runtime blocks on: to wake that costs a system call, even from its own thread.
+    let body = runtime.spawn(async move { worker.run(&mut *heard.lock().await).await });
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(body)));
+    if !matches!(ended, Ok(Ok(()))) {
         engine.bury();
+        let mut receiver = receiver.blocking_lock();
         while let Ok(event) = receiver.try_recv() {
             if let Event::Join { waiter, .. } | Event::Arrived { waiter, .. } = event {
                 let _ = waiter.settle(Err(bug()));
@@ -180,6 +191,8 @@ impl Worker {
             pay_at: None,
             farewell: None,
             idle: None,
+            taken: 0,
+            alarm: Instant::now(),
         }
     }
 
@@ -191,6 +204,7 @@ impl Worker {
                 let _ = events.send(Event::Changed);
             }));
         }
+        let mut alarm = std::pin::pin!(tokio::time::sleep_until(self.alarm.into()));
         loop {
             while let Ok(event) = receiver.try_recv() {
                 self.handle(event);
@@ -208,7 +222,14 @@ impl Worker {
                 self.idle = None;
                 continue;
             };
-            if let Ok(Some(event)) = tokio::time::timeout_at(wake.into(), receiver.recv()).await {
+            if alarm.deadline() != wake.into() {
+                alarm.as_mut().reset(wake.into());
+            }
+            let next = std::future::poll_fn(|context| match receiver.poll_recv(context) {
+                Poll::Pending => alarm.as_mut().poll(context).map(|()| None),
+                event => event,
+            });
+            if let Some(event) = next.await {
                 self.handle(event);
             }
         }
@@ -301,6 +322,10 @@ impl Worker {
         if let Some((due, _)) = board.due.first() {
             wake = earlier(wake, Some(now + Duration::from_nanos(due.saturating_sub(boot))));
         }
+        // While holds come and go, each end of one finds a look near enough, and need not call for it.
+        if std::mem::replace(&mut self.taken, board.taken) != board.taken {
+            wake = earlier(wake, Some(now + LINGER));
+        }
         let wake = if busy || !board.holds.is_empty() {
             self.idle = None;
             // While an answer is awaited it comes as an event.
@@ -315,6 +340,9 @@ impl Worker {
                 }
             }
         };
+        // To wake early costs nothing but the look; to move the alarm costs a system call.
+        let wake = if self.alarm > now { wake.min(self.alarm) } else { wake };
+        self.alarm = wake;
         board.wake_at = boot + lease::nanos(wake.saturating_duration_since(now));
         Some(wake)
     }
