@@ -2,6 +2,7 @@
 # make test                       everything that must hold
 # make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
+# make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: under a minute, for developing)
 # make install PREFIX= DESTDIR=   header, libraries, command
 # make lint                       format and clippy
@@ -53,6 +54,10 @@ packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tool
 soak: build redis
 	IPCMUTEX_HAMMER_SECONDS=$(SOAK_SECONDS) cargo test $(packages) --test exclusion -- --nocapture --test-threads=1
 
+.PHONY: chaos
+chaos: build redis
+	@$(built)/chaos
+
 install:
 	cargo build --release -p ipcmutex-ffi -p ipcmutex-cli
 	PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" ffi/install.sh
@@ -93,6 +98,7 @@ c: rust
 	@flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -pthread -I$(installed)/include"; \
 	links="-L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib"; \
 	gcc $$flags tests/agents/agent.c tests/agents/faults.c -o $(built)/agent-c $$links; \
+	gcc $$flags tests/chaos/hammer.c -o $(built)/hammer-c $$links; \
 	gcc $$flags tests/demo/worker.c -o $(built)/worker-c $$links
 
 $(venv)/ready:
@@ -117,6 +123,6 @@ node: rust
 	@cp -r bindings/node $(node)/ipcmutex
 	@cp $(built)/libipcmutex_node.so $(node)/ipcmutex/ipcmutex.node
 	@ln -s ../ipcmutex $(node)/node_modules/ipcmutex
-	@cp tests/agents/agent.mjs tests/demo/worker.mjs $(node)/
+	@cp tests/agents/agent.mjs tests/demo/worker.mjs tests/chaos/hammer.mjs $(node)/
 
 include tests/bench/rules.mk

@@ -2,8 +2,10 @@
 
 pub mod agent;
 pub mod artifacts;
+pub mod broken;
 pub mod cell;
 pub mod certificates;
+pub mod chaos;
 pub mod impossible;
 pub mod occupancy;
 pub mod place;

@@ -1,0 +1,528 @@
+//! The history checker: reads the records of all participants and says what cannot be of a lock.
+//!
+//! A visit lasts from `entered` to `left`, or to when its killer set out to kill it: in between it held for certain. So does
+//! what it believes, from `entered` to its last check that was answered OK.
+//!
+//! | rule | of a lock | of a lease |
+//! |---|---|---|
+//! | two are never inside at once | always | of two at once the older one was told LOST, and at most one believed |
+//! | a later visit has a larger token | always | of those that believed |
+//! | the cell is empty, or shows one that was killed there | always | where nothing overlapped |
+//! | the counter goes on where the one before left it | always | where nothing overlapped |
+//! | who follows a killed holder is told `abandoned`, who follows a release is not | always | unless the server forgot |
+//! | checks and releases are answered OK | always | or LOST or UNAVAILABLE, with a fault of stop, server or network |
+//! | a free lock that somebody waits for is taken soon | always | but for the time of leases and of the server's absence |
+//!
+//! Judging runs behind the records by a horizon, so that what a stopped participant tells late still comes in time; what
+//! is later than that is itself a violation.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::record::{CHILD, Deed, Event, Told};
+use super::visit::{Desk, End, Visit, code_name};
+use crate::agent::Language;
+
+/// What is promised.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Law {
+    /// A hold lasts until it is released or its process dies.
+    Lock,
+    /// A hold lasts as long as its lease, of so many ns, is renewed.
+    Lease(u64),
+}
+
+/// What was done to more than one participant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The server was stopped and went on.
+    ServerStopped,
+    /// The server was killed and started again, with its data.
+    ServerRestarted,
+    /// The same without its data.
+    ServerForgot,
+    /// Connections were cut, or carried nothing.
+    NetworkCut,
+    /// The holder itself was stopped.
+    HolderStopped,
+    /// None of these: the machine gave it no time.
+    Starved,
+}
+
+/// A span of time.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    from: u64,
+    until: u64,
+}
+
+impl Span {
+    fn meets(&self, from: u64, until: u64) -> bool {
+        self.from <= until && from <= self.until
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// What cannot be, each with the history around it.
+    pub violations: Vec<String>,
+    /// How many holds each language had.
+    pub holds: BTreeMap<Language, u64>,
+    /// The longest time that a free lock was waited for, in ns.
+    pub longest_idle: u64,
+    /// The visits before and after it.
+    pub around_longest_idle: String,
+    /// How many holds were told `abandoned`.
+    pub abandoned: u64,
+    /// How many holds ended with the death of their process.
+    pub killed_inside: u64,
+    /// How many holds were told that they were lost.
+    pub lost: u64,
+    /// How often two were inside at once because the lease of one had ended, by what had been done to it.
+    pub overlaps: BTreeMap<Cause, u64>,
+    /// Failed acquisitions, by code.
+    pub gave_up: BTreeMap<&'static str, u64>,
+    /// What participants did by their own choice.
+    pub deeds: BTreeMap<Deed, u64>,
+}
+
+impl Verdict {
+    /// All holds.
+    pub fn all_holds(&self) -> u64 {
+        self.holds.values().sum()
+    }
+}
+
+const NS: u64 = 1_000_000_000;
+/// How far judging runs behind.
+const HORIZON: u64 = 30 * NS;
+/// How many violations are told in full.
+const TOLD: usize = 5;
+
+/// The checker.
+pub struct Judge {
+    law: Law,
+    /// From where on a lock that lies idle is a violation.
+    idle_limit: u64,
+    desk: Desk,
+    languages: HashMap<u64, Language>,
+    deaths: VecDeque<(u64, u64)>,
+    stops: VecDeque<(u64, Span)>,
+    causes: VecDeque<(Cause, Span)>,
+    /// Visits judged already, the latest last.
+    before: VecDeque<Visit>,
+    largest: Option<Visit>,
+    judged_to: u64,
+    /// Violations that still want to show what came next: index and how many lines.
+    open: Vec<(usize, u32)>,
+    found: u64,
+    verdict: Verdict,
+}
+
+impl Judge {
+    /// A checker that has seen nothing.
+    pub fn new(law: Law, idle_limit: std::time::Duration) -> Judge {
+        Judge {
+            law,
+            idle_limit: idle_limit.as_nanos() as u64,
+            desk: Desk::default(),
+            languages: HashMap::new(),
+            deaths: VecDeque::new(),
+            stops: VecDeque::new(),
+            causes: VecDeque::new(),
+            before: VecDeque::new(),
+            largest: None,
+            judged_to: 0,
+            open: Vec::new(),
+            found: 0,
+            verdict: Verdict::default(),
+        }
+    }
+
+    /// A participant begins.
+    pub fn born(&mut self, instance: u64, language: Language) {
+        self.languages.insert(instance, language);
+    }
+
+    /// A record; those of one entrant come in order.
+    pub fn event(&mut self, event: Event) {
+        match event.told {
+            Told::Entered { .. } => {
+                let language = self.languages.get(&(event.who >> 16)).copied().unwrap_or(Language::Rust);
+                *self.verdict.holds.entry(language).or_default() += 1;
+                if event.at < self.judged_to {
+                    self.violation(format!("{}: a record came too late to be judged", self.name(event.who)));
+                }
+            }
+            Told::Did(deed) => *self.verdict.deeds.entry(deed).or_default() += 1,
+            _ => {}
+        }
+        self.desk.take(event);
+        while let Some(nonsense) = self.desk.nonsense.pop() {
+            self.violation(nonsense);
+        }
+    }
+
+    /// A participant was killed by a signal sent at `at`; all its records came before.
+    pub fn killed(&mut self, instance: u64, at: u64) {
+        self.deaths.push_back((instance, at));
+        self.desk.killed(instance, at);
+    }
+
+    /// A participant was stopped for a time.
+    pub fn stopped(&mut self, instance: u64, from: u64, until: u64) {
+        self.stops.push_back((instance, Span { from, until }));
+    }
+
+    /// The server or the network was disturbed for a time.
+    pub fn disturbed(&mut self, cause: Cause, from: u64, until: u64) {
+        self.causes.push_back((cause, Span { from, until }));
+    }
+
+    /// Something else that cannot be.
+    pub fn violation(&mut self, text: String) {
+        self.found += 1;
+        if self.verdict.violations.len() < TOLD {
+            let mut story = format!("{text}\n  what came before:\n");
+            let from = self.before.len().saturating_sub(8);
+            for visit in self.before.range(from..) {
+                story.push_str(&self.line(visit));
+            }
+            self.open.push((self.verdict.violations.len(), 5));
+            self.verdict.violations.push(story);
+        }
+    }
+
+    fn name(&self, who: u64) -> String {
+        let language = self.languages.get(&(who >> 16)).map_or("?", |language| language.name());
+        let child = if who & CHILD == 0 { "" } else { " child" };
+        format!("{language} {}.{}{child}", who >> 16, who & (CHILD - 1))
+    }
+
+    fn line(&self, visit: &Visit) -> String {
+        let us = |at: u64| format!("{}.{:06}", at / NS % 100_000, at % NS / 1000);
+        let mut line = format!("    {}  {:<16} token {}", us(visit.entered), self.name(visit.who), visit.token);
+        if visit.abandoned {
+            line.push_str(" abandoned");
+        }
+        if visit.met != 0 {
+            line.push_str(&format!(" met {}", self.name(visit.met)));
+        }
+        line.push_str(&format!(" counter {}", visit.seen));
+        match visit.end {
+            End::Inside => line.push_str(" is inside"),
+            End::Killed(at) => line.push_str(&format!(" killed {}", us(at))),
+            End::Left { at, code, released, .. } => {
+                let released =
+                    released.map_or("not told".to_owned(), |(at, code)| format!("{} {}", us(at), code_name(code)));
+                line.push_str(&format!(" left {} {} released {released}", us(at), code_name(code)));
+            }
+        }
+        let span = |span: &Span| format!("{} to {}", us(span.from), us(span.until));
+        for (_, stop) in
+            self.stops.iter().filter(|(of, stop)| *of == visit.who >> 16 && stop.meets(visit.asked, visit.until()))
+        {
+            line.push_str(&format!(" (stopped {})", span(stop)));
+        }
+        for (cause, when) in self.causes.iter().filter(|(_, when)| when.meets(visit.asked, visit.until())) {
+            line.push_str(&format!(" ({cause:?} {})", span(when)));
+        }
+        line.push('\n');
+        line
+    }
+
+    /// Judges what is old enough; `now` is the time up to which all logs have been read.
+    pub fn advance(&mut self, now: u64) {
+        self.judge_to(now.saturating_sub(HORIZON));
+        if let Some(visit) = self.desk.oldest_inside()
+            && visit.entered + HORIZON < now
+        {
+            self.violation(format!("{} is inside without an end:\n{}", self.name(visit.who), self.line(&visit)));
+            self.desk.killed(visit.who >> 16, now);
+        }
+    }
+
+    /// All records have come: judges the rest.
+    pub fn finish(mut self) -> Verdict {
+        self.judge_to(u64::MAX);
+        if let Some(visit) = self.desk.oldest_inside() {
+            self.violation(format!("{} never left", self.line(&visit).trim()));
+        }
+        if let Some((_, who)) = self.desk.longest_asking() {
+            self.violation(format!("{} never had an answer", self.name(who)));
+        }
+        if self.found as usize > self.verdict.violations.len() {
+            let more = self.found as usize - self.verdict.violations.len();
+            self.verdict.violations.push(format!("and {more} more"));
+        }
+        let named = self.desk.gave_up.iter().map(|(code, count)| (code_name(*code), *count));
+        self.verdict.gave_up = named.collect();
+        self.verdict
+    }
+
+    /// What has been found so far.
+    pub fn so_far(&self) -> (&Verdict, u64) {
+        (&self.verdict, self.found)
+    }
+
+    /// The last visit that was judged, and who waits the longest: for a run that stands still.
+    pub fn describe(&self) -> String {
+        let mut text: String = self.desk.done.values().rev().take(5).map(|visit| self.line(visit)).collect();
+        if let Some((at, who)) = self.desk.longest_asking() {
+            text.push_str(&format!("    {} waits since {}.{:06}\n", self.name(who), at / NS % 100_000, at % NS / 1000));
+        }
+        text
+    }
+
+    fn judge_to(&mut self, horizon: u64) {
+        while let Some((key, visit)) = self.desk.done.first_key_value().map(|(key, visit)| (*key, *visit)) {
+            // One that is still inside and came earlier goes first.
+            let earlier = self.desk.oldest_inside().is_some_and(|inside| inside.entered < key.0);
+            if key.0 >= horizon || (earlier && horizon != u64::MAX) {
+                break;
+            }
+            self.desk.done.remove(&key);
+            self.judged_to = key.0;
+            self.judge(visit);
+            let line = self.line(&visit);
+            for (at, lines) in &mut self.open {
+                if *lines == 5 {
+                    self.verdict.violations[*at].push_str("  then:\n");
+                }
+                self.verdict.violations[*at].push_str(&line);
+                *lines -= 1;
+            }
+            self.open.retain(|(_, lines)| *lines > 0);
+            self.before.push_back(visit);
+            if self.before.len() > 256 {
+                self.before.pop_front();
+            }
+        }
+        let old = self.judged_to.saturating_sub(4 * HORIZON);
+        self.deaths.retain(|(_, at)| *at > old);
+        self.stops.retain(|(_, span)| span.until > old);
+        self.causes.retain(|(_, span)| span.until > old);
+    }
+
+    fn judge(&mut self, visit: Visit) {
+        self.verdict.abandoned += u64::from(visit.abandoned);
+        match visit.end {
+            End::Killed(_) => self.verdict.killed_inside += 1,
+            End::Left { code, released, .. } => {
+                let lost = |code: u64| code == ipcmutex::ErrorKind::Lost as u64;
+                self.verdict.lost += u64::from(lost(code) || released.is_some_and(|(_, code)| lost(code)));
+            }
+            End::Inside => {}
+        }
+        self.codes(&visit);
+        let clean = match self.law {
+            Law::Lock => self.alone(&visit),
+            Law::Lease(ttl) => self.believed_alone(&visit, ttl),
+        };
+        if clean {
+            self.follows(&visit);
+        }
+        self.idle(&visit);
+        let larger = self.largest.is_none_or(|largest| visit.token > largest.token);
+        if larger && (self.law == Law::Lock || visit.believed.is_some()) {
+            self.largest = Some(visit);
+        }
+    }
+
+    fn codes(&mut self, visit: &Visit) {
+        let End::Left { code, released, .. } = visit.end else { return };
+        for code in [Some(code), released.map(|(_, code)| code)].into_iter().flatten() {
+            let fine = match self.law {
+                Law::Lock => matches!(code_name(code), "OK" | "unchecked"),
+                Law::Lease(_) => matches!(code_name(code), "OK" | "unchecked" | "LOST" | "UNAVAILABLE"),
+            };
+            if !fine {
+                self.violation(format!("a hold was answered {}:\n{}", code_name(code), self.line(visit)));
+            }
+        }
+    }
+
+    /// The rules of a lock between this visit and all before it. Whether nothing overlapped.
+    fn alone(&mut self, visit: &Visit) -> bool {
+        let mut clean = true;
+        if let Some(other) = self.before.iter().rev().find(|other| other.until() > visit.entered).copied() {
+            let (one, two) = (self.line(&other), self.line(visit));
+            self.violation(format!("two inside at once:\n{one}{two}"));
+            clean = false;
+        }
+        if let Some(largest) = self.largest
+            && largest.token >= visit.token
+        {
+            let (one, two) = (self.line(&largest), self.line(visit));
+            self.violation(format!("a token that is not larger than one before:\n{one}{two}"));
+        }
+        clean
+    }
+
+    /// The same of a lease.
+    fn believed_alone(&mut self, visit: &Visit, ttl: u64) -> bool {
+        let mut clean = true;
+        if let (Some(largest), Some(_)) = (self.largest, visit.believed)
+            && largest.token >= visit.token
+        {
+            let (one, two) = (self.line(&largest), self.line(visit));
+            self.violation(format!("a token that is not larger than one before:\n{one}{two}"));
+        }
+        let others: Vec<Visit> =
+            self.before.iter().rev().filter(|other| other.until() > visit.entered).copied().collect();
+        for other in others {
+            clean = false;
+            let (older, newer) = if other.token <= visit.token { (other, *visit) } else { (*visit, other) };
+            let both = [self.line(&older), self.line(&newer)].concat();
+            let asked = older.asked;
+            let forgot = self.causes.iter().find_map(|(cause, span)| {
+                (*cause == Cause::ServerForgot && span.meets(asked, newer.entered)).then_some(span.until)
+            });
+            if let (Some(one), Some(two)) = (older.believed, newer.believed)
+                && one > newer.entered
+                && two > older.entered
+                // A server that forgot is found out by the next renewal, or by its absence.
+                && forgot.is_none_or(|at| one > at + ttl)
+            {
+                self.violation(format!("two believed that they hold:\n{both}"));
+            }
+            if let End::Left { at, released: Some((_, 0)), code, .. } = older.end
+                && at > newer.entered
+                && code != super::record::UNCHECKED
+            {
+                self.violation(format!("a hold that was lost was released with OK:\n{both}"));
+            }
+            let cause = self.cause(&older, newer.entered);
+            *self.verdict.overlaps.entry(cause).or_default() += 1;
+        }
+        clean
+    }
+
+    /// What ended the lease of `visit` before `until`.
+    fn cause(&self, visit: &Visit, until: u64) -> Cause {
+        let mut met = self.causes.iter().filter(|(_, span)| span.meets(visit.asked, until)).map(|(cause, _)| *cause);
+        if let Some(cause) = met.find(|cause| *cause == Cause::ServerForgot) {
+            return cause;
+        }
+        let instance = visit.who >> 16;
+        if self.stops.iter().any(|(of, span)| *of == instance && span.meets(visit.asked, until)) {
+            return Cause::HolderStopped;
+        }
+        self.causes
+            .iter()
+            .find_map(|(cause, span)| span.meets(visit.asked, until).then_some(*cause))
+            .unwrap_or(Cause::Starved)
+    }
+
+    /// The rules between this visit and the one before it, where nothing overlapped.
+    fn follows(&mut self, visit: &Visit) {
+        let Some(before) = self.before.back().copied() else { return };
+        let overlapped = |one: &Visit| {
+            self.before.iter().any(|other| other != one && other.until() > one.entered && other.entered < one.until())
+        };
+        if self.law != Law::Lock && self.before.iter().rev().take(2).any(overlapped) {
+            return;
+        }
+        let both = [self.line(&before), self.line(visit)].concat();
+        if let End::Left { stood, .. } = before.end
+            && stood != before.who
+        {
+            let stood = self.name(stood);
+            self.violation(format!("{stood} stood in the cell of another:\n{both}"));
+        }
+        let forgot = self
+            .causes
+            .iter()
+            .any(|(cause, span)| *cause == Cause::ServerForgot && span.meets(before.asked, visit.entered));
+        // One that was killed after it had entered the cell, and before it could tell.
+        let unseen = self.deaths.iter().any(|(of, at)| {
+            *of == visit.met >> 16 && *at <= visit.entered && *at >= before.entered && visit.met & CHILD == 0
+        });
+        let killed = matches!(before.end, End::Killed(_)) && visit.met == before.who;
+        if visit.met != 0 && !unseen && !killed {
+            let met = self.name(visit.met);
+            self.violation(format!("{met} was met in the cell:\n{both}"));
+        }
+        let due = match before.end {
+            End::Killed(_) => before.seen..=before.seen + 1,
+            _ => before.seen + 1..=before.seen + 1,
+        };
+        if !due.contains(&visit.seen) {
+            self.violation(format!("the counter was {}, not {due:?}: an update was lost:\n{both}", visit.seen));
+        }
+        // Tokens of a lock count one by one, but for holds that were killed or given back before anybody saw them.
+        let next = match self.law {
+            Law::Lock => visit.token == before.token + 1,
+            Law::Lease(_) => true,
+        };
+        if next && matches!(before.end, End::Killed(_)) && !visit.abandoned && !forgot {
+            self.violation(format!("it was not told that the one before was killed:\n{both}"));
+        }
+        if next && self.law == Law::Lock && before.was_released() && visit.abandoned {
+            self.violation(format!("it was told `abandoned` after a release:\n{both}"));
+        }
+    }
+
+    /// How long the lock lay free before this visit while somebody waited for it.
+    fn idle(&mut self, visit: &Visit) {
+        let Some(before) = self.before.back().copied() else { return };
+        let ttl = match self.law {
+            Law::Lock => 0,
+            Law::Lease(ttl) => ttl,
+        };
+        // Free for certain: what is not told of a release counts as late as it can have been.
+        let mut free = match before.end {
+            End::Left { released: Some((at, 0)), .. } if at <= visit.entered => at,
+            End::Left { at, released, .. } => match released {
+                Some((_, 0)) => self.after_stops(before.who >> 16, at, visit.entered),
+                _ => self.after_stops(before.who >> 16, at, visit.entered) + ttl,
+            },
+            End::Killed(at) => at + ttl,
+            End::Inside => return,
+        };
+        // Who entered may have had the lock long before it could tell; and so may one that was killed before it could.
+        free = self.after_stops(visit.who >> 16, free, visit.entered);
+        if visit.abandoned {
+            let last = self.deaths.iter().map(|(_, at)| *at).filter(|at| *at < visit.entered).max();
+            free = free.max(last.map_or(0, |at| at + ttl));
+        }
+        let before_it = self.causes.iter().filter(|(_, span)| span.from < visit.entered);
+        free = before_it.map(|(_, span)| span.until + ttl).fold(free, u64::max);
+        for waits in self.desk.waits.values_mut() {
+            while waits.front().is_some_and(|wait| wait.until <= before.entered) {
+                waits.pop_front();
+            }
+        }
+        self.desk.waits.retain(|_, waits| !waits.is_empty());
+        if visit.entered.saturating_sub(free) <= self.verdict.longest_idle {
+            return;
+        }
+        let mut longest = 0;
+        for (who, waits) in &self.desk.waits {
+            for wait in waits.iter().take_while(|wait| wait.from < visit.entered) {
+                let end = wait.until.min(visit.entered);
+                let from = self.after_stops(who >> 16, wait.from.max(free), end);
+                longest = longest.max(end.saturating_sub(from));
+            }
+        }
+        if longest <= self.verdict.longest_idle {
+            return;
+        }
+        let both = [self.line(&before), self.line(visit)].concat();
+        self.verdict.longest_idle = longest;
+        self.verdict.around_longest_idle = both.clone();
+        if longest > self.idle_limit {
+            self.violation(format!("a free lock was waited for {:.3} s:\n{both}", longest as f64 / NS as f64));
+        }
+    }
+
+    /// The end of the last stop of a participant between the two, or `from`.
+    fn after_stops(&self, instance: u64, from: u64, until: u64) -> u64 {
+        let stops = self.stops.iter().filter(|(of, span)| *of == instance && span.meets(from, until));
+        stops.map(|(_, span)| span.until.min(until)).fold(from, u64::max)
+    }
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

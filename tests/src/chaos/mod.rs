@@ -1,0 +1,210 @@
+//! Chaos: participants in C, Python, Node, Rust and shell fight over one lock while they are killed and stopped at random,
+//! and a checker reads what they tell. `make chaos` runs it long, `tests/chaos.rs` short.
+//!
+//! | part | file |
+//! |---|---|
+//! | what is done to whom and when, from a seed | `plan` |
+//! | the participants | `crew`, `../../chaos/hammer.*` |
+//! | what they leave behind | `record`, `visit` |
+//! | what cannot be | `judge` |
+//! | the lock, and what is left of it at the end | `scene` |
+
+pub mod crew;
+pub mod judge;
+pub mod plan;
+pub mod record;
+pub mod scene;
+pub mod visit;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::occupancy::now;
+use crew::{CREW, Crew, Setting};
+use judge::{Judge, Verdict};
+use plan::{Fault, Plan};
+use record::Cell;
+use scene::{Engine, Scene};
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// The engine.
+    pub engine: Engine,
+    /// Where the faults come from.
+    pub seed: u64,
+    /// How many.
+    pub faults: u64,
+    /// Enough after this time, however many there were.
+    pub lasting: Duration,
+}
+
+/// How far a run is.
+pub struct Progress<'a> {
+    /// What is run.
+    pub order: &'a Order,
+    /// Faults so far, by kind.
+    pub faults: &'a BTreeMap<&'static str, u64>,
+    /// Since when.
+    pub running: Duration,
+    /// What was found so far, and how often something that cannot be.
+    pub found: (&'a Verdict, u64),
+}
+
+impl fmt::Display for Progress<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let done: u64 = self.faults.values().sum();
+        let (verdict, violations) = self.found;
+        write!(
+            f,
+            "{} {:>4} s  {done:>5} of {} faults",
+            self.order.engine.name(),
+            self.running.as_secs(),
+            self.order.faults
+        )?;
+        write!(f, "  {} holds:", verdict.all_holds())?;
+        for (language, holds) in &verdict.holds {
+            write!(f, " {language} {holds}")?;
+        }
+        write!(f, "  longest idle {:.1} ms  {violations} violations", verdict.longest_idle as f64 / 1e6)
+    }
+}
+
+/// What a run came to.
+pub struct Outcome {
+    /// What was run.
+    pub order: Order,
+    /// The faults that were injected, by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+    /// What the checker says.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = &self.verdict;
+        let list = |items: Vec<String>| if items.is_empty() { "none".to_owned() } else { items.join(", ") };
+        let counts = |(name, count): (&&str, &u64)| format!("{count} {name}");
+        writeln!(f, "{}, seed {}, {:.0} s", self.order.engine.name(), self.order.seed, self.took.as_secs_f64())?;
+        writeln!(f, "  injected   {}", list(self.faults.iter().map(counts).collect()))?;
+        writeln!(
+            f,
+            "  by choice  {}",
+            list(verdict.deeds.iter().map(|(deed, count)| format!("{count} {deed:?}")).collect())
+        )?;
+        let holds = verdict.holds.iter().map(|(language, count)| format!("{count} {language}")).collect();
+        writeln!(f, "  holds      {}: {}", verdict.all_holds(), list(holds))?;
+        writeln!(f, "  gave up    {}", list(verdict.gave_up.iter().map(counts).collect()))?;
+        writeln!(
+            f,
+            "  died       {} inside; {} holds were told `abandoned`",
+            verdict.killed_inside, verdict.abandoned
+        )?;
+        if !verdict.overlaps.is_empty() || verdict.lost > 0 {
+            let overlaps = verdict.overlaps.iter().map(|(cause, count)| format!("{count} {cause:?}")).collect();
+            writeln!(
+                f,
+                "  leases     {} holds were told LOST; overlaps after the end of a lease: {}",
+                verdict.lost,
+                list(overlaps)
+            )?;
+        }
+        writeln!(
+            f,
+            "  idle       the lock was free and waited for for {:.1} ms at most",
+            verdict.longest_idle as f64 / 1e6
+        )?;
+        if verdict.violations.is_empty() {
+            return write!(f, "  violations none");
+        }
+        write!(f, "  VIOLATIONS")?;
+        for violation in &verdict.violations {
+            write!(f, "\n\n{violation}")?;
+        }
+        let order = &self.order;
+        write!(
+            f,
+            "\n\nagain: make chaos CHAOS_ENGINE={} CHAOS_SEED={} CHAOS_FAULTS={}",
+            order.engine.name(),
+            order.seed,
+            order.faults
+        )
+    }
+}
+
+/// The place of who is inside, if somebody comes in within a few milliseconds.
+fn somebody_inside(crew: &Crew, cell: &Cell) -> Option<usize> {
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(5) {
+        if let Some(place) = crew.place_of(cell.inside()) {
+            return Some(place);
+        }
+        std::thread::yield_now();
+    }
+    None
+}
+
+/// Runs an order; `show` is called a few times a second.
+pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
+    let folder = tempfile::Builder::new().prefix("ipcmutex-chaos-").tempdir().expect("a temporary folder");
+    let mut scene = Scene::new(order.engine, folder.path());
+    let setting = Setting {
+        folder: folder.path().to_owned(),
+        url: scene.url().to_owned(),
+        fence: None,
+        environment: Vec::new(),
+        seed: order.seed,
+    };
+    let cell = Cell::create(&setting.cell()).expect("the folder is writable");
+    let mut judge = Judge::new(order.engine.law(), order.engine.idle_limit());
+    let mut crew = Crew::start(setting, &mut judge);
+    let mut faults = BTreeMap::new();
+    let begun = Instant::now();
+    let mut looked = begun;
+    let mut whole = false;
+    for (pause, fault) in Plan::new(order.seed, CREW.len(), false).take(order.faults as usize) {
+        let due = Instant::now() + pause;
+        loop {
+            let next = crew.wake(false, &mut judge);
+            let until = next.map_or(due, |next| next.min(due));
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() && due <= Instant::now() {
+                break;
+            }
+            std::thread::sleep(rest);
+        }
+        let target = |place, inside| if inside { somebody_inside(&crew, &cell).unwrap_or(place) } else { place };
+        match fault {
+            Fault::Kill { place, inside } => {
+                let place = target(place, inside);
+                whole = !whole;
+                crew.kill(place, whole, &mut judge);
+                *faults.entry("kill -9").or_default() += 1;
+            }
+            Fault::Stop { place, inside, lasting } => {
+                let place = target(place, inside);
+                crew.stop(place, lasting);
+                *faults.entry("SIGSTOP").or_default() += 1;
+            }
+            _ => {}
+        }
+        if looked.elapsed() > Duration::from_millis(250) {
+            looked = Instant::now();
+            let read_to = now();
+            crew.drain(&mut judge);
+            judge.advance(read_to);
+            scene.look(crew.processes());
+            show(&Progress { order: &order, faults: &faults, running: begun.elapsed(), found: judge.so_far() });
+        }
+        if begun.elapsed() > order.lasting || judge.so_far().1 > 0 {
+            break;
+        }
+    }
+    cell.stop();
+    crew.end(&mut judge);
+    scene.inspect(&mut judge);
+    Outcome { order, faults, verdict: judge.finish(), took: begun.elapsed() }
+}

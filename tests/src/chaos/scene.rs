@@ -1,0 +1,120 @@
+//! What the crew fights over: the lock of one engine, and what can be done to it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ipcmutex::{Mutex, State};
+
+use super::judge::{Judge, Law};
+
+/// Which engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// `mpm:`.
+    Mpm,
+    /// `mpm:` with `fair=strict`.
+    MpmStrict,
+}
+
+impl Engine {
+    /// All.
+    pub const ALL: [Engine; 2] = [Engine::Mpm, Engine::MpmStrict];
+
+    /// Its name in `CHAOS_ENGINE`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Engine::Mpm => "mpm",
+            Engine::MpmStrict => "mpm-strict",
+        }
+    }
+
+    /// What it promises.
+    pub const fn law(self) -> Law {
+        match self {
+            Engine::Mpm | Engine::MpmStrict => Law::Lock,
+        }
+    }
+
+    /// From where on a free lock that is waited for is a violation: no figure, but the mark of a wake-up that never came.
+    pub const fn idle_limit(self) -> Duration {
+        match self {
+            Engine::Mpm | Engine::MpmStrict => Duration::from_secs(5),
+        }
+    }
+}
+
+/// A lock file.
+pub struct Scene {
+    path: PathBuf,
+    url: String,
+    most_processes: usize,
+}
+
+impl Scene {
+    /// A lock of its own in `folder`.
+    pub fn new(engine: Engine, folder: &Path) -> Scene {
+        let path = folder.join("lock");
+        let query = if engine == Engine::MpmStrict { "?fair=strict" } else { "" };
+        Scene { url: format!("mpm:{}{query}", path.display()), path, most_processes: 0 }
+    }
+
+    /// The lock's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Looks at it while the crew is at work.
+    pub fn look(&mut self, processes: usize) {
+        // A participant may have forked, and a shell has a program beside it.
+        self.most_processes = self.most_processes.max(4 * processes);
+    }
+
+    /// All have ended: whether they left anything behind.
+    pub fn inspect(&self, judge: &mut Judge) {
+        let locks = byte_locks(&self.path);
+        if locks != 0 {
+            judge.violation(format!("{locks} byte locks are left though nobody is"));
+        }
+        // 19 processes to a block: a slot that is never used again would make it grow with the dead.
+        let blocks = std::fs::metadata(&self.path).map_or(0, |file| file.len() as usize / 4096);
+        if blocks > self.most_processes / 19 + 1 {
+            judge.violation(format!("the lock file has {blocks} blocks for at most {} processes", self.most_processes));
+        }
+        at_rest(&self.url, judge);
+    }
+}
+
+/// Nobody holds it or waits, and it can be had.
+fn at_rest(url: &str, judge: &mut Judge) {
+    let looked = || -> ipcmutex::Result<Option<String>> {
+        let mutex = Mutex::open(url)?;
+        let begun = Instant::now();
+        let mut status = mutex.status()?;
+        while (status.state == State::Held || status.waiters != 0) && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(20));
+            status = mutex.status()?;
+        }
+        if status.state == State::Held || status.waiters != 0 {
+            return Ok(Some(format!("all have ended, and the lock is {}", status.describe())));
+        }
+        Ok(match mutex.acquire_timeout(Duration::from_secs(10))? {
+            Some(hold) if hold.token() > status.token => None,
+            Some(hold) => Some(format!("after token {} came {}", status.token, hold.token())),
+            None => Some("all have ended, and the lock cannot be had".to_owned()),
+        })
+    };
+    match looked() {
+        Ok(None) => {}
+        Ok(Some(wrong)) => judge.violation(wrong),
+        Err(error) => judge.violation(format!("all have ended, and the lock answers {error}")),
+    }
+}
+
+/// How many locks the kernel keeps on a file.
+fn byte_locks(path: &Path) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(file) = std::fs::metadata(path) else { return 0 };
+    let inode = format!(":{}", file.ino());
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    locks.lines().filter(|line| line.split_whitespace().any(|word| word.ends_with(&inode))).count()
+}

@@ -1,0 +1,220 @@
+//! Negative controls: locks that are broken on purpose (`../src/broken/`) in front of the checker of the chaos runs. It must see each.
+//! Their races are walked into step by step; nothing here depends on chance.
+
+use std::time::Duration;
+
+use ipcmutex::Mutex;
+use ipcmutex_tests::agent::Language;
+use ipcmutex_tests::broken::{
+    ForgetfulFence, GrantWithoutTheWord, ImpatientReset, NaiveTakeover, PlainDel, UnlinkOnRelease,
+};
+use ipcmutex_tests::chaos::judge::{Judge, Law, Verdict};
+use ipcmutex_tests::chaos::record::{Cell, Entrant, Inside, Log, Told};
+use ipcmutex_tests::servers::{Redis, skipped};
+
+const LEASE: Law = Law::Lease(60_000_000_000);
+
+/// Where a broken lock is played, and the checker in front of it.
+struct Stage {
+    folder: tempfile::TempDir,
+    players: u64,
+    logs: Vec<Log>,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Cell::create(&folder.path().join("cell")).expect("it is writable");
+        Stage { folder, players: 0, logs: Vec::new() }
+    }
+
+    fn player(&mut self) -> Entrant {
+        self.players += 1;
+        let log = self.folder.path().join(format!("log-{}", self.players));
+        self.logs.push(Log::create(&log).expect("it is writable"));
+        Entrant::open(&self.folder.path().join("cell"), &log, self.players << 16 | 1).expect("they are there")
+    }
+
+    fn verdict(mut self, law: Law) -> Verdict {
+        let mut judge = Judge::new(law, Duration::from_secs(5));
+        for (log, number) in self.logs.iter_mut().zip(1..) {
+            judge.born(number, Language::Rust);
+            log.read().expect("whole records").into_iter().for_each(|event| judge.event(event));
+        }
+        judge.finish()
+    }
+}
+
+fn enter(player: &Entrant, token: u64) -> Inside {
+    player.tell(Told::Asked);
+    let inside = player.enter(token, false);
+    player.check(|| 0);
+    player.count(&inside);
+    inside
+}
+
+fn leave(player: &Entrant, inside: Inside) {
+    player.leave(inside, || 0);
+    player.tell(Told::Released { code: 0 });
+}
+
+#[track_caller]
+fn must_be_red(verdict: &Verdict, what: &[&str]) {
+    for text in what {
+        assert!(
+            verdict.violations.iter().any(|told| told.contains(text)),
+            "the checker does not say `{text}`: {verdict:?}"
+        );
+    }
+}
+
+/// What every broken one has in common at the end: two are inside.
+const TWO: &[&str] = &["two inside at once"];
+
+#[test]
+fn a_lock_that_holds_is_green() {
+    let mut stage = Stage::new();
+    let players = [stage.player(), stage.player(), stage.player()];
+    let mutex = Mutex::open(&format!("mpm:{}", stage.folder.path().join("lock").display())).unwrap();
+    for player in players.iter().cycle().take(30) {
+        let hold = mutex.acquire().unwrap();
+        let inside = enter(player, hold.token());
+        player.leave(inside, || hold.check().map_or(3, |()| 0));
+        hold.release().unwrap();
+        player.tell(Told::Released { code: 0 });
+    }
+    let verdict = stage.verdict(Law::Lock);
+    assert_eq!(verdict.violations, Vec::<String>::new());
+    assert_eq!(verdict.all_holds(), 30);
+}
+
+#[test]
+fn a_file_that_is_removed_on_release() {
+    let mut stage = Stage::new();
+    let (a, b, c) = (stage.player(), stage.player(), stage.player());
+    let path = stage.folder.path().join("broken");
+    let mut first = UnlinkOnRelease::open(&path).unwrap();
+    assert!(first.try_lock().unwrap());
+    let inside = enter(&a, 1);
+    // It waits for the file that is about to go.
+    let second = UnlinkOnRelease::open(&path).unwrap();
+    assert!(!second.try_lock().unwrap());
+    leave(&a, inside);
+    first.release().unwrap();
+    assert!(second.try_lock().unwrap());
+    let inside_b = enter(&b, 2);
+    let third = UnlinkOnRelease::open(&path).unwrap();
+    assert!(third.try_lock().unwrap(), "the lock is broken as it should be");
+    let inside_c = enter(&c, 3);
+    leave(&b, inside_b);
+    leave(&c, inside_c);
+    must_be_red(&stage.verdict(Law::Lock), TWO);
+}
+
+#[test]
+fn a_takeover_by_connect_unlink_and_bind() {
+    let mut stage = Stage::new();
+    let (a, b) = (stage.player(), stage.player());
+    let path = stage.folder.path().join("broken");
+    let mut dead = NaiveTakeover::new(&path);
+    dead.take().unwrap();
+    dead.die();
+    let (mut first, mut second) = (NaiveTakeover::new(&path), NaiveTakeover::new(&path));
+    assert!(first.is_stale().unwrap() && second.is_stale().unwrap());
+    first.take().unwrap();
+    let inside_a = enter(&a, 1);
+    second.take().unwrap();
+    let inside_b = enter(&b, 2);
+    leave(&a, inside_a);
+    leave(&b, inside_b);
+    must_be_red(&stage.verdict(Law::Lock), TWO);
+}
+
+#[test]
+fn a_grant_without_the_word() {
+    let mut stage = Stage::new();
+    let (a, b, c) = (stage.player(), stage.player(), stage.player());
+    let mut lock = GrantWithoutTheWord::default();
+    assert!(lock.acquire(a.who()));
+    let inside = enter(&a, 1);
+    assert!(!lock.acquire(b.who()));
+    leave(&a, inside);
+    lock.release();
+    assert!(lock.acquire(c.who()));
+    let inside_c = enter(&c, 2);
+    assert!(lock.is_told(b.who()));
+    let inside_b = enter(&b, 3);
+    leave(&c, inside_c);
+    leave(&b, inside_b);
+    must_be_red(&stage.verdict(Law::Lock), TWO);
+}
+
+#[test]
+fn a_reset_of_an_owner_that_only_seems_dead() {
+    let mut stage = Stage::new();
+    let (a, b) = (stage.player(), stage.player());
+    let mut lock = ImpatientReset::new(Duration::from_millis(20));
+    assert!(lock.acquire(a.who()));
+    let inside_a = enter(&a, 1);
+    // It stands still, and lives.
+    while !lock.acquire(b.who()) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let inside_b = enter(&b, 2);
+    leave(&a, inside_a);
+    leave(&b, inside_b);
+    must_be_red(&stage.verdict(Law::Lock), TWO);
+}
+
+#[test]
+fn a_key_that_is_deleted_whosever_it_is() {
+    if skipped("a_key_that_is_deleted_whosever_it_is") {
+        return;
+    }
+    let mut stage = Stage::new();
+    let (a, b, c) = (stage.player(), stage.player(), stage.player());
+    let redis = Redis::start();
+    let lock = PlainDel::new(&redis);
+    let token = lock.acquire(a.who(), 30).expect("it is free");
+    a.tell(Told::Asked);
+    let inside_a = a.enter(token, false);
+    while !lock.is_free() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // It knows that its lease is over, and leaves as it should; only its release is wrong.
+    a.leave(inside_a, || 3);
+    let inside_b = enter(&b, lock.acquire(b.who(), 60_000).expect("the lease has ended"));
+    lock.release();
+    a.tell(Told::Released { code: 3 });
+    let inside_c = enter(&c, lock.acquire(c.who(), 60_000).expect("the lock is broken as it should be"));
+    leave(&b, inside_b);
+    leave(&c, inside_c);
+    must_be_red(&stage.verdict(LEASE), &["two believed that they hold"]);
+}
+
+#[test]
+fn a_fence_that_counts_from_one_again() {
+    if skipped("a_fence_that_counts_from_one_again") {
+        return;
+    }
+    let mut redis = Redis::start();
+    for restarted in [false, true] {
+        let mut stage = Stage::new();
+        let (a, b) = (stage.player(), stage.player());
+        for player in [&a, &a] {
+            let lock = ForgetfulFence::new(&redis);
+            let inside = enter(player, lock.acquire(player.who()).expect("it is free"));
+            leave(player, inside);
+            lock.release(player.who());
+        }
+        if restarted {
+            redis.restart();
+        } else {
+            redis.command(&["FLUSHALL"]);
+        }
+        let inside = enter(&b, ForgetfulFence::new(&redis).acquire(b.who()).expect("it is free"));
+        leave(&b, inside);
+        must_be_red(&stage.verdict(LEASE), &["a token that is not larger"]);
+        redis.command(&["FLUSHALL"]);
+    }
+}
