@@ -30,6 +30,14 @@ impl Heir {
     }
 }
 
+/// How long its threads have run.
+fn processor_ms(agent: &Agent) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", agent.pid())).expect("it runs");
+    let fields: Vec<&str> = stat.rsplit(") ").next().expect("a name in brackets").split(' ').collect();
+    let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().expect("a number")).sum();
+    ticks * 10
+}
+
 #[test]
 fn f2_a_big_owner_is_alive_until_it_runs_no_more() {
     for (how, mib) in [(Signal::KILL, 512), (Signal::ABORT, 64)] {
@@ -360,6 +368,11 @@ fn k3_a_program_may_close_every_descriptor() {
     for agent in [&owner, &waiter] {
         agent.call("closefrom").ok();
     }
+    // Nor does it wait by turning in circles: three looks take no tenth of the time.
+    let before = processor_ms(&waiter);
+    std::thread::sleep(Duration::from_millis(800));
+    let used = processor_ms(&waiter) - before;
+    assert!(used < 200, "{used} ms of 800 on the processor");
     let other = Mutex::open(&place.url()).unwrap();
     assert!(other.try_acquire().unwrap().is_none());
     assert_eq!(other.status().unwrap().state, State::Held);

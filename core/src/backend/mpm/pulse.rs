@@ -20,6 +20,11 @@ use crate::sys::thread;
 const RECHECK: Duration = Duration::from_millis(250);
 const SECOND_LOOKS: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(10)];
 
+const WATCHED: inotify::WatchFlags = inotify::WatchFlags::CLOSE_WRITE
+    .union(inotify::WatchFlags::DELETE_SELF)
+    .union(inotify::WatchFlags::MOVE_SELF)
+    .union(inotify::WatchFlags::ATTRIB);
+
 #[derive(Default)]
 struct Pulse {
     sites: Vec<Watched>,
@@ -80,17 +85,15 @@ pub(super) fn watch(site: Arc<Site>) -> bool {
         None => {
             let Ok(files) = Files::new().map(Arc::new) else { return false };
             let for_thread = files.clone();
-            if thread::spawn("ipcmutex-pulse", thread::SMALL_STACK, move || run(&for_thread)).is_err() {
+            if thread::spawn("ipcmutex-pulse", thread::SMALL_STACK, move || run(for_thread)).is_err() {
                 return false;
             }
             pulse.files = Some(files.clone());
             files
         }
     };
-    use inotify::WatchFlags;
-    let flags = WatchFlags::CLOSE_WRITE | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF | WatchFlags::ATTRIB;
     // Without a watch (their number is limited) the looks every 250 ms remain.
-    let watch = inotify::add_watch(&files.events, &site.path, flags).ok();
+    let watch = inotify::add_watch(&files.events, &site.path, WATCHED).ok();
     pulse.fresh.push(site.clone());
     pulse.sites.push(Watched { site, watch, next: soon(), second_looks: Vec::new() });
     files.ring();
@@ -116,7 +119,7 @@ pub(super) fn forget(site: &Site) {
     drop(gone);
 }
 
-fn run(files: &Files) {
+fn run(mut files: Arc<Files>) {
     let Some(pulse) = PULSE.get() else { return };
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
     loop {
@@ -162,6 +165,14 @@ fn run(files: &Files) {
         ];
         // An interrupted poll is a look too many, no more.
         let _ = poll(&mut ready, Some(&timeout));
+        if ready.iter().any(|file| file.revents().contains(PollFlags::NVAL)) {
+            match renew(pulse, &files) {
+                Some(fresh) => files = fresh,
+                // The looks every 250 ms remain.
+                None => std::thread::sleep(left.min(RECHECK)),
+            }
+            continue;
+        }
         let mut count = [0; 8];
         let _ = rustix::io::read(&files.changed, &mut count);
         let mut events = inotify::Reader::new(&files.events, &mut buffer);
@@ -182,6 +193,23 @@ fn run(files: &Files) {
             look(pulse, &site);
         }
     }
+}
+
+/// New descriptors for those that the program has closed, as some programs close whatever they do not know.
+fn renew(pulse: &Guarded<Pulse>, closed: &Arc<Files>) -> Option<Arc<Files>> {
+    let fresh = Arc::new(Files::new().ok()?);
+    let mut state = pulse.lock();
+    fork::keep_in_child(&closed.events);
+    fork::keep_in_child(&closed.changed);
+    // Their numbers may be the program's own files by now: they are never closed.
+    std::mem::forget(closed.clone());
+    state.files = Some(fresh.clone());
+    for watched in &mut state.sites {
+        watched.watch = inotify::add_watch(&fresh.events, &watched.site.path, WATCHED).ok();
+        // What happened meanwhile told no event.
+        watched.next = Instant::now();
+    }
+    Some(fresh)
 }
 
 /// A look because of an event, and if that may have been too early, or it is somebody else's turn, two more.
