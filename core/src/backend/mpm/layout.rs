@@ -138,9 +138,10 @@ pub(super) fn blocks(view: &(impl View + ?Sized)) -> usize {
     (view.u32(BLOCKS) as usize).clamp(1, MAX_BLOCKS)
 }
 
+/// Whoever may write to the file may have written it: what would drive a terminal is not passed on.
 fn text(view: &(impl View + ?Sized), offset: usize) -> String {
     let bytes: Vec<u8> = (0..TEXT - 1).map(|at| view.u8(offset + at)).take_while(|byte| *byte != 0).collect();
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(&bytes).replace(char::is_control, "\u{fffd}")
 }
 
 pub(super) fn owner(view: &(impl View + ?Sized), slot: u16) -> Owner {

@@ -59,7 +59,10 @@ pub(super) fn default_dir(make: bool) -> Result<PathBuf> {
     }
     if make {
         match fs::mkdir(&dir, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            // The umask may have taken our own rights away.
+            Ok(()) => fs::chmod(&dir, Mode::RWXU)
+                .map_err(|error| Error::from_errno("open", format_args!("the directory {}", dir.display()), error))?,
+            Err(Errno::EXIST) => {}
             Err(error) => {
                 return Err(Error::from_errno("open", format_args!("the directory {}", dir.display()), error));
             }
