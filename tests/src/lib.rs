@@ -9,6 +9,7 @@ pub mod chaos;
 pub mod impossible;
 pub mod occupancy;
 pub mod place;
+pub mod privilege;
 pub mod scenarios;
 pub mod servers;
 pub mod surface;

@@ -1,5 +1,8 @@
 //! Faults of the file engine that need more than an agent: programs of their own, namespaces, and calls that fail.
 //! The simpler ones are in `../mpm.rs`; `../../faults.toml` has them all.
 
+mod limits;
+mod namespaces;
+mod paths;
 mod processes;
 mod steps;

@@ -1,0 +1,138 @@
+//! What runs out: disk, inodes, descriptors, memory maps. And a file system that may not be written to.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::place::{Place, url_of};
+use ipcmutex_tests::privilege::{in_mounts_of, unshare, without_namespaces};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+/// An agent that has a small file system of its own at the place's folder; and that folder as seen from here.
+fn confined(place: &Place, options: &str) -> (Agent, PathBuf) {
+    let script = format!("mount -t tmpfs -o {options},mode=700 none '{}' && exec \"$0\"", place.dir.path().display());
+    let mut words = unshare(&["--mount"]);
+    words.extend(["sh", "-c", &script]);
+    let agent = Agent::start_under(Language::C, &words);
+    // It answers once it is what it becomes.
+    agent.call("show 1").ok();
+    let seen = PathBuf::from(format!("/proc/{}/root{}", agent.pid(), place.dir.path().display()));
+    (agent, seen)
+}
+
+fn fill(path: &std::path::Path) {
+    let mut file = fs::File::create(path).unwrap();
+    while file.write(&[1; 1024]).is_ok_and(|written| written > 0) {}
+}
+
+#[test]
+fn f9_a_full_disk_stops_new_locks_and_no_others() {
+    if without_namespaces("f9_a_full_disk_stops_new_locks_and_no_others") {
+        return;
+    }
+    let place = Place::new();
+    let (agent, seen) = confined(&place, "size=64k,nr_inodes=8");
+    agent.open(1, &place.url()).ok();
+    agent.call("hold 1 1 0").ok();
+    fill(&seen.join("fill"));
+    // Who has it open, and who opens it now.
+    let other = Mutex::open(&url_of(&seen.join("lock"))).unwrap();
+    assert!(other.try_acquire().unwrap().is_none());
+    let wait = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| other.acquire().map(|hold| hold.release()));
+        agent.until_waiters(1, 1);
+        agent.call("end 1").ok();
+        waiting.join().expect("no panic")
+    });
+    wait.unwrap().unwrap();
+    let new = url_of(&place.dir.path().join("new"));
+    let begun = Instant::now();
+    agent.open(2, &new).err(ErrorKind::NoSpace);
+    println!("no space is told after {:.1?}", begun.elapsed());
+    fs::remove_file(seen.join("fill")).unwrap();
+    agent.open(2, &new).ok();
+    agent.call("hold 2 2 0").ok();
+}
+
+#[test]
+fn f9_no_inodes_are_no_space() {
+    if without_namespaces("f9_no_inodes_are_no_space") {
+        return;
+    }
+    let place = Place::new();
+    // The folder is one of them.
+    let (agent, _) = confined(&place, "nr_inodes=2");
+    agent.open(1, &place.url()).ok();
+    agent.open(2, &url_of(&place.dir.path().join("new"))).err(ErrorKind::NoSpace);
+    agent.call("hold 1 1 0").ok();
+    agent.call("end 1").ok();
+}
+
+#[test]
+fn f10_a_read_only_file_system_is_said_so() {
+    if without_namespaces("f10_a_read_only_file_system_is_said_so") {
+        return;
+    }
+    let place = Place::new();
+    let (agent, seen) = confined(&place, "size=64k");
+    let folder = place.dir.path().display().to_string();
+    agent.open(1, &place.url()).ok();
+    agent.call("hold 1 1 0").ok();
+    // While somebody has a lock open there, the kernel refuses; so a holder can always release.
+    let (done, said) = in_mounts_of(agent.pid(), &["mount", "-o", "remount,ro", &folder]);
+    assert!(!done && said.contains("busy"), "{said}");
+    agent.call("end 1").ok();
+    agent.call("close 1").ok();
+    let (done, said) = in_mounts_of(agent.pid(), &["mount", "-o", "remount,ro", &folder]);
+    assert!(done, "{said}");
+    for name in ["lock", "new"] {
+        let reply = agent.open(2, &url_of(&place.dir.path().join(name))).err(ErrorKind::Io);
+        assert!(reply.text.contains("Read-only file system"), "{}", reply.text);
+    }
+    let (done, said) = in_mounts_of(agent.pid(), &["mount", "-o", "remount,rw", &folder]);
+    assert!(done, "{said}");
+    agent.open(2, &place.url()).ok();
+    assert!(Mutex::open(&url_of(&seen.join("lock"))).unwrap().try_acquire().unwrap().is_some());
+}
+
+fn limit(agent: &Agent, what: Resource, most: u64) -> Rlimit {
+    // The agent's are those of this process.
+    let most = Rlimit { current: Some(most), maximum: getrlimit(what).maximum };
+    prlimit(Pid::from_raw(agent.pid() as i32), what, most).expect("it is our child")
+}
+
+#[test]
+fn f11_without_descriptors_nothing_is_opened_and_all_else_goes_on() {
+    let place = Place::new();
+    let agent = Agent::start(Language::C);
+    agent.open(1, &place.url()).ok();
+    let before = limit(&agent, Resource::Nofile, 3);
+    agent.open(2, &url_of(&place.dir.path().join("new"))).err(ErrorKind::Resource);
+    agent.call("hold 1 1 0").ok();
+    agent.call("acquire 1 20").err(ErrorKind::Timeout);
+    agent.call("end 1").ok();
+    prlimit(Pid::from_raw(agent.pid() as i32), Resource::Nofile, before).unwrap();
+    agent.open(2, &url_of(&place.dir.path().join("new"))).ok();
+}
+
+#[test]
+fn f11_without_room_in_memory_nothing_is_opened_and_all_else_goes_on() {
+    let place = Place::new();
+    let agent = Agent::start(Language::C);
+    agent.open(1, &place.url()).ok();
+    agent.call("hold 1 1 0").ok();
+    let sizes = fs::read_to_string(format!("/proc/{}/statm", agent.pid())).unwrap();
+    let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
+    let before = limit(&agent, Resource::As, pages * 4096 + (256 << 10));
+    agent.open(2, &url_of(&place.dir.path().join("new"))).err(ErrorKind::Resource);
+    agent.call("end 1").ok();
+    agent.call("hold 1 1 0").ok();
+    // A wait would have a thread to watch it; without one it looks for itself.
+    agent.call("acquire 1 20").err(ErrorKind::Timeout);
+    agent.call("end 1").ok();
+    prlimit(Pid::from_raw(agent.pid() as i32), Resource::As, before).unwrap();
+    agent.open(2, &url_of(&place.dir.path().join("new"))).ok();
+}

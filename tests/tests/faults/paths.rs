@@ -1,0 +1,278 @@
+//! Whose file it is, who may write to it, and what it is called.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::agent::{Agent, Language, WATCHDOG};
+use ipcmutex_tests::artifacts;
+use ipcmutex_tests::place::{Place, url_of};
+use ipcmutex_tests::privilege::without_root;
+
+const NOBODY: u32 = 65534;
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// `None`: it opens; else the kind of its refusal.
+fn outcome(url: &str) -> Option<ErrorKind> {
+    Mutex::open(url).err().map(|error| error.kind())
+}
+
+/// An agent of nobody's: its program and library copied to where nobody may read them.
+fn nobodys(place: &Place) -> Agent {
+    let bin = place.dir.path().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    for path in [place.dir.path(), &bin] {
+        mode(path, 0o755);
+    }
+    fs::copy(artifacts::program("agent-c"), bin.join("agent-c")).unwrap();
+    fs::copy(artifacts::installed().join("lib/libipcmutex.so.0"), bin.join("libipcmutex.so.0")).unwrap();
+    let script = format!(
+        "exec setpriv --reuid={NOBODY} --regid={NOBODY} --clear-groups env LD_LIBRARY_PATH='{0}' '{0}/agent-c'",
+        bin.display()
+    );
+    Agent::start_under(Language::C, &["sh", "-c", &script])
+}
+
+#[test]
+fn f7_who_may_only_read_cannot_hold() {
+    if without_root("f7_who_may_only_read_cannot_hold") {
+        return;
+    }
+    let place = Place::new();
+    let agent = nobodys(&place);
+    let owner = Mutex::open(&place.url()).unwrap();
+    for bits in [0o600, 0o644] {
+        mode(&place.path(), bits);
+        agent.open(1, &place.url()).err(ErrorKind::Permission);
+    }
+    owner.acquire().unwrap().release().unwrap();
+}
+
+#[test]
+fn f15_a_network_file_system_is_refused_unless_it_is_asked_for() {
+    use nix::sys::ptrace;
+    use nix::sys::wait::{WaitPidFlag, waitpid};
+    const FSTATFS: u64 = 138;
+    for (magic, name) in [(0x6969, "NFS"), (0xfe53_4d42_u32, "SMB"), (0x6573_5546, "FUSE"), (0x0102_1997, "9P")] {
+        let place = Place::new();
+        let agent = Agent::start(Language::C);
+        let pid = nix::unistd::Pid::from_raw(agent.pid() as i32);
+        let go = |how: fn(nix::unistd::Pid, Option<nix::sys::signal::Signal>) -> nix::Result<()>| {
+            how(pid, None).unwrap();
+            waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+        };
+        agent.call("show 1").ok();
+        ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+        ptrace::interrupt(pid).unwrap();
+        waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+        let opened = agent.begin_alone(&format!("open 1 {}", ipcmutex_tests::agent::hex(place.url().as_bytes())));
+        // The kernel's answer is changed on its way back.
+        loop {
+            go(ptrace::syscall);
+            go(ptrace::syscall);
+            let registers = ptrace::getregs(pid).unwrap();
+            if registers.orig_rax == FSTATFS {
+                ptrace::write(pid, registers.rsi as ptrace::AddressType, i64::from(magic)).unwrap();
+                break;
+            }
+        }
+        ptrace::detach(pid, None).unwrap();
+        let refused = opened.reply().err(ErrorKind::Unsafe);
+        assert!(refused.text.contains(name) && refused.text.contains("remotefs=1"), "{}", refused.text);
+        agent.open(1, &format!("{}?remotefs=1", place.url())).ok();
+        agent.call("hold 1 1 0").ok();
+    }
+}
+
+#[test]
+fn f17_a_hard_link_is_the_same_lock() {
+    let place = Place::new();
+    let owner = Mutex::open(&place.url()).unwrap();
+    let hold = owner.acquire().unwrap();
+    let link = place.dir.path().join("link");
+    fs::hard_link(place.path(), &link).unwrap();
+    assert!(Mutex::open(&url_of(&link)).unwrap().try_acquire().unwrap().is_none());
+    let agent = Agent::start(Language::C);
+    agent.open(1, &url_of(&link)).ok();
+    let wait = agent.begin("hold 1 1 forever");
+    agent.until_waiters(1, 1);
+    hold.release().unwrap();
+    wait.reply().ok();
+}
+
+#[test]
+fn p2_who_else_could_write_decides() {
+    if without_root("p2_who_else_could_write_decides") {
+        return;
+    }
+    use ErrorKind::Unsafe;
+    // The folder's owner and mode, the file's, what follows; and what follows with ?mode=0660.
+    let table: &[(u32, u32, u32, u32, Option<ErrorKind>, Option<ErrorKind>)] = &[
+        (0, 0o700, 0, 0o600, None, None),
+        (0, 0o755, 0, 0o644, None, None),
+        (0, 0o770, 0, 0o600, Some(Unsafe), Some(Unsafe)),
+        (0, 0o777, 0, 0o600, Some(Unsafe), Some(Unsafe)),
+        (0, 0o1777, 0, 0o600, None, None),
+        (0, 0o1770, 0, 0o660, Some(Unsafe), None),
+        (0, 0o700, 0, 0o620, Some(Unsafe), None),
+        (0, 0o700, 0, 0o666, Some(Unsafe), Some(Unsafe)),
+        (NOBODY, 0o700, 0, 0o600, Some(Unsafe), None),
+        (NOBODY, 0o1777, 0, 0o600, Some(Unsafe), None),
+        (0, 0o700, NOBODY, 0o600, Some(Unsafe), None),
+        (0, 0o1777, NOBODY, 0o660, Some(Unsafe), None),
+    ];
+    for row @ (dir_owner, dir_mode, owner, bits, alone, shared) in table {
+        let place = Place::new();
+        fs::write(place.path(), "").unwrap();
+        mode(&place.path(), *bits);
+        chown(place.path(), Some(*owner), Some(*owner)).unwrap();
+        mode(place.dir.path(), *dir_mode);
+        chown(place.dir.path(), Some(*dir_owner), Some(*dir_owner)).unwrap();
+        assert_eq!(outcome(&place.url()), *alone, "{row:?}");
+        assert_eq!(outcome(&format!("{}?mode=0660", place.url())), *shared, "{row:?}, shared");
+        if alone.is_some() && shared.is_some() {
+            assert_eq!(fs::metadata(place.path()).unwrap().len(), 0, "what was refused was left alone");
+        }
+    }
+}
+
+/// protected_regular refuses O_CREAT on somebody else's file there, to root too: it is opened without.
+#[test]
+fn p3_somebody_elses_file_in_a_sticky_folder() {
+    if without_root("p3_somebody_elses_file_in_a_sticky_folder") {
+        return;
+    }
+    let place = Place::new();
+    let agent = nobodys(&place);
+    mode(place.dir.path(), 0o1777);
+    agent.open(1, &format!("{}?mode=0666", place.url())).err(ErrorKind::Invalid);
+    agent.open(1, &format!("{}?mode=0660", place.url())).ok();
+    agent.call("hold 1 1 0").ok();
+    assert_eq!(outcome(&place.url()), Some(ErrorKind::Unsafe));
+    let shared = Mutex::open(&format!("{}?mode=0660", place.url())).unwrap();
+    assert!(shared.try_acquire().unwrap().is_none());
+    agent.call("end 1").ok();
+    assert!(shared.acquire_timeout(WATCHDOG).unwrap().is_some());
+}
+
+#[test]
+fn p4_what_would_block_is_refused_at_once() {
+    let place = Place::new();
+    rustix::fs::mknodat(rustix::fs::CWD, place.path(), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+    let agent = Agent::start(Language::C);
+    for url in [place.url(), "mpm:/dev/null".into(), "mpm:/dev/tty".into()] {
+        let reply = agent.open(1, &url);
+        assert!(reply.is(ErrorKind::Unsafe) || reply.is(ErrorKind::Permission), "{url}: {reply:?}");
+    }
+}
+
+#[test]
+fn p5_any_umask() {
+    for umask in ["000", "077", "777"] {
+        let place = Place::new();
+        let folder = place.dir.path().join("locks");
+        let script = format!("umask {umask}; export IPCMUTEX_DIR='{}'; exec \"$0\"", folder.display());
+        let agent = Agent::start_under(Language::C, &["sh", "-c", &script]);
+        agent.open(1, "mpm:lock").ok();
+        agent.open(2, "mpm:shared?mode=0660").ok();
+        let bits = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(bits(&folder), 0o700, "umask {umask}");
+        assert_eq!(bits(&folder.join("lock")), 0o600, "umask {umask}");
+        assert_eq!(bits(&folder.join("shared")), 0o660, "umask {umask}");
+    }
+}
+
+#[test]
+fn p6_the_default_folder_is_ours_or_none() {
+    let place = Place::new();
+    let dir = place.dir.path();
+    let agent = |environment: &[(&str, &Path)]| {
+        let mut words =
+            vec!["env".to_owned(), "-u".into(), "IPCMUTEX_DIR".into(), "-u".into(), "XDG_RUNTIME_DIR".into()];
+        words.extend(environment.iter().map(|(name, path)| format!("{name}={}", path.display())));
+        Agent::start_under(Language::C, &words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let id = format!("mpm:p6-{}", std::process::id());
+    let made = |folder: &Path| folder.join(&id["mpm:".len()..]).is_file();
+
+    agent(&[("IPCMUTEX_DIR", &dir.join("own")), ("XDG_RUNTIME_DIR", dir)]).open(1, &id).ok();
+    assert!(made(&dir.join("own")));
+    agent(&[("XDG_RUNTIME_DIR", dir)]).open(1, &id).ok();
+    assert!(made(&dir.join("ipcmutex")));
+    assert_eq!(fs::metadata(dir.join("ipcmutex")).unwrap().permissions().mode() & 0o7777, 0o700);
+    agent(&[("IPCMUTEX_DIR", Path::new("")), ("XDG_RUNTIME_DIR", Path::new(""))]).open(1, &id).ok();
+    let last = format!("/tmp/ipcmutex-{}", rustix::process::geteuid().as_raw());
+    assert!(made(last.as_ref()));
+    fs::remove_file(Path::new(&last).join(&id["mpm:".len()..])).unwrap();
+
+    agent(&[("IPCMUTEX_DIR", Path::new("own"))]).open(1, &id).err(ErrorKind::Invalid);
+    agent(&[("IPCMUTEX_DIR", &dir.join("missing/own"))]).open(1, &id).err(ErrorKind::Io);
+    symlink(dir.join("own"), dir.join("link")).unwrap();
+    agent(&[("IPCMUTEX_DIR", &dir.join("link"))]).open(1, &id).err(ErrorKind::Unsafe);
+    fs::write(dir.join("file"), "").unwrap();
+    agent(&[("IPCMUTEX_DIR", &dir.join("file"))]).open(1, &id).err(ErrorKind::Unsafe);
+    mode(&dir.join("own"), 0o777);
+    agent(&[("IPCMUTEX_DIR", &dir.join("own"))]).open(1, &id).err(ErrorKind::Unsafe);
+}
+
+/// A program with rights that its caller does not have does not let the caller say where its locks are.
+#[test]
+fn p6_a_set_user_id_program_does_not_listen_to_its_caller() {
+    if without_root("p6_a_set_user_id_program_does_not_listen_to_its_caller") {
+        return;
+    }
+    let place = Place::new();
+    drop(nobodys(&place));
+    let command = place.dir.path().join("bin/ipcmutex");
+    fs::copy(artifacts::program("ipcmutex"), &command).unwrap();
+    mode(&command, 0o4755);
+    let trap = place.dir.path().join("trap");
+    fs::create_dir(&trap).unwrap();
+    mode(&trap, 0o700);
+    let id = format!("p6-set-id-{}", std::process::id());
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&command)
+        .args(["run", &id, "--", "true"])
+        .env("IPCMUTEX_DIR", &trap)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read_dir(&trap).unwrap().count(), 0, "the caller chose the folder");
+    fs::remove_file(format!("/tmp/ipcmutex-0/{id}")).unwrap();
+}
+
+/// The label and the host's name are whatever their writer wrote.
+#[test]
+fn p9_what_others_wrote_of_themselves_is_shown_harmless() {
+    let place = Place::new();
+    let owner = Agent::start(Language::C);
+    owner.open(1, &place.url()).ok();
+    owner.call("hold 1 1 0").ok();
+    // The record of the first slot: see layout.rs.
+    let evil = b"\x1b]0;owned\x07\x1b[2J\r\nheld by root \xff\xfe\xc2\x9b31m\x00";
+    let file = fs::File::options().write(true).open(place.path()).unwrap();
+    for record in [448 + 24, 448 + 24 + 64] {
+        file.write_all_at(evil, record).unwrap();
+    }
+    let harmless = |text: &str| !text.chars().any(|c| c.is_control() && c != '\n') && text.contains("owned");
+    let other = Agent::start(Language::C);
+    other.open(1, &place.url()).ok();
+    let told = other.call("acquire 1 10").err(ErrorKind::Timeout);
+    assert!(harmless(&told.text), "{:?}", told.text);
+    for command in [&["status"][..], &["status", "--json"]] {
+        let shown = Command::new(artifacts::program("ipcmutex")).args(command).arg(place.url()).output().unwrap();
+        assert!(harmless(&String::from_utf8_lossy(&shown.stdout)), "{shown:?}");
+    }
+    let shown =
+        Command::new(artifacts::program("ipcmutex")).args(["ps"]).env("IPCMUTEX_DIR", place.dir.path()).output();
+    assert!(harmless(&String::from_utf8_lossy(&shown.unwrap().stdout)));
+    let tried = Mutex::open(&place.url()).unwrap().acquire_timeout(Duration::from_millis(10)).unwrap();
+    assert!(tried.is_none());
+}
