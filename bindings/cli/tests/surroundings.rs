@@ -8,7 +8,7 @@ use serde_json::Value;
 
 mod common;
 
-use common::{Place, has, until};
+use common::{Place, Watchdog, has, until};
 
 const IPCMUTEX: &str = env!("CARGO_BIN_EXE_ipcmutex");
 
@@ -102,6 +102,7 @@ fn a_watch_tells_each_change_to_a_pipe() {
         let lock = if json { "b" } else { "a" };
         let args = if json { &["status", "--watch", "--json", lock][..] } else { &["status", "--watch", lock] };
         let mut watch = place.command(args).stdout(Stdio::piped()).spawn().unwrap();
+        let _watchdog = Watchdog::on(&watch);
         let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines().map(Result::unwrap);
         let mut state = || {
             let line = lines.next().unwrap();
@@ -134,6 +135,7 @@ fn a_watch_in_a_terminal_stays_two_lines() {
     let mut command = Command::new("script");
     command.args(["-qec", &line, "/dev/null"]).env("IPCMUTEX_DIR", place.path());
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let _watchdog = Watchdog::on(&child);
     let mut out = child.stdout.take().unwrap();
     let mut seen = Vec::new();
     let mut read_until = |what: &str| {

@@ -129,6 +129,22 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Kills `child` if the test takes too long, so that reading from it ends. It runs until this is dropped.
+pub(crate) struct Watchdog(#[expect(dead_code, reason = "its drop says that the test has ended")] mpsc::Sender<()>);
+
+impl Watchdog {
+    pub(crate) fn on(child: &Child) -> Watchdog {
+        let (alive, ended) = mpsc::channel();
+        let child = Pid::from_child(child);
+        std::thread::spawn(move || {
+            if ended.recv_timeout(WATCHDOG) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _ = kill_process(child, Signal::KILL);
+            }
+        });
+        Watchdog(alive)
+    }
+}
+
 pub(crate) fn status(place: &Place, lock: &str) -> Value {
     let out = place.run(&["status", "--json", lock]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
