@@ -196,6 +196,33 @@ typedef struct {
    * owner_host.
    */
   char owner_label[64];
+  /**
+   * How often it was acquired, with or without a wait: for `spm:` since it is open in this process,
+   * for `mpm:` since its file was made, by whichever process; for Redis through this handle. The
+   * same holds for the numbers that follow.
+   */
+  uint64_t acquisitions;
+  /**
+   * Acquisitions that had to wait: the sum of `waits`.
+   */
+  uint64_t contended;
+  /**
+   * Waits that ended without the lock: timed out, cancelled, closed.
+   */
+  uint64_t gave_up;
+  /**
+   * Holds that ended without a release: their process died, their lease ran out, they were broken.
+   */
+  uint64_t losses;
+  /**
+   * Slow looks that found what nobody had told: 0, or nearly, when all is well.
+   */
+  uint64_t rechecks;
+  /**
+   * Acquisitions that had to wait, by how long: shorter than 0.1 ms, 1 ms, 10 ms, 100 ms, 1 s, 10 s;
+   * the last counts the longer ones.
+   */
+  uint64_t waits[7];
 } ipcmutex_status_t;
 
 /**
@@ -257,6 +284,19 @@ typedef void (*ipcmutex_acquired_fn)(int code, ipcmutex_hold_t hold, void *user)
  * A pending acquisition that was started with ipcmutex_hold_async(). 0 is never one.
  */
 typedef uint64_t ipcmutex_wait_t;
+
+/**
+ * Told what the library does, see ipcmutex_set_log().
+ *
+ * - `level`: 1 error, 2 warning, 3 information, 4 debug, 5 trace.
+ * - `text`: UTF-8, one sentence, without a secret; valid during the call. It may name what other
+ *   processes wrote (labels, hosts): escape it before a terminal shows it.
+ * - `user`: as it was given.
+ *
+ * It runs on whatever thread has something to tell, at any time, and on several at once. It must not
+ * call a function of this library, nor throw a C++ exception.
+ */
+typedef void (*ipcmutex_log_fn)(int level, const char *text, void *user);
 
 #ifdef __cplusplus
 extern "C" {
@@ -478,6 +518,27 @@ int ipcmutex_hold_async(ipcmutex_t mutex,
  * Does not block, and does not wait for the callback.
  */
 int ipcmutex_cancel(ipcmutex_wait_t wait);
+
+/**
+ * Has what the library does told to `callback`, or written to stderr: waits and how they ended, dead
+ * owners, lost holds, servers that are away. Nothing is told of an acquisition that need not wait.
+ *
+ * Without this call the environment variable IPCMUTEX_LOG (`error`, `warn`, `info`, `debug`, `trace`)
+ * has it written to stderr; without both nothing is told. The last call counts, for the whole process;
+ * a forked child writes to stderr.
+ *
+ * - `level`: up to which it is told: 0 nothing, 1 error, 2 warning, 3 information, 4 debug, 5 trace.
+ * - `callback`: NULL for stderr. It may still be running, or be called once more, when a later call
+ *   has set another.
+ * - `user`: handed to it; NULL is fine. It must live as long as the process.
+ *
+ * Returns OK; INVALID for another level.
+ *
+ * Does not block.
+ */
+int ipcmutex_set_log(int level,
+                     ipcmutex_log_fn callback,
+                     void *user);
 
 /**
  * One sentence for a code. Static, never NULL, also for a number that is no code.

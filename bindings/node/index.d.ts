@@ -59,6 +59,18 @@ declare namespace Mutex {
         ownerHost?: string
         ownerLabel?: string
         heldMs?: number
+        /** Acquisitions, with or without a wait; of a Redis lock through this handle, as all numbers that follow. */
+        acquisitions: number
+        /** Those that had to wait. */
+        contended: number
+        /** Waits that ended without the lock. */
+        gaveUp: number
+        /** Holds that ended without a release. */
+        losses: number
+        /** Slow looks that found what nobody had told. */
+        rechecks: number
+        /** Acquisitions that had to wait, by how long: up to 0.1 ms, 1 ms, 10 ms, 100 ms, 1 s, 10 s, and longer. */
+        waits: number[]
     }
     /** What every failure of this package has. */
     export interface MutexError extends Error {

@@ -68,6 +68,7 @@ impl Mutex {
     pub fn open_url(url: LockUrl) -> Result<Mutex> {
         let inner = Inner { url, session: PerProcess::new(), closed: AtomicBool::new(false), starts: Lane::new() };
         inner.session()?;
+        log::debug!("open {}", inner.url.redacted());
         Ok(Mutex(Arc::new(inner)))
     }
 
@@ -312,10 +313,17 @@ impl Inner {
 
     #[cold]
     pub(crate) fn named(&self, error: Error) -> Error {
-        error.with_url(self.url.redacted().clone())
+        let error = error.with_url(self.url.redacted().clone());
+        let level = match error.kind() {
+            ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Closed => log::Level::Debug,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, "{error}");
+        error
     }
 
     fn register(&self, session: &Session, pending: Pending) {
+        log::debug!("acquire {}: waiting", self.url.redacted());
         let mut waits = session.waits.lock();
         if waits.len() == waits.capacity() {
             waits.retain(|wait| !wait.is_over());

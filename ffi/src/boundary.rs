@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::cell::RefCell;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ipcmutex_core::url::MAX_URL_BYTES;
@@ -174,6 +174,26 @@ impl<T: Copy> Place<T> {
         // SAFETY: the caller's struct has at least `bytes` (its `size` says so), and so has `value`; `value` is a local
         // of the library, so they do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(std::ptr::from_ref(value).cast::<u8>(), self.0.cast(), bytes) };
+    }
+}
+
+/// What the caller wants to be given back; the library never looks at it.
+pub(crate) struct User(*mut c_void);
+
+// SAFETY: the header says that callbacks run on threads of the library, and those of the log on several at once; what `user`
+// points to is theirs to share.
+unsafe impl Send for User {}
+// SAFETY: as above.
+unsafe impl Sync for User {}
+
+impl User {
+    pub(crate) fn new(user: *mut c_void) -> User {
+        User(user)
+    }
+
+    /// A method, so that closures capture the whole `User`.
+    pub(crate) fn get(&self) -> *mut c_void {
+        self.0
     }
 }
 

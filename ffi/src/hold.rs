@@ -6,24 +6,11 @@ use std::time::Duration;
 
 use ipcmutex_core::{ErrorKind, Timeout, Waiting};
 
-use crate::boundary::{call, failed};
+use crate::boundary::{User, call, failed};
 use crate::handle::{HOLDS, MUTEXES, WAITS};
 use crate::types::{
     ipcmutex_acquired_fn, ipcmutex_hold_info_t, ipcmutex_hold_t, ipcmutex_lost_fn, ipcmutex_t, ipcmutex_wait_t,
 };
-
-/// What the caller wants to be given back; the library never looks at it.
-struct User(*mut c_void);
-
-// SAFETY: the header says that callbacks run on a thread of the library; what `user` points to is theirs to share.
-unsafe impl Send for User {}
-
-impl User {
-    /// A method, so that closures capture the whole `User`.
-    fn get(&self) -> *mut c_void {
-        self.0
-    }
-}
 
 /// Acquires within `timeout_ms` milliseconds (negative or INT64_MAX for ever, 0 to try) and gives
 /// the hold a number of its own.
@@ -146,7 +133,7 @@ pub unsafe extern "C" fn ipcmutex_hold_on_lost(
 ) -> c_int {
     call("on_lost", |call| {
         let callback = call.given(callback, "callback")?;
-        let user = User(user);
+        let user = User::new(user);
         call.pin(&HOLDS, hold)?.on_lost(move |error| {
             let reason = failed(&error);
             // SAFETY: the header demands a function of this type, and a `user` that lives until it ran.
@@ -181,7 +168,7 @@ pub unsafe extern "C" fn ipcmutex_hold_async(
         // SAFETY: the header demands a place for the handle, or NULL.
         let place = unsafe { call.place(wait, "wait") }.ok();
         let mutex = call.pin(&MUTEXES, mutex)?;
-        let user = User(user);
+        let user = User::new(user);
         let handle = call.insert(&WAITS, OnceLock::new())?;
         let started = mutex.acquire_callback(Timeout::from_c_ms(timeout_ms), move |outcome| {
             WAITS.remove(handle);

@@ -22,6 +22,7 @@ use crate::types::{ipcmutex_status_t, ipcmutex_t};
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipcmutex_open(url: *const c_char, mutex: *mut ipcmutex_t) -> c_int {
     call("open", |call| {
+        ipcmutex_core::logging::from_environment();
         // SAFETY: the header demands a NUL-terminated text and a place for the handle, or NULL.
         let (url, place) = unsafe { (call.url(url, "url")?, call.place(mutex, "mutex")?) };
         place.write(call.insert(&MUTEXES, Mutex::open(url)?)?);
@@ -158,6 +159,12 @@ fn in_c(size: u32, status: &Status) -> ipcmutex_status_t {
         held_ms: status.held.map_or(-1, |held| i64::try_from(held.as_millis()).unwrap_or(i64::MAX)),
         owner_host: name(host),
         owner_label: name(label),
+        acquisitions: status.numbers.acquisitions,
+        contended: status.numbers.contended(),
+        gave_up: status.numbers.gave_up,
+        losses: status.numbers.losses,
+        rechecks: status.numbers.rechecks,
+        waits: status.numbers.waits,
     }
 }
 

@@ -34,6 +34,17 @@ pub type ipcmutex_acquired_fn = Option<unsafe extern "C" fn(code: c_int, hold: i
 /// - `user`: as it was given.
 pub type ipcmutex_lost_fn = Option<unsafe extern "C" fn(reason: c_int, user: *mut c_void)>;
 
+/// Told what the library does, see ipcmutex_set_log().
+///
+/// - `level`: 1 error, 2 warning, 3 information, 4 debug, 5 trace.
+/// - `text`: UTF-8, one sentence, without a secret; valid during the call. It may name what other
+///   processes wrote (labels, hosts): escape it before a terminal shows it.
+/// - `user`: as it was given.
+///
+/// It runs on whatever thread has something to tell, at any time, and on several at once. It must not
+/// call a function of this library, nor throw a C++ exception.
+pub type ipcmutex_log_fn = Option<unsafe extern "C" fn(level: c_int, text: *const c_char, user: *mut c_void)>;
+
 /// What ipcmutex_hold_info() tells.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -72,4 +83,19 @@ pub struct ipcmutex_status_t {
     /// The owner's label (`label=` of its URL, else its program's name), "" if not known. As
     /// owner_host.
     pub owner_label: [c_char; 64],
+    /// How often it was acquired, with or without a wait: for `spm:` since it is open in this process,
+    /// for `mpm:` since its file was made, by whichever process; for Redis through this handle. The
+    /// same holds for the numbers that follow.
+    pub acquisitions: u64,
+    /// Acquisitions that had to wait: the sum of `waits`.
+    pub contended: u64,
+    /// Waits that ended without the lock: timed out, cancelled, closed.
+    pub gave_up: u64,
+    /// Holds that ended without a release: their process died, their lease ran out, they were broken.
+    pub losses: u64,
+    /// Slow looks that found what nobody had told: 0, or nearly, when all is well.
+    pub rechecks: u64,
+    /// Acquisitions that had to wait, by how long: shorter than 0.1 ms, 1 ms, 10 ms, 100 ms, 1 s, 10 s;
+    /// the last counts the longer ones.
+    pub waits: [u64; 7],
 }

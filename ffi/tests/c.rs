@@ -95,11 +95,12 @@ const SONAME: &str = "libipcmutex.so.0";
 const ONCE: &[&[&str]] = &[&[]];
 
 /// Each program, the arguments of its runs, and its exit code.
-const RUNS: [(&str, &[&[&str]], i32); 5] = [
+const RUNS: [(&str, &[&[&str]], i32); 6] = [
     ("use.c", &[&["spm:"], &["mpm:"]], 0),
     ("misuse.c", ONCE, 0),
     ("waiting.c", &[&["spm:"], &["mpm:"]], 42),
     ("fork.c", ONCE, 0),
+    ("log.c", ONCE, 0),
     ("leaks.c", &[&["spm:", "20000"], &["mpm:", "2000"]], 0),
 ];
 
@@ -200,6 +201,8 @@ fn matrix_of_bad_arguments() -> String {
                 "ipcmutex_hold_info_t *" => "&info",
                 "ipcmutex_acquired_fn" => "acquired",
                 "ipcmutex_lost_fn" => "lost",
+                "ipcmutex_log_fn" => "NULL",
+                "int" => "0",
                 "void *" => "NULL",
                 other => panic!("{name} has a parameter of type `{other}`: say here what a good one is"),
             })
@@ -211,7 +214,8 @@ fn matrix_of_bad_arguments() -> String {
                 writeln!(body, "  EXPECT({name}({}), {code});", arguments.join(", ")).unwrap();
             };
             match parameter.as_str() {
-                "void *" | "ipcmutex_wait_t *" => {} // NULL is allowed
+                "void *" | "ipcmutex_wait_t *" | "ipcmutex_log_fn" => {} // NULL is allowed
+                "int" => call("6", "IPCMUTEX_INVALID"),
                 pointer if pointer.ends_with('*') || pointer.ends_with("_fn") => call("NULL", "IPCMUTEX_INVALID"),
                 handle if handle.ends_with("_t") && handle.starts_with("ipcmutex") => {
                     let own = good[at];

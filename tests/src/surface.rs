@@ -23,6 +23,7 @@ pub const C_FUNCTIONS: &[&str] = &[
     "ipcmutex_last_error",
     "ipcmutex_version",
     "ipcmutex_abi_version",
+    "ipcmutex_set_log",
 ];
 
 /// The declarations a C program leans on: it compiles only if each has exactly this type.
@@ -57,7 +58,10 @@ int main(void) {
     uint64_t *same = &handle;
     (void)same, (void)info, (void)f22;
     (void)f01, (void)f02, (void)f03, (void)f04, (void)f05, (void)f06, (void)f07, (void)f08, (void)f09, (void)f10;
+    int (*f23)(int, ipcmutex_log_fn, void *) = ipcmutex_set_log;
+    (void)f23;
     (void)f11, (void)f12, (void)f13, (void)f14, (void)f15, (void)f16, (void)f17, (void)f21;
+    (void)(status.acquisitions + status.contended + status.gave_up + status.losses + status.rechecks + status.waits[6]);
     if (sizeof status.owner_host != 64 || sizeof status.owner_label != 64) return 2;
     return f18(IPCMUTEX_LOST)[0] && f19() && f20()[0] ? 0 : 1;
 }
@@ -99,6 +103,7 @@ pub const PYTHON: &[(&str, &[&str])] = &[
     ),
     ("Hold", &["token", "abandoned", "lost", "check", "extend", "on_lost", "release", "__enter__", "__exit__"]),
     ("Status", &["state", "token", "waiters", "owner_pid", "owner_host", "owner_label", "held_ms"]),
+    ("Status", &["acquisitions", "contended", "gave_up", "losses", "rechecks", "waits"]),
 ];
 
 /// What the Python exceptions also are, beside `IpcMutexError`.
@@ -128,10 +133,38 @@ pub const NODE_MUTEX: &[&str] = &[
 pub const NODE_HOLD: &[&str] = &["token", "abandoned", "signal", "check", "extend", "release"];
 
 /// What Node's `status()` has while the lock is held.
-pub const NODE_STATUS: &[&str] = &["state", "token", "waiters", "ownerPid", "ownerHost", "ownerLabel", "heldMs"];
+pub const NODE_STATUS: &[&str] = &[
+    "state",
+    "token",
+    "waiters",
+    "ownerPid",
+    "ownerHost",
+    "ownerLabel",
+    "heldMs",
+    "acquisitions",
+    "contended",
+    "gaveUp",
+    "losses",
+    "rechecks",
+    "waits",
+];
 
 /// What `status --json` has while the lock is held.
-pub const JSON_STATUS: &[&str] = &["state", "token", "waiters", "owner_pid", "owner_host", "owner_label", "held_ms"];
+pub const JSON_STATUS: &[&str] = &[
+    "state",
+    "token",
+    "waiters",
+    "owner_pid",
+    "owner_host",
+    "owner_label",
+    "held_ms",
+    "acquisitions",
+    "contended",
+    "gave_up",
+    "losses",
+    "rechecks",
+    "waits",
+];
 
 /// The subcommands of the command, each with options that its help names.
 pub const COMMAND: &[(&str, &[&str])] = &[

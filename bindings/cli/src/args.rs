@@ -101,6 +101,9 @@ pub(crate) struct Status {
     /// One JSON object
     #[arg(long)]
     pub(crate) json: bool,
+    /// Also what it has been through, and how long waits were
+    #[arg(long, conflicts_with_all = ["json", "watch"])]
+    pub(crate) numbers: bool,
     /// Keep it up to date; to a pipe: a line for each change
     #[arg(long)]
     pub(crate) watch: bool,

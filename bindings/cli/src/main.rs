@@ -22,6 +22,7 @@ fn main() {
     if let Some(code) = exec::asked_for() {
         std::process::exit(code);
     }
+    ipcmutex::logging::from_environment();
     let args = Args::try_parse().unwrap_or_else(|error| std::process::exit(explain(&error)));
     let done = match args.command {
         Command::Run(run) => run::run(run),

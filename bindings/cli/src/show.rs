@@ -7,23 +7,38 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use ipcmutex::list::{self, Listed};
-use ipcmutex::url::LockUrl;
-use ipcmutex::{Error, ErrorKind, Mutex, Result, State, Status};
+use ipcmutex::url::{LockUrl, Target};
+use ipcmutex::{Error, ErrorKind, Mutex, Numbers, Result, State, Status, WAIT_BOUNDS};
 use serde_json::{Value, json};
 
 use crate::args;
 use crate::{lock, say};
 
 /// A lock that nobody has opened yet.
-const UNMADE: Status = Status { state: State::Free, token: 0, waiters: 0, owner: None, held: None };
+fn unmade() -> Status {
+    Status { state: State::Free, token: 0, waiters: 0, owner: None, held: None, numbers: Numbers::default() }
+}
 
 pub(crate) fn status(args: &args::Status) -> Result<i32> {
     let mut sight = Sight { url: lock::parse(&args.lock, None)?, mutex: None };
     if args.watch {
         return watch::watch(sight, args.json);
     }
+    if args.numbers && matches!(sight.url.target(), Target::Redis(_)) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "status",
+            "a Redis lock keeps no numbers: each program has its own",
+        )
+        .with_url(sight.url.redacted().clone())
+        .with_help("ask status() of the mutex in the program that uses it"));
+    }
     let found = Listed { url: sight.url.to_string(), status: Ok(sight.look()?) };
-    print(&if args.json { format!("{}\n", as_json(&found)) } else { table(&[found]) })
+    let numbers = match &found.status {
+        Ok(status) if args.numbers => numbers(&status.numbers),
+        _ => String::new(),
+    };
+    print(&if args.json { format!("{}\n", as_json(&found)) } else { table(&[found]) + &numbers })
 }
 
 /// A lock that is looked at, perhaps again and again; the look does not make it.
@@ -37,7 +52,7 @@ impl Sight {
         if !list::is_made(&self.url)? {
             // Its file may have been removed since: then the next one is another.
             self.mutex = None;
-            return Ok(UNMADE);
+            return Ok(unmade());
         }
         let mutex = match self.mutex.take() {
             Some(mutex) => mutex,
@@ -82,6 +97,8 @@ fn as_json(found: &Listed) -> Value {
     match &found.status {
         Ok(status) => {
             let owner = status.owner.as_ref();
+            // Of a lock in Redis they would be this command's own.
+            let numbers = (!found.url.starts_with("rpm")).then_some(&status.numbers);
             json!({
                 "lock": found.url,
                 "state": status.state.name(),
@@ -92,6 +109,12 @@ fn as_json(found: &Listed) -> Value {
                 "owner_host": owner.map(|owner| &owner.host),
                 "owner_label": owner.map(|owner| &owner.label),
                 "held_ms": status.held.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX)),
+                "acquisitions": numbers.map(|numbers| numbers.acquisitions),
+                "contended": numbers.map(Numbers::contended),
+                "gave_up": numbers.map(|numbers| numbers.gave_up),
+                "losses": numbers.map(|numbers| numbers.losses),
+                "rechecks": numbers.map(|numbers| numbers.rechecks),
+                "waits": numbers.map(|numbers| numbers.waits),
             })
         }
         Err(error) => json!({"lock": found.url, "error": error.kind().name(), "message": error.to_string()}),
@@ -103,11 +126,26 @@ const COLUMNS: [&str; 6] = ["STATE", "OWNER", "SINCE", "WAITERS", "TOKEN", "LOCK
 fn table(found: &[Listed]) -> String {
     let mut rows = vec![COLUMNS.map(str::to_owned)];
     rows.extend(found.iter().map(row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; COLUMNS.len()] = std::array::from_fn(width);
+    aligned(&rows)
+}
+
+/// What a lock has been through, and under it its waits by their length.
+fn numbers(numbers: &Numbers) -> String {
+    let Numbers { acquisitions, gave_up, losses, rechecks, .. } = *numbers;
+    let totals = [acquisitions, numbers.contended(), gave_up, losses, rechecks].map(|number| number.to_string());
+    let bounds = WAIT_BOUNDS.map(|bound| format!("<{bound:?}")).into_iter().chain(["longer".to_owned()]);
+    let waits: [_; WAIT_BOUNDS.len() + 1] = numbers.waits.map(|waits| waits.to_string());
+    let heads = ["ACQUIRED", "WAITED", "GAVE UP", "LOST", "FOUND LATE"].map(str::to_owned);
+    format!("\n{}\nWAITS\n{}", aligned(&[heads, totals]), aligned(&[bounds.collect::<Vec<_>>(), waits.into()]))
+}
+
+fn aligned<Row: AsRef<[String]>>(rows: &[Row]) -> String {
+    let columns = rows.first().map_or(0, |row| row.as_ref().len());
+    let width = |column: usize| rows.iter().map(|row| row.as_ref()[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+    for row in rows {
+        let cells = row.as_ref().iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
         text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
     }
@@ -157,13 +195,21 @@ mod tests {
     fn held(url: &str, label: &str, seconds: u64) -> Listed {
         let owner = Owner { host: "db1".into(), pid: 4711, label: label.into() };
         let held = Some(Duration::from_secs(seconds));
-        let status = Status { state: State::Held, token: u64::MAX, waiters: 3, owner: Some(owner), held };
+        let status = Status {
+            state: State::Held,
+            token: u64::MAX,
+            waiters: 3,
+            owner: Some(owner),
+            held,
+            numbers: Numbers::default(),
+        };
         Listed { url: url.into(), status: Ok(status) }
     }
 
     #[test]
     fn a_table_is_read_at_a_glance() {
-        let free = Status { state: State::Free, token: 7, waiters: 0, owner: None, held: None };
+        let free =
+            Status { state: State::Free, token: 7, waiters: 0, owner: None, held: None, numbers: Numbers::default() };
         let unreadable = Error::new(ErrorKind::Protocol, "status", "another version");
         let found = [
             held("mpm:nightly", "backup", 3725),
@@ -196,7 +242,7 @@ PROTOCOL  another version            -      -        -                     mpm:c
         let value = as_json(&held("mpm:x", "a", 2));
         assert_eq!(
             value.to_string(),
-            r#"{"held_ms":2000,"lock":"mpm:x","owner_host":"db1","owner_label":"a","owner_pid":4711,"state":"held","token":"18446744073709551615","waiters":3}"#
+            r#"{"acquisitions":0,"contended":0,"gave_up":0,"held_ms":2000,"lock":"mpm:x","losses":0,"owner_host":"db1","owner_label":"a","owner_pid":4711,"rechecks":0,"state":"held","token":"18446744073709551615","waiters":3,"waits":[0,0,0,0,0,0,0]}"#
         );
     }
 

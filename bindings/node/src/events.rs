@@ -194,7 +194,7 @@ impl Events {
 
     #[napi]
     pub fn open(&self, id: i64, url: String) {
-        self.offload(id, move || ipcmutex::Mutex::open(&url).map(Outcome::Mutex));
+        self.offload(id, move || crate::mutex::open(&url).map(Outcome::Mutex));
     }
 
     #[napi]

@@ -27,6 +27,12 @@ pub fn describe(url: String) -> Result<Described> {
     Ok(Described { shown: url.redacted().to_string(), remote: matches!(url.target(), Target::Redis(_)) })
 }
 
+/// Opens a lock, wherever it is.
+pub fn open(url: &str) -> ipcmutex::Result<ipcmutex::Mutex> {
+    ipcmutex::logging::from_environment();
+    ipcmutex::Mutex::open(url)
+}
+
 /// Checks a timeout.
 #[napi]
 pub fn check_timeout(ms: f64) -> Result<()> {
@@ -58,7 +64,7 @@ impl Mutex {
     /// Opens the lock here and now.
     #[napi(factory)]
     pub fn open(url: String, events: Reference<Events>) -> Result<Mutex> {
-        let core = ipcmutex::Mutex::open(&url).map_err(raise)?;
+        let core = open(&url).map_err(raise)?;
         Ok(Mutex::new(core, events.shared.clone()))
     }
 

@@ -40,6 +40,11 @@ pub(crate) fn describe(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<(S
     Ok((url.redacted().to_string(), remote))
 }
 
+fn open(py: Python<'_>, url: &str) -> PyResult<ipcmutex::Mutex> {
+    ipcmutex::logging::from_environment();
+    guest::detached(py, || ipcmutex::Mutex::open(url)).or_raise(py)
+}
+
 impl Mutex {
     fn slot(&self) -> MutexGuard<'_, Option<ipcmutex::Mutex>> {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
@@ -127,7 +132,7 @@ impl Mutex {
     #[new]
     fn new(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<Mutex> {
         let url = argument::url(url)?.to_owned();
-        let handle = guest::detached(py, || ipcmutex::Mutex::open(&url)).or_raise(py)?;
+        let handle = open(py, &url)?;
         Ok(Mutex {
             url,
             handle: StdMutex::new(Some(handle)),
@@ -147,7 +152,7 @@ impl Mutex {
         if self.slot().is_some() {
             return Err(already());
         }
-        let handle = guest::detached(py, || ipcmutex::Mutex::open(&self.url)).or_raise(py)?;
+        let handle = open(py, &self.url)?;
         let mut slot = self.slot();
         if slot.is_some() {
             drop(slot);

@@ -17,6 +17,15 @@ pub(crate) struct Status {
     owner_label: Option<String>,
     /// Since how many milliseconds it is held; None if it is not.
     held_ms: Option<u64>,
+    /// Acquisitions, with or without a wait; those that had to wait; waits that gave up; holds that ended without a
+    /// release; slow looks that found what nobody had told.
+    acquisitions: u64,
+    contended: u64,
+    gave_up: u64,
+    losses: u64,
+    rechecks: u64,
+    /// Acquisitions that had to wait, by how long: up to 0.1 ms, 1 ms, 10 ms, 100 ms, 1 s, 10 s, and longer.
+    waits: Vec<u64>,
 }
 
 impl From<ipcmutex::Status> for Status {
@@ -33,6 +42,12 @@ impl From<ipcmutex::Status> for Status {
             owner_host,
             owner_label,
             held_ms: status.held.map(|held| held.as_millis().try_into().unwrap_or(u64::MAX)),
+            acquisitions: status.numbers.acquisitions,
+            contended: status.numbers.contended(),
+            gave_up: status.numbers.gave_up,
+            losses: status.numbers.losses,
+            rechecks: status.numbers.rechecks,
+            waits: status.numbers.waits.into(),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::numbers::Numbers;
 use crate::sys::futex::Woken;
 use crate::wait::Waiter;
 
@@ -54,6 +55,8 @@ pub struct Status {
     pub owner: Option<Owner>,
     /// Since how long it is held.
     pub held: Option<Duration>,
+    /// What it has been through.
+    pub numbers: Numbers,
 }
 
 /// Who holds a lock, for display.

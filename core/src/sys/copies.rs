@@ -9,6 +9,8 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use crate::numbers::{BUCKETS, Numbers};
+
 /// What the table is asked to call back: a waiter, or a listener for a loss.
 pub(crate) trait Guesting: Send + Sync + 'static {
     /// Takes a grant, or refuses it.
@@ -141,6 +143,17 @@ impl Default for RawStatus {
     }
 }
 
+/// What a lock has been through.
+#[repr(C)]
+#[derive(Default)]
+struct RawNumbers {
+    acquisitions: u64,
+    gave_up: u64,
+    losses: u64,
+    rechecks: u64,
+    waits: [u64; BUCKETS],
+}
+
 /// An in-process lock, as the copy that keeps it implements it.
 pub(crate) trait SharedLock: Send + Sync + 'static {
     fn open(name: &str) -> Arc<Self>;
@@ -158,6 +171,7 @@ pub(crate) trait SharedLock: Send + Sync + 'static {
     fn watch(&self, token: u64, guest: Guest) -> bool;
     fn break_lock(&self) -> bool;
     fn status(&self) -> RawStatus;
+    fn numbers(&self) -> Numbers;
 }
 
 /// The functions of the copy that keeps the locks. It only ever grows at its end.
@@ -177,6 +191,7 @@ pub(crate) struct Table {
     watch: extern "C" fn(*const c_void, u64, Guest) -> u8,
     break_lock: extern "C" fn(*const c_void) -> u8,
     status: extern "C" fn(*const c_void, *mut RawStatus),
+    numbers: extern "C" fn(*const c_void, *mut RawNumbers),
 }
 
 struct Tables<L>(std::marker::PhantomData<L>);
@@ -197,6 +212,7 @@ impl<L: SharedLock> Tables<L> {
         watch: Self::watch,
         break_lock: Self::break_lock,
         status: Self::status,
+        numbers: Self::numbers,
     };
 
     fn of<'a>(lock: *const c_void) -> &'a L {
@@ -258,6 +274,11 @@ impl<L: SharedLock> Tables<L> {
         // SAFETY: `Remote` passes a pointer to a local of its own.
         unsafe { *status = Self::of(lock).status() };
     }
+    extern "C" fn numbers(lock: *const c_void, numbers: *mut RawNumbers) {
+        let Numbers { acquisitions, gave_up, losses, rechecks, waits } = Self::of(lock).numbers();
+        // SAFETY: `Remote` passes a pointer to a local of its own.
+        unsafe { *numbers = RawNumbers { acquisitions, gave_up, losses, rechecks, waits } };
+    }
 }
 
 /// A lock of the process's one table.
@@ -315,6 +336,12 @@ impl Remote {
         let mut status = RawStatus::default();
         (self.table.status)(self.lock, &mut status);
         status
+    }
+    pub(crate) fn numbers(&self) -> Numbers {
+        let mut raw = RawNumbers::default();
+        (self.table.numbers)(self.lock, &mut raw);
+        let RawNumbers { acquisitions, gave_up, losses, rechecks, waits } = raw;
+        Numbers { acquisitions, gave_up, losses, rechecks, waits }
     }
 }
 

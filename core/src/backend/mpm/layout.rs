@@ -26,8 +26,11 @@
 //! | 8 | since when it holds, CLOCK_MONOTONIC ms, u64 |
 //! | 16 | how many of its acquisitions wait, u32 |
 //! | 24, 88 | host and label, 64 bytes each, NUL-terminated |
+//! | 152, 156, 160 | waits that gave up, losses found, slow looks that found something, u32; of all who ever had the slot |
+//! | 164 | waits by their length, 7 of u32, likewise |
 
 use crate::backend::contract::Owner;
+use crate::numbers::Numbers;
 use crate::sys::page::Mapping;
 
 pub(super) const BLOCK: usize = 4096;
@@ -53,6 +56,7 @@ const CELLS: usize = 256;
 const RECORDS: usize = 448;
 const RECORD: usize = 192;
 const TEXT: usize = 64;
+const COUNTS: usize = 24 + 2 * TEXT;
 
 /// Bytes far beyond the file that stand for a slot: CLAIM is taken by who moves in, LIFE says that it lives.
 pub(super) fn claim_byte(slot: u16) -> u64 {
@@ -95,6 +99,34 @@ pub(super) fn host(slot: u16) -> usize {
 }
 pub(super) fn label(slot: u16) -> usize {
     record(slot) + 24 + TEXT
+}
+
+/// What the occupants of a slot have counted. On a cache line that nothing else is on, and only ever added to.
+pub(super) fn gave_up(slot: u16) -> usize {
+    record(slot) + COUNTS
+}
+pub(super) fn losses(slot: u16) -> usize {
+    record(slot) + COUNTS + 4
+}
+pub(super) fn rechecks(slot: u16) -> usize {
+    record(slot) + COUNTS + 8
+}
+pub(super) fn waits(slot: u16, bucket: usize) -> usize {
+    record(slot) + COUNTS + 12 + bucket * 4
+}
+
+/// What all processes have counted together.
+pub(super) fn numbers(view: &(impl View + ?Sized), acquisitions: u64) -> Numbers {
+    let mut all = Numbers { acquisitions, ..Numbers::default() };
+    for slot in slots(blocks(view)) {
+        all.gave_up += u64::from(view.u32(gave_up(slot)));
+        all.losses += u64::from(view.u32(losses(slot)));
+        all.rechecks += u64::from(view.u32(rechecks(slot)));
+        for (bucket, waits_so_long) in all.waits.iter_mut().enumerate() {
+            *waits_so_long += u64::from(view.u32(waits(slot, bucket)));
+        }
+    }
+    all
 }
 
 /// The slots that a file of so many blocks has.
@@ -180,6 +212,7 @@ impl Cell {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers::BUCKETS;
 
     #[test]
     fn nothing_overlaps_and_everything_fits() {
@@ -213,6 +246,10 @@ mod tests {
                 (waiters(slot), 4),
                 (host(slot), TEXT),
                 (label(slot), TEXT),
+                (gave_up(slot), 4),
+                (losses(slot), 4),
+                (rechecks(slot), 4),
+                (waits(slot, 0), 4 * BUCKETS),
             ] {
                 take(at, len);
             }

@@ -267,7 +267,7 @@ fn read(view: &(impl layout::View + ?Sized), lives: impl Fn(u16) -> bool) -> Sta
     let held = held_by
         .filter(|_| state == State::Held)
         .map(|slot| Duration::from_millis(crate::sys::coarse_ms().saturating_sub(view.u64(layout::since(slot)))));
-    Status { state, token, waiters, owner, held }
+    Status { state, token, waiters, owner, held, numbers: layout::numbers(view, generation) }
 }
 
 /// What can be seen of the lock file at `path`, without opening the lock.

@@ -18,6 +18,7 @@ use crate::backend::contract::{Grant, Owner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hold::lost;
 use crate::loss::Losses;
+use crate::numbers;
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
 use crate::sys::file::{is_byte_locked, lock_byte};
@@ -218,6 +219,9 @@ impl Site {
                 if self.swap(word, word.freed(abandoned)).is_err() {
                     continue;
                 }
+                if word.state() == State::Held {
+                    self.count(layout::losses(self.slot));
+                }
             }
             break;
         }
@@ -271,6 +275,26 @@ impl Site {
         Some(Grant { token, abandoned })
     }
 
+    /// Enters in the place of an owner that died or is to be robbed.
+    #[cold]
+    fn succeed(&self, word: Word, strict: bool) -> Option<Grant> {
+        let before = layout::owner(&self.page, word.slot());
+        let grant = self.enter(word, true, strict)?;
+        self.count(layout::losses(self.slot));
+        log::warn!(
+            "{}: pid {} on {} ({}) died holding, or was robbed: the next one hears abandoned",
+            self.path.display(),
+            before.pid,
+            before.host,
+            before.label
+        );
+        Some(grant)
+    }
+
+    fn count(&self, number: usize) {
+        self.page.u32(number).fetch_add(1, Relaxed);
+    }
+
     /// Whether the process in `slot` has died. What cannot be told is a no. This process's own slot is never asked about.
     fn is_dead(&self, slot: u16) -> bool {
         if slot == self.slot || slot == 0 {
@@ -321,7 +345,7 @@ impl Site {
                             self.enter(word, word.has(ABANDONED), strict)
                         }
                         State::Reserved if self.is_dead(word.slot()) => self.enter(word, word.has(ABANDONED), strict),
-                        State::Held if self.is_dead(word.slot()) => self.enter(word, true, strict),
+                        State::Held if self.is_dead(word.slot()) => self.succeed(word, strict),
                         _ => return Ok(None),
                     }
                 }
@@ -385,6 +409,7 @@ impl Site {
             Err(_) => true,
         };
         if !here && !self.vanished.swap(true, SeqCst) {
+            log::warn!("{}: the lock file was removed or replaced", self.path.display());
             let token = self.hold_token.load(Acquire);
             self.losses.tell(token, &self.gone("on_lost"));
             self.evacuate();
@@ -672,6 +697,7 @@ impl Site {
         let mut local = self.local.lock();
         let Some(at) = local.line.iter().position(|entry| Arc::ptr_eq(&entry.waiter, waiter)) else { return };
         let gone = local.line.remove(at);
+        self.count(layout::gave_up(self.slot));
         if at == 0 {
             self.promote(&mut local);
         } else {
@@ -732,6 +758,9 @@ impl Site {
                 self.ring_own(bits);
             }
             if taken {
+                let waited = front.waiter.created.elapsed();
+                self.count(layout::waits(self.slot, numbers::bucket(waited)));
+                log::debug!("{}: acquired after {waited:.1?}", self.path.display());
                 return;
             }
             // It had ended; what it was given goes on, and the next one here may be the one to have it.
@@ -762,7 +791,7 @@ impl Site {
                 },
                 State::Reserved if word.slot() == self.slot || self.is_unclaimed(word.slot()) => free(self),
                 State::Reserved if asked && self.is_dead(word.slot()) => free(self),
-                State::Held if asked && self.is_dead(word.slot()) => self.enter(word, true, strict),
+                State::Held if asked && self.is_dead(word.slot()) => self.succeed(word, strict),
                 State::Bad => return None,
                 _ => {
                     let want = if hand_over { LINE | HAND_OVER } else { LINE };
@@ -841,7 +870,12 @@ impl Site {
             State::Free | State::Reserved if !ours && !self.is_stale() => return true,
             _ => {}
         }
+        let before = self.hold_token.load(Relaxed);
         self.drive(if ours { Look::Thorough } else { Look::Late }, None);
+        if !event && self.hold_token.load(Relaxed) != before {
+            self.count(layout::rechecks(self.slot));
+            log::info!("{}: free, and nobody had told", self.path.display());
+        }
         false
     }
 
@@ -882,7 +916,7 @@ impl Site {
                 return false;
             }
             // As in any entry of ours, the old token is told of its loss; another process finds out by its word.
-            let Some(grant) = self.enter(word, true, false) else { continue };
+            let Some(grant) = self.succeed(word, false) else { continue };
             if word.has(LINE) {
                 self.raise_flags(word.has(HAND_OVER));
             }

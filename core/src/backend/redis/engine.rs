@@ -28,6 +28,7 @@ use super::talk::Connection;
 use super::wire::{self, Script, Scripts};
 use super::worker::{self, Event};
 use crate::error::{Error, ErrorKind, Result};
+use crate::numbers::count;
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::thread;
@@ -384,6 +385,13 @@ impl Engine {
         if hold.lose(loss) {
             self.unwatch(hold);
             if let Some(lock) = hold.lock.upgrade() {
+                count(&lock.tally.losses);
+                log::warn!(
+                    "{}: the hold with token {} is lost: {}",
+                    lock.keys.lock(),
+                    hold.fence,
+                    loss.error("check").message()
+                );
                 lock.losses.tell(hold.fence, &loss.error("check"));
             }
         }

@@ -26,6 +26,7 @@ use super::wire::{self, Refusal, Taken};
 use super::worker::{AGAIN, Event, Worker, bug};
 use crate::backend::contract::Grant;
 use crate::error::{ErrorKind, Result};
+use crate::numbers::count;
 use crate::wait::Waiter;
 
 /// One waiter of this process.
@@ -43,6 +44,8 @@ pub(super) struct Entry {
     doubt: Option<u64>,
     /// It was granted while a take was under way.
     again: bool,
+    /// The take that is under way is a timer's: nothing that was told is the reason for it.
+    looking: bool,
     pub(super) joined: Instant,
 }
 
@@ -131,12 +134,24 @@ impl Worker {
         line.members.insert(serial);
         self.by_token.insert(token.clone(), serial);
         let joined = Instant::now();
-        let entry = Entry { waiter, lock, token, ticket, placing, call: None, doubt: None, again: false, joined };
+        let entry = Entry {
+            waiter,
+            lock,
+            token,
+            ticket,
+            placing,
+            call: None,
+            doubt: None,
+            again: false,
+            looking: false,
+            joined,
+        };
         self.entries.insert(serial, entry);
     }
 
     pub(super) fn leave(&mut self, serial: u64) {
         let Some(entry) = self.forget(serial) else { return };
+        count(&entry.lock.tally.gave_up);
         if entry.ticket != 0 || entry.doubt.is_some() {
             self.engine.owe(&entry.token, entry.lock.debt(true));
         }
@@ -162,8 +177,18 @@ impl Worker {
         if outcome.is_err() && (entry.ticket != 0 || entry.doubt.is_some()) {
             self.engine.owe(&entry.token, entry.lock.debt(true));
         }
-        if let Err(Ok(late)) = entry.waiter.settle(outcome) {
-            entry.lock.give_back(late);
+        let granted = outcome.is_ok();
+        match entry.waiter.settle(outcome) {
+            Ok(()) if granted => {
+                let waited = entry.joined.elapsed();
+                entry.lock.tally.waited(waited);
+                log::debug!("{}: acquired after {waited:.1?}", entry.lock.keys.lock());
+                if entry.looking {
+                    count(&entry.lock.tally.rechecks);
+                }
+            }
+            Ok(()) | Err(Err(_)) => {}
+            Err(Ok(late)) => entry.lock.give_back(late),
         }
     }
 
@@ -214,6 +239,7 @@ impl Worker {
         self.calls += 1;
         entry.call = Some(self.calls);
         entry.again = false;
+        entry.looking = false;
         entry.doubt.get_or_insert(now);
         let (call, lock, token, ticket) = (self.calls, entry.lock.clone(), entry.token.clone(), entry.ticket);
         self.send(
@@ -369,6 +395,11 @@ impl Worker {
         while let Some((_, lock)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
             self.set_timer(&lock, None);
             self.retake(&lock);
+            for serial in self.members(&lock) {
+                if let Some(entry) = self.entries.get_mut(&serial).filter(|entry| entry.call.is_some()) {
+                    entry.looking = true;
+                }
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use super::worker::Event;
 use crate::backend::contract::{Backend, Grant, OnLost, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::Losses;
+use crate::numbers::{Tally, count};
 use crate::service::call;
 use crate::sync::Guarded;
 use crate::sys::exit;
@@ -35,6 +36,7 @@ pub(super) struct Lock {
     pub(super) replicas: u32,
     pub(super) info: String,
     pub(super) losses: Losses,
+    pub(super) tally: Tally,
     /// The highest fencing token seen here; the next is higher whatever became of the server's data.
     floor: AtomicU64,
     holds: Guarded<Vec<Arc<Hold>>>,
@@ -55,6 +57,7 @@ impl Lock {
             replicas: target.replicas,
             info,
             losses: Losses::default(),
+            tally: Tally::default(),
             floor: AtomicU64::new(0),
             holds: Guarded::default(),
             seen: Guarded::default(),
@@ -109,6 +112,7 @@ impl Lock {
             holds.remove(at);
         }
         holds.push(hold);
+        count(&self.tally.acquisitions);
         Ok(Grant { token: fence, abandoned })
     }
 
@@ -152,6 +156,7 @@ impl Lock {
     pub(super) fn served(&self) {
         let mut trouble = self.trouble.lock();
         if trouble.is_some() {
+            log::info!("{}: the server serves it again", self.keys.lock());
             *trouble = None;
         }
     }
@@ -160,6 +165,9 @@ impl Lock {
     pub(super) fn not_served(&self, error: &Error) {
         let mut trouble = self.trouble.lock();
         let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        if trouble.is_none() {
+            log::warn!("{}: waits cannot be served: {error}", self.keys.lock());
+        }
         *trouble = Some((since, error.clone()));
     }
 
@@ -318,6 +326,7 @@ impl Backend for Redis {
             Ok(())
         } else {
             let error = Loss::Gone.error("release");
+            count(&lock.tally.losses);
             lock.losses.tell(token, &error);
             Err(error)
         }
@@ -367,7 +376,7 @@ impl Backend for Redis {
     fn status(&self) -> Result<Status> {
         let status = wire::status(&self.0.run("status", &self.0.engine.scripts.status, &[])?)?;
         self.0.floor.fetch_max(status.token, Ordering::Relaxed);
-        Ok(status)
+        Ok(Status { numbers: self.0.tally.numbers(), ..status })
     }
 
     fn describe_owner(&self) -> Option<String> {

@@ -8,6 +8,7 @@ use super::keys::Keys;
 use crate::backend::contract::{Owner, State, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::MAX_NAME_BYTES;
+use crate::numbers::Numbers;
 
 /// A Lua script of this engine, and the digest by which the server knows it.
 pub(super) struct Script {
@@ -183,6 +184,7 @@ fn read_taken(reply: &Value) -> Option<Taken> {
                     waiters: number(part(8))?,
                     owner: if ours { owner(text(part(6))?) } else { None },
                     held: ours.then(|| Duration::from_millis(number(part(7)).unwrap_or(0))),
+                    numbers: Numbers::default(),
                 },
             }))
         }
@@ -235,6 +237,8 @@ fn read_status(reply: &Value) -> Option<Status> {
         owner: owner(text(part(2))?),
         // Negative if the server's clock went back.
         held: (kind == 1).then(|| Duration::from_millis(number(part(3)).unwrap_or(0))),
+        // The server keeps none; the handle that asks has its own.
+        numbers: Numbers::default(),
     })
 }
 

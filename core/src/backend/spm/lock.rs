@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::numbers::{Numbers, Tally, count};
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
 use crate::sys::copies::{Guest, RawStatus, SharedLock};
@@ -45,6 +46,7 @@ pub(super) struct Lock {
     /// ms of the coarse clock.
     opened: u64,
     line: Guarded<Line>,
+    tally: Tally,
 }
 
 #[derive(Default)]
@@ -58,6 +60,7 @@ struct Member {
     guest: Guest,
     strict: bool,
     label: u32,
+    joined: Instant,
     /// When it became the first in line.
     first_since: Option<Instant>,
 }
@@ -139,11 +142,19 @@ impl Lock {
             drop(line);
             self.note_owner(head.label);
             token = self.token(next);
-            if head.guest.offer(token, abandoned) {
+            if self.offer(&head, token, abandoned) {
                 return true;
             }
             // It had ended: what we entered for it is ours to pass on, as it was.
         }
+    }
+
+    fn offer(&self, head: &Member, token: u64, abandoned: bool) -> bool {
+        let taken = head.guest.offer(token, abandoned);
+        if taken {
+            self.tally.waited(head.joined.elapsed());
+        }
+        taken
     }
 
     /// The new head's patience begins; LINE if there is one.
@@ -179,7 +190,7 @@ impl Lock {
                 self.word.fetch_and(!LINE, Ordering::AcqRel);
             }
             drop(line);
-            if head.guest.offer(token, abandoned) || !self.leave_hold(token, abandoned) {
+            if self.offer(&head, token, abandoned) || !self.leave_hold(token, abandoned) {
                 return;
             }
         }
@@ -200,6 +211,7 @@ impl SharedLock for Lock {
             owner: AtomicU64::new(0),
             opened: coarse_ms(),
             line: Guarded::default(),
+            tally: Tally::default(),
         });
         locks.insert(name.to_owned(), Arc::downgrade(&lock));
         lock
@@ -225,7 +237,7 @@ impl SharedLock for Lock {
     fn join(&self, guest: Guest, strict: bool, label: u32) {
         let mut line = self.line.lock();
         let first_since = line.members.is_empty().then(Instant::now);
-        line.members.push_back(Member { guest, strict, label, first_since });
+        line.members.push_back(Member { guest, strict, label, joined: Instant::now(), first_since });
         self.word.fetch_or(LINE, Ordering::AcqRel);
         drop(line);
         self.serve();
@@ -240,7 +252,7 @@ impl SharedLock for Lock {
             self.word.fetch_and(!LINE, Ordering::AcqRel);
         }
         drop(line);
-        if !head.guest.offer(token, abandoned) {
+        if !self.offer(&head, token, abandoned) {
             self.leave_hold(token, abandoned);
         }
     }
@@ -249,6 +261,7 @@ impl SharedLock for Lock {
         let mut line = self.line.lock();
         let Some(at) = line.members.iter().position(|member| member.guest.id() == guest) else { return };
         let gone = line.members.remove(at);
+        count(&self.tally.gave_up);
         if at == 0 {
             self.promote(&mut line);
         }
@@ -302,6 +315,7 @@ impl SharedLock for Lock {
         if !self.leave_hold(token, true) {
             return true; // It ended by itself meanwhile; there was somebody.
         }
+        count(&self.tally.losses);
         let mut line = self.line.lock();
         let (told, kept) = std::mem::take(&mut line.watchers).into_iter().partition(|(watched, _)| *watched == token);
         line.watchers = kept;
@@ -312,6 +326,10 @@ impl SharedLock for Lock {
             guest.lost();
         }
         true
+    }
+
+    fn numbers(&self) -> Numbers {
+        Numbers { acquisitions: self.word.load(Ordering::Acquire) / GENERATION, ..self.tally.numbers() }
     }
 
     fn status(&self) -> RawStatus {

@@ -124,7 +124,7 @@ impl Backend for Spm {
             label: String::from_utf8_lossy(label).into_owned(),
         });
         let held = (state == State::Held).then(|| Duration::from_millis(raw.held_ms.max(0) as u64));
-        Ok(Status { state, token: raw.token, waiters: raw.waiters, owner, held })
+        Ok(Status { state, token: raw.token, waiters: raw.waiters, owner, held, numbers: self.lock.numbers() })
     }
 
     fn break_lock(&self) -> Result<bool> {
