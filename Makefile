@@ -64,6 +64,7 @@ install:
 
 lint: tools
 	cargo fmt --all --check
+	cargo fmt --manifest-path tests/bench/rust/Cargo.toml --check
 	PYO3_PYTHON=python3 cargo clippy --workspace --all-targets -- -D warnings
 	@for features in "" redis tls; do cargo clippy -q -p ipcmutex -p ipcmutex-ffi --no-default-features --features "$$features" -- -D warnings; done
 

@@ -1,17 +1,53 @@
-# make bench   everything beside its peers, into docs/benchmarks and the README (BENCH_ONLY=c,pair picks languages and tasks)
+# make bench            everything beside its peers, into docs/benchmarks and the README's table: about 15 minutes of a quiet machine
+# make bench QUICK=1    the same in under a minute, into target/bench/partial: for developing
+# BENCH_ONLY=c,handover picks languages (c, rust, python, node), tasks, or both (c:pair), also into target/bench/partial
 
 bench := $(target)/bench
+bench_venv := $(bench)/venv
 BENCH_ONLY ?=
+bench_c_flags := -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread
+bench_c_tasks := $(filter-out tests/bench/c/kinds.c,$(wildcard tests/bench/c/*.c))
 
-.PHONY: bench bench-c
+.PHONY: bench bench-build bench-c bench-rust bench-python bench-node
 
-# Under its own roof: what is measured is built as it is shipped.
+# What is measured is built as it is shipped.
 bench-c: tools
-	@cargo build --release --quiet -p ipcmutex-ffi -p ipcmutex-cli
+	@cargo build --release --quiet -p ipcmutex-ffi -p ipcmutex-cli -p ipcmutex-node
 	@PREFIX="$(bench)/installed" DESTDIR= BUILD="$(target)/release" ffi/install.sh
-	@gcc -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread -I$(bench)/installed/include tests/bench/c/*.c -o $(bench)/bench-c \
+	@gcc $(bench_c_flags) -I$(bench)/installed/include $(bench_c_tasks) tests/bench/c/kinds.c -o $(bench)/bench-c \
 	  -L$(bench)/installed/lib -lipcmutex -Wl,-rpath,$(bench)/installed/lib
 
-bench: bench-c redis
-	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/bench python3 -m harness --target $(bench) $(if $(QUICK),--quick) --only "$(BENCH_ONLY)" \
-	  --results $(if $(or $(QUICK),$(BENCH_ONLY)),$(bench)/partial,docs/benchmarks)
+bench-rust: tools
+	@mkdir -p $(bench)
+	@CARGO_TARGET_DIR=$(bench)/rust cargo build --release --quiet --locked --manifest-path tests/bench/rust/Cargo.toml
+	@gcc $(bench_c_flags) $(bench_c_tasks) tests/bench/rust/kinds.c -o $(bench)/bench-rust $(bench)/rust/release/libbench_rust.a \
+	  -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+
+$(bench_venv)/ready: tests/bench/python/requirements.txt
+	@mkdir -p $(bench)
+	@python3 -m venv $(bench_venv) || { echo "make: please install python3-venv" >&2; exit 1; }
+	@$(bench_venv)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/python/requirements.txt
+	@touch $@
+
+bench-python: $(bench_venv)/ready $(venv)/ready
+	@rm -rf $(bench)/wheels
+	@cd bindings/python && $(venv)/bin/maturin build --release --quiet --interpreter $(bench_venv)/bin/python --out $(bench)/wheels >/dev/null
+	@$(bench_venv)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(bench)/wheels/*.whl
+
+$(bench)/node/node_modules: tests/bench/node/package.json
+	@mkdir -p $(bench)/node && cp tests/bench/node/package.json $(bench)/node/
+	@cd $(bench)/node && npm install --silent --no-fund --no-audit --no-package-lock
+	@touch $@
+
+bench-node: bench-c $(bench)/node/node_modules
+	@cp tests/bench/node/*.mjs $(bench)/node/
+	@rm -rf $(bench)/node/node_modules/ipcmutex && cp -r bindings/node $(bench)/node/node_modules/ipcmutex
+	@cp $(target)/release/libipcmutex_node.so $(bench)/node/node_modules/ipcmutex/ipcmutex.node
+
+bench-build:
+	@echo "make: building what is measured, and what it is measured beside"
+	@$(MAKE) bench-c bench-rust bench-python bench-node
+
+bench: bench-build redis
+	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/bench $(bench_venv)/bin/python -m harness --target $(bench) $(if $(QUICK),--quick) \
+	  --only "$(BENCH_ONLY)" $(if $(or $(QUICK),$(BENCH_ONLY)),--results $(bench)/partial,--results docs/benchmarks --readme README.md)

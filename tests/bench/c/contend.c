@@ -55,7 +55,14 @@ static uint64_t entries(board_t *board, int n, uint64_t *least, uint64_t *most) 
     return sum;
 }
 
-/* stamps=1: the longest wait, which costs two looks at the clock per turn. log=1: also each entry, for slow locks. */
+static void write_log(const char *place, int process, const entry_t *entries, uint64_t n) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s.%d", place, process);
+    FILE *file = fopen(path, "w");
+    CHECK(file && fwrite(entries, sizeof *entries, n, file) == n && fclose(file) == 0);
+}
+
+/* stamps=1: the longest wait, which costs two looks at the clock per turn. logs=<file>: also each entry, for slow locks. */
 void task_contend(const kind_t *kind) {
     const char *place = place_of(kind, 0);
     if (kind->alone) {
@@ -63,15 +70,16 @@ void task_contend(const kind_t *kind) {
         return;
     }
     int n = (int)number("processes", 2);
-    bool log = number("log", 0), stamps = log || number("stamps", 0);
+    const char *logs_at = text("logs", NULL);
+    bool stamps = logs_at || number("stamps", 0);
     if (n > MOST) fail("too many processes");
     int64_t wanted = (int64_t)(atof(text("seconds", "0.2")) * 1e9);
     board_t *board = shared(sizeof *board);
-    entry_t *logs = log ? shared(sizeof(entry_t) * LOGGED * n) : NULL;
+    entry_t *logs = logs_at ? shared(sizeof(entry_t) * LOGGED * n) : NULL;
     kind->prepare(place);
     for (int i = 0; i < n; i++)
         if (child() == 0) {
-            hammer(kind, place, board, i, stamps, log ? logs + (size_t)i * LOGGED : NULL);
+            hammer(kind, place, board, i, stamps, logs ? logs + (size_t)i * LOGGED : NULL);
             _exit(0);
         }
     while (atomic_load(&board->ready) < n) sleep_ns(100000);
@@ -87,22 +95,15 @@ void task_contend(const kind_t *kind) {
     uint64_t last_least, last_most, all = entries(board, n, &last_least, &last_most);
     if (all != board->counter)
         fail("not exclusive: %llu of %llu turns were lost", (unsigned long long)(all - board->counter), (unsigned long long)all);
+    for (int i = 0; logs && i < n; i++) {
+        uint64_t turns = board->processes[i].entries;
+        write_log(logs_at, i, logs + (size_t)i * LOGGED, turns < LOGGED ? turns : LOGGED);
+    }
     int64_t longest = 0;
     for (int i = 0; i < n; i++)
         if (board->processes[i].longest > longest) longest = board->processes[i].longest;
     printf("{\"per_second\": %.1f, \"least\": %llu, \"most\": %llu", (after - before) * 1e9 / (end - start),
            (unsigned long long)least, (unsigned long long)most);
     if (stamps) printf(", \"longest_ns\": %lld", (long long)longest);
-    if (log) {
-        printf(", \"intervals\": [");
-        bool first = true;
-        for (int i = 0; i < n; i++)
-            for (uint64_t turn = 0; turn < board->processes[i].entries && turn < LOGGED; turn++, first = false) {
-                entry_t *at = &logs[(size_t)i * LOGGED + turn];
-                printf("%s[%d, %lld, %lld, %lld]", first ? "" : ", ", i, (long long)at->request, (long long)at->enter,
-                       (long long)at->exit);
-            }
-        printf("]");
-    }
     printf("}\n");
 }

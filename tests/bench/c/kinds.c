@@ -179,9 +179,9 @@ static const kind_t kinds[] = {
     {"ipcmutex", "mpm:{file}", ours_prepare, ours_open, ours_acquire, ours_release, ours_close, NULL, true},
     {"ipcmutex-strict", "mpm:{file}?fair=strict", ours_prepare, ours_open, ours_acquire, ours_release, ours_close, NULL, true},
     {"ipcmutex-spm", "spm:{id}", ours_prepare, ours_open, ours_acquire, ours_release, ours_close, in_process, true},
-    {"ipcmutex-unix", "rpm+redis+unix://{socket}?id={id}&ttl={ttl}", ours_prepare, ours_open, ours_acquire, ours_release, ours_close,
+    {"ipcmutex-unix", "rpm+redis+unix://{socket}?id={id}&ttl={ttl_ms}ms", ours_prepare, ours_open, ours_acquire, ours_release, ours_close,
      NULL, true},
-    {"ipcmutex-tcp", "rpm+redis://127.0.0.1:{port}/{id}?ttl={ttl}", ours_prepare, ours_open, ours_acquire, ours_release, ours_close,
+    {"ipcmutex-tcp", "rpm+redis://127.0.0.1:{port}/{id}?ttl={ttl_ms}ms", ours_prepare, ours_open, ours_acquire, ours_release, ours_close,
      NULL, true},
     {"pthread", "{file}", pthread_prepare, map_open, mutex_acquire, mutex_release, map_close, NULL, false},
     {"robust", "{file}", robust_prepare, map_open, mutex_acquire, mutex_release, map_close, NULL, false},
@@ -198,26 +198,4 @@ const kind_t *kind_named(const char *name) {
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (strcmp(kinds[i].name, name) == 0) return &kinds[i];
     return NULL;
-}
-
-const char *place_of(const kind_t *kind, int which) {
-    char place[4096] = "", key[16];
-    size_t length = 0;
-    for (const char *at = kind->place; *at; at++) {
-        if (*at != '{') {
-            place[length++] = *at;
-            place[length] = 0;
-            continue;
-        }
-        const char *end = strchr(at, '}');
-        snprintf(key, sizeof key, "%.*s", (int)(end - at - 1), at + 1);
-        const char *value = text(key, NULL);
-        if (!value) fail("%s needs %s=", kind->name, key);
-        bool named = strcmp(key, "file") == 0 || strcmp(key, "id") == 0;
-        length += snprintf(place + length, sizeof place - length, which && named ? "%s.%d" : "%s", value, which);
-        at = end;
-    }
-    char *kept = strdup(place);
-    CHECK(kept);
-    return kept;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from . import bounds, machine, plan, report
@@ -11,7 +12,6 @@ from .measure import Bench, Progress
 from .servers import Redis
 
 HERE = Path(__file__).parents[1]
-CHECKOUT = HERE.parents[1]
 
 
 def main() -> None:
@@ -21,13 +21,23 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="under a minute, for developing")
     parser.add_argument("--only", default="", help="languages or tasks, with commas between")
     parser.add_argument("--results", type=Path, required=True, help="where the JSON goes")
+    parser.add_argument("--readme", type=Path, help="whose section on speed is written anew")
+    parser.add_argument("--no-plots", action="store_true")
     asked = parser.parse_args()
     only = set(filter(None, asked.only.split(",")))
-    groups = [group for group in plan.everything() if not only or only & {group.task, group.language, f"{group.task}:{group.language}"}]
+    groups = [group for group in plan.everything()
+              if (only and only & {group.task, group.language, f"{group.task}:{group.language}"})
+              or (not only and (not asked.quick or plan.in_quick(group)))]
     about = machine.describe()
     redis = Redis()
     about["redis"] = redis.version
-    bench = Bench({"c": [str(asked.target / "bench-c")]}, asked.quick, redis)
+    workers = {
+        "c": [str(asked.target / "bench-c")],
+        "rust": [str(asked.target / "bench-rust")],
+        "python": [sys.executable, str(HERE / "python" / "worker.py")],
+        "node": ["node", str(asked.target / "node" / "worker.mjs")],
+    }
+    bench = Bench(workers, asked.quick, redis)
     progress = Progress(sum(len(group.kinds) * group.rounds[not asked.quick] for group in groups))
     try:
         rows = bench.run(groups, progress)
@@ -41,6 +51,14 @@ def main() -> None:
     asked.results.mkdir(parents=True, exist_ok=True)
     written = {"machine": about, "quick": asked.quick, "bounds": verdicts, "rows": rows}
     (asked.results / "results.json").write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
+    if asked.no_plots:
+        return
+    from . import plots  # its library is not needed without it
+
+    plots.draw(written, asked.results)
+    if asked.readme:
+        report.write_readme(asked.readme, asked.results)
+    print(f"written: {asked.results}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
         "virtual": "hypervisor" in cpuinfo,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(int(memory.split()[1]) / 2**20, 1),
-        "kernel": platform.release(),
+        "kernel": platform.release().split("-")[0],
         "architecture": platform.machine(),
         "c_library": " ".join(platform.libc_ver()),
         "gcc": first_line("gcc", "--version"),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from . import intervals
 from .plan import Group
 from .servers import Redis
 
@@ -43,7 +44,7 @@ def figures(told: dict[str, Any]) -> dict[str, float]:
         found["from_kill_ns"] = statistics.median(told["from_kill"])
     if told.get("most"):
         found["least_share"] = told["least"] / told["most"]
-    return found
+    return found | told.get("figures", {})
 
 
 class Bench:
@@ -55,7 +56,6 @@ class Bench:
         self.redis = redis
         self.folder = Path(tempfile.mkdtemp(prefix="ipcmutex-bench-"))
         self.turn = 0
-        self.kept: dict[tuple[Any, ...], Row] = {}
 
     def close(self) -> None:
         """Removes what the runs left behind."""
@@ -65,7 +65,9 @@ class Bench:
         """One kind's turn: a fresh process on a fresh lock."""
         self.turn += 1
         place = self.folder / f"{self.turn}"
-        params = {"file": place, "id": f"bench{self.turn}", "ttl": "10s", **group.params, **({} if self.quick else group.full)}
+        params = {"file": place, "id": f"bench{self.turn}", "ttl_ms": 10000, **group.params, **({} if self.quick else group.full)}
+        if params.get("logs"):
+            params["logs"] = f"{place}.log"
         if self.redis:
             params |= {"socket": self.redis.socket, "port": self.redis.port}
         task = "contend" if group.task == "longest" else group.task
@@ -86,6 +88,7 @@ class Bench:
                 worker.wait()
             errors.seek(0)
             words = errors.read().strip()
+        logged = intervals.judge(place) if params.get("logs") else {}
         self.tidy(place)
         lines = output.strip().splitlines()
         for line in lines:
@@ -93,7 +96,7 @@ class Bench:
                 return dict(json.loads(line))
         if len(lines) != 1:
             return {"failed": (words or f"ended with {worker.returncode} and no word")[-1000:]}
-        return dict(json.loads(lines[0]))
+        return json.loads(lines[0]) | logged
 
     def tidy(self, place: Path) -> None:
         """Removes the files of one turn."""
@@ -115,7 +118,8 @@ class Bench:
                 # Who begins changes, so that no kind always runs after the same other.
                 shift = number % len(group.kinds)
                 for kind in (*group.kinds[shift:], *group.kinds[:shift]):
-                    if told[kind] and "cannot" in told[kind][0]:
+                    # What cannot be, and what never comes, is not waited for again.
+                    if told[kind] and {"cannot", "never_ms"} & told[kind][-1].keys():
                         continue
                     progress(f"{group.title}: {group.language} {kind}, round {number + 1} of {rounds}")
                     told[kind].append(self.once(group, kind))

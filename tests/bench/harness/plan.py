@@ -49,9 +49,68 @@ def c(pinned: bool) -> list[Group]:
 
 def redis_c() -> list[Group]:
     """Redis through libipcmutex.so beside two bare round trips."""
-    return [Group("pair", "acquire and release, free, Redis", "c", REDIS_C, {"seconds": 0.1, "batch": 1}, {"seconds": 0.5}, tag="redis")]
+    return [
+        Group("pair", "acquire and release, free, Redis", "c", REDIS_C, {"seconds": 0.1, "batch": 1}, {"seconds": 0.4}, tag="redis"),
+        *(Group("contend", f"{n} processes, Redis", "c", ("ipcmutex-unix", "ipcmutex-tcp"), {"processes": n, "seconds": 0.2, "logs": True},
+                {"seconds": 0.5}, rounds=(2, 5), tag=f"{n} redis") for n in (2, 4, 8)),
+        Group("opening", "open to close, Redis", "c", ("ipcmutex-unix", "ipcmutex-tcp"), {"seconds": 0.1}, {"seconds": 0.3}, rounds=(2, 5),
+              tag="redis"),
+        Group("recovery", "after kill -9 of the owner, a lease of 1 s", "c", ("ipcmutex-unix",),
+              {"samples": 1, "limit_ms": 3000, "ttl_ms": 1000}, {"samples": 2}, rounds=(1, 3), tag="redis"),
+    ]
+
+
+@dataclass(frozen=True)
+class Language:
+    """Kinds of one language, by where their lock lives."""
+
+    name: str
+    here: tuple[str, ...]
+    redis: tuple[str, ...]
+    batch: int
+    never_ms: int = 2000
+
+
+LANGUAGES = (
+    Language("rust", ("ipcmutex", "fd-lock", "named-lock", "fslock", "parking_lot"), ("ipcmutex-unix", "rslock"), 100),
+    Language("python", ("ipcmutex", "threading", "multiprocessing", "filelock", "fasteners", "portalocker"),
+             ("ipcmutex-unix", "redis-py", "python-redis-lock"), 20),
+    Language("node", ("ipcmutex", "ipcmutex-sync", "async-mutex", "slocket", "live-mutex", "proper-lockfile"),
+             ("ipcmutex-unix", "redlock"), 20, never_ms=8000),
+)
+
+
+def language(of: Language) -> list[Group]:
+    """A language's locks beside ours in that language."""
+    logs: Params = {"logs": True} if of.name == "node" else {}
+    groups = []
+    for kinds, tag in ((of.here, ""), (of.redis, "redis")):
+        also = ", Redis" if tag else ""
+        batch = 1 if tag else of.batch
+        redis: Params = {"ttl_ms": 1000} if tag else {}
+        groups += [
+            Group("pair", f"acquire and release, free{also}", of.name, kinds, {"seconds": 0.04, "batch": batch}, {"seconds": 0.3},
+                  rounds=(2, 5), tag=tag),
+            Group("opening", f"open to close{also}", of.name, kinds, {"seconds": 0.04}, {"seconds": 0.2}, rounds=(1, 5), tag=tag),
+            *(Group("contend", f"{n} processes{also}", of.name, kinds,
+                    {"processes": n, "seconds": 0.1, "stamps": 1, **({"logs": True} if tag else logs)}, {"seconds": 0.6}, rounds=(1, 5),
+                    tag=f"{n} {tag}".strip()) for n in (2, 4, 8)),
+            Group("handover", f"hand-over{also}", of.name, kinds, {"samples": 3, "seconds": 0.1}, {"samples": 40, "seconds": 1.0}, rounds=(1, 3),
+                  tag=tag),
+            Group("recovery", f"after kill -9 of the owner{', a lease of 1 s' if tag else ''}", of.name, kinds,
+                  {"samples": 1, "limit_ms": 3000 if tag else 300, **redis},
+                  {"samples": 2 if tag else 4, "limit_ms": 3000 if tag else of.never_ms}, rounds=(1, 3), tag=tag),
+        ]
+    return groups
 
 
 def everything() -> list[Group]:
     """All groups, in the order of the report."""
-    return [*c(pinned=False), *redis_c(), *c(pinned=True)]
+    return [*c(pinned=False), *redis_c(), *(group for one in LANGUAGES for group in language(one)), *c(pinned=True)]
+
+
+def in_quick(group: Group) -> bool:
+    """Whether it is part of the quick run, which has a minute for all."""
+    if group.task == "recovery" and group.tag == "redis":
+        return False  # the leases alone would take it
+    return group.language == "c" or group.task in ("pair", "recovery") or group.tag.startswith("8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
@@ -77,3 +79,92 @@ def bounds_table(verdicts: list[dict[str, Any]]) -> str:
     missed = sum(verdict["met"] is not True for verdict in verdicts)
     lines.append(f"{len(verdicts) - missed} of {len(verdicts)} met")
     return "\n".join(lines)
+
+
+BEGIN, END = "<!-- written by make bench: begin -->", "<!-- written by make bench: end -->"
+# What a reader wants to see of each language: (title, task, tag, figure).
+SHOWN = (
+    ("free pair", "pair", "", "ns"),
+    ("8 processes, turns/s", "contend", "8", "per_second"),
+    ("longest wait of 8", "longest", "8", "longest_ns"),
+    ("hand-over", "handover", "", "median_ns"),
+    ("open to close", "opening", "", "ns"),
+    ("next owner after kill -9", "recovery", "", "from_kill_ns"),
+)
+NAMES = {"c": "C", "rust": "Rust", "python": "Python", "node": "Node"}
+KINDS = {"ipcmutex-strict": "ipcmutex `fair=strict`", "ipcmutex-spm": "ipcmutex `spm:`", "ipcmutex-sync": "ipcmutex, sync",
+         "ipcmutex-unix": "ipcmutex", "robust": "pthread mutex, robust", "pthread": "pthread mutex", "ofd": "OFD lock",
+         "semaphore": "POSIX named semaphore", "flock": "flock(2)", "futex": "bare futex", "ping-unix": "two PING"}
+
+
+def cell(row: Row | None, figure: str) -> str:
+    """A figure in the README, or why there is none."""
+    if row is None:
+        return ""
+    if "cannot" in row:
+        return "–"
+    if "never_ms" in row["figures"]:
+        return "never"
+    said = figure_text(figure, row["figures"][figure]["median"]) if figure in row["figures"] else ""
+    return f"{said} failed" .strip() if "failed" in row else said
+
+
+def kinds_table(rows: list[Row], tag: str) -> list[str]:
+    """Each kind's medians; `tag` is "" or "redis"."""
+    by_key = {(row["task"], row["tag"], row["language"], row["kind"]): row for row in rows}
+    lines = ["| | " + " | ".join(title for title, *_ in SHOWN) + " |", "|---" * (len(SHOWN) + 1) + "|"]
+    for language, name in NAMES.items():
+        for kind in dict.fromkeys(row["kind"] for row in rows if row["language"] == language and row["tag"].endswith(tag)
+                                  and (tag or not row["tag"].endswith(("redis", "pinned"))) and row["task"] in ("pair", "handover")):
+            cells = []
+            for _, task, at, figure in SHOWN:
+                tasks = ("contend", "longest") if task == "longest" else (task,)
+                found = [by_key.get((one, f"{at} {tag}".strip(), language, kind)) for one in tasks]
+                cells.append(cell(next((row for row in reversed(found) if row), None), figure))
+            said = f"{name}: {KINDS.get(kind, kind)}"
+            lines.append(f"| {f'**{said}**' if kind.startswith('ipcmutex') else said} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def section(written: dict[str, Any]) -> str:
+    """The README's part, between its marks."""
+    machine, verdicts, rows = written["machine"], written["bounds"], written["rows"]
+    met = sum(verdict["met"] is True for verdict in verdicts)
+    lines = [
+        BEGIN,
+        f"`make bench`, on {machine['cpu']}{' (virtual)' if machine['virtual'] else ''}, {machine['cores']} cores, Linux {machine['kernel']}, "
+        f"{machine['when'][:10]}. Medians; all figures with their spread are in [docs/benchmarks](docs/benchmarks/results.json).",
+        "",
+        *kinds_table(rows, ""),
+        "",
+        "`–`: it cannot, since it lives in one process. `never`: the death is not noticed. `failed`: its words are in the JSON.",
+        "",
+        "![turns per second of 2, 4 and 8 processes](docs/benchmarks/contend.svg)",
+        "",
+        "In Redis (unix socket, lease of 1 s where an owner is killed):",
+        "",
+        *kinds_table(rows, "redis"),
+        "",
+        f"What was demanded before it was measured; {met} of {len(verdicts)} are met:",
+        "",
+        "| | demanded | found | |",
+        "|---|---|---|---|",
+        *(f"| {verdict['what']} | {demanded_text(verdict)} | {verdict_text(verdict)} | "
+          f"{ {True: 'met', False: '**missed**', None: '**no figure**'}[verdict['met']]} |" for verdict in verdicts),
+        END,
+    ]
+    return "\n".join(lines)
+
+
+def write_readme(readme: Path, results: Path) -> None:
+    """Puts the section where the marks are, or in front of what the lock does not fit."""
+    text, new = readme.read_text(), section(json.loads((results / "results.json").read_text()))
+    if BEGIN in text:
+        head, _, rest = text.partition(BEGIN)
+        text = head + new + rest.partition(END)[2]
+    else:
+        mark = "## Where it does not fit"
+        if mark not in text:
+            raise SystemExit(f"bench: {readme} has neither {BEGIN!r} nor {mark!r}")
+        text = text.replace(mark, f"## Speed\n\n{new}\n\n{mark}", 1)
+    readme.write_text(text)
