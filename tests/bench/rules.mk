@@ -6,7 +6,7 @@ bench := $(target)/bench
 bench_venv := $(bench)/venv
 BENCH_ONLY ?=
 bench_c_flags := -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread
-bench_c_tasks := $(filter-out tests/bench/c/kinds.c,$(wildcard tests/bench/c/*.c))
+bench_c_tasks := $(filter-out %/kinds.c %/async.c,$(wildcard tests/bench/c/*.c))
 
 .PHONY: bench bench-build bench-c bench-rust bench-python bench-node
 
@@ -14,7 +14,7 @@ bench_c_tasks := $(filter-out tests/bench/c/kinds.c,$(wildcard tests/bench/c/*.c
 bench-c: tools
 	@cargo build --release --quiet -p ipcmutex-ffi -p ipcmutex-cli -p ipcmutex-node
 	@PREFIX="$(bench)/installed" DESTDIR= BUILD="$(target)/release" ffi/install.sh
-	@gcc $(bench_c_flags) -I$(bench)/installed/include $(bench_c_tasks) tests/bench/c/kinds.c -o $(bench)/bench-c \
+	@gcc $(bench_c_flags) -DWITH_ASYNC -I$(bench)/installed/include tests/bench/c/*.c -o $(bench)/bench-c \
 	  -L$(bench)/installed/lib -lipcmutex -Wl,-rpath,$(bench)/installed/lib
 
 bench-rust: tools

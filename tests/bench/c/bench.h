@@ -37,6 +37,7 @@ int64_t now_ns(void);
 void sleep_ns(int64_t ns);
 void pin(int process); /* to a CPU of its own as far as there are any, if pin=1 was asked for */
 void *shared(size_t bytes);
+int64_t resident(void); /* bytes of this process in memory */
 pid_t child(void);           /* fork; dies with its parent */
 void await_children(int n);  /* and fails if one failed */
 void await_asleep(pid_t pid, _Atomic int64_t *entered);
@@ -53,5 +54,10 @@ void task_opening(const kind_t *kind);
 void task_contend(const kind_t *kind);
 void task_handover(const kind_t *kind);
 void task_recovery(const kind_t *kind);
+void task_many(const kind_t *kind);
+void task_line(const kind_t *kind);
+void task_async(const kind_t *kind);
+void task_hold(const kind_t *kind);
+void task_wait(const kind_t *kind);
 
 #endif

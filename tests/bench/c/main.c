@@ -126,7 +126,11 @@ int main(int argc, char **argv) {
         void (*run)(const kind_t *kind);
     } tasks[] = {
         {"pair", task_pair},         {"opening", task_opening},   {"contend", task_contend},
-        {"handover", task_handover}, {"recovery", task_recovery},
+        {"handover", task_handover}, {"recovery", task_recovery}, {"many", task_many},
+        {"line", task_line},         {"hold", task_hold},         {"wait", task_wait},
+#ifdef WITH_ASYNC
+        {"async", task_async},
+#endif
     };
     arguments = argv + (argc < 3 ? argc : 3);
     if (argc < 3) fail("usage: bench-c TASK KIND key=value...");

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import bounds, machine, plan, report
+from . import bounds, commands, machine, plan, report
 from .measure import Bench, Progress
 from .servers import Redis
 
@@ -31,6 +31,7 @@ def main() -> None:
     about = machine.describe()
     redis = Redis()
     about["redis"] = redis.version
+    about["peers"] = machine.peers(asked.target, HERE)
     workers = {
         "c": [str(asked.target / "bench-c")],
         "rust": [str(asked.target / "bench-rust")],
@@ -38,9 +39,14 @@ def main() -> None:
         "node": ["node", str(asked.target / "node" / "worker.mjs")],
     }
     bench = Bench(workers, asked.quick, redis)
-    progress = Progress(sum(len(group.kinds) * group.rounds[not asked.quick] for group in groups))
+    progress = Progress(sum(len(group.kinds) * group.rounds[not asked.quick] for group in groups) + (0 if only else 2))
     try:
         rows = bench.run(groups, progress)
+        if not only or "commands" in only:
+            progress("waiters of Redis: all together")
+            rows += commands.waits(workers, set(workers), 5 if asked.quick else 60)
+            progress("1000 holds renewed")
+            rows += commands.renewal(workers, 1000, 4 if asked.quick else 10)
     finally:
         bench.close()
         redis.close()

@@ -52,6 +52,18 @@ def c_bounds(also: str) -> list[Bound]:
     ]
 
 
+def scale_bounds() -> list[Bound]:
+    """What must not grow. Half as much again is within what the machine itself varies."""
+    return [
+        Bound("a pair with 10,000 open locks / with one", ("many", "10000", "c", "ipcmutex"), "ns", 1.5, ("many", "1", "c", "ipcmutex")),
+        Bound("from owner to owner, 10,000 waiters / 10, strict", ("async", "10000", "c", "ipcmutex-strict"), "ns", 1.5,
+              ("async", "10", "c", "ipcmutex-strict")),
+        Bound("Redis, commands of a waiter of 60 s", ("commands", "redis", "c", "ipcmutex-unix"), "commands", 10, unit="commands"),
+        Bound("Redis, 1,000 renewals, reads of the server / those the bytes need", ("renewal", "redis", "c", "ipcmutex-unix"),
+              "reads_over_needed", 2, unit="times"),
+    ]
+
+
 REDIS_PEERS = (("python", "redis-py"), ("python", "python-redis-lock"), ("node", "redlock"))
 
 
@@ -86,6 +98,7 @@ def demanded() -> list[Bound]:
         Bound("next owner after kill -9, 99th percentile", (*recovery, "ipcmutex"), "p99_ns", 1e7, unit="ns"),
         *(Bound(f"Redis, free pair / two PING, {wire}", ("pair", "redis", "c", f"ipcmutex-{wire}"), "ns", 1.5,
                 ("pair", "redis", "c", f"ping-{wire}")) for wire in ("unix", "tcp")),
+        *scale_bounds(),
         *redis_bounds(),
         Bound("Python, free pair / multiprocessing.Lock", ("pair", "", "python", "ipcmutex"), "ns", 3,
               ("pair", "", "python", "multiprocessing")),

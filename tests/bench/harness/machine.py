@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,24 @@ def first_line(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return ""
+
+
+def peers(target: Path, bench: Path) -> dict[str, dict[str, str]]:
+    """The versions of what is measured beside, as far as they are there."""
+    found: dict[str, dict[str, str]] = {"python": {}, "node": {}, "rust": {}}
+    for name in ("fasteners", "filelock", "portalocker", "python-redis-lock", "redis"):
+        try:
+            found["python"][name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    for name in ("async-mutex", "ioredis", "live-mutex", "proper-lockfile", "redlock", "slocket"):
+        package = target / "node" / "node_modules" / name / "package.json"
+        if package.exists():
+            found["node"][name] = json.loads(package.read_text())["version"]
+    locked = tomllib.loads((bench / "rust" / "Cargo.lock").read_text())["package"]
+    found["rust"] = {one["name"]: one["version"] for one in locked
+                     if one["name"] in ("fd-lock", "fslock", "named-lock", "parking_lot", "rslock")}
+    return found
 
 
 def describe() -> dict[str, Any]:

@@ -36,7 +36,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def figures(told: dict[str, Any]) -> dict[str, float]:
     """The numbers of one round."""
-    found = {name: float(told[name]) for name in ("ns", "per_second", "longest_ns", "never_ms", "bytes", "commands") if name in told}
+    found = {name: float(told[name]) for name in ("ns", "each_ns", "per_second", "longest_ns", "never_ms", "bytes") if name in told}
     if "samples" in told:
         found["median_ns"] = statistics.median(told["samples"])
         found["p99_ns"] = percentile(told["samples"], 0.99)

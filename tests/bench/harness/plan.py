@@ -47,6 +47,22 @@ def c(pinned: bool) -> list[Group]:
     return groups
 
 
+DECADES = (1, 10, 100, 1000, 10000)
+
+
+def scale() -> list[Group]:
+    """A pair while so many locks are open, and from owner to owner with so many waiters. Peers need a thread for each waiter."""
+    groups = [Group("many", f"a pair with {n} open locks", "c", ("ipcmutex", "robust", "flock"), {"locks": n, "seconds": 0.03}, {"seconds": 0.1},
+                    rounds=(1, 5 if n < 10000 else 3), tag=str(n)) for n in DECADES]
+    groups += [Group("line", f"{n} waiters, a thread each", "c", ("ipcmutex", "ipcmutex-strict", "robust", "flock", "semaphore"),
+                     {"waiters": n, "seconds": 0.05}, {"seconds": 0.2}, rounds=(1, 5), tag=str(n)) for n in DECADES[:-1]]
+    groups += [Group("async", f"{n} waiters, no thread each", "c", ("ipcmutex", "ipcmutex-strict"), {"waiters": n, "seconds": 0.05},
+                     {"seconds": 0.2}, rounds=(1, 5), tag=str(n)) for n in DECADES]
+    groups.append(Group("async", "1000 waiters in 20 processes", "c", ("ipcmutex", "ipcmutex-strict"),
+                        {"waiters": 1000, "processes": 20, "seconds": 0.1}, {"seconds": 0.3}, rounds=(1, 5), tag="1000 in 20"))
+    return groups
+
+
 def redis_c() -> list[Group]:
     """Redis through libipcmutex.so beside two bare round trips."""
     return [
@@ -106,7 +122,7 @@ def language(of: Language) -> list[Group]:
 
 def everything() -> list[Group]:
     """All groups, in the order of the report."""
-    return [*c(pinned=False), *redis_c(), *(group for one in LANGUAGES for group in language(one)), *c(pinned=True)]
+    return [*c(pinned=False), *scale(), *redis_c(), *(group for one in LANGUAGES for group in language(one)), *c(pinned=True)]
 
 
 def in_quick(group: Group) -> bool:

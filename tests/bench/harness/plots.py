@@ -166,6 +166,25 @@ def line_panels(rows: list[Row], results: Path, about: str, name: str, title: st
     save(drawn, results, name, title, about)
 
 
+def scale_panels(rows: list[Row], results: Path, about: str) -> None:
+    """Cost over the number of open locks and of waiters."""
+    def n(row: Row) -> float:
+        return float(row["tag"])
+
+    panels = [("a pair on one of n open locks", "many", "ns", "open locks"), ("a pair, each of n open locks in turn", "many", "each_ns", "open locks"),
+              ("owner to owner, a thread for each waiter", "line", "ns", "waiters"),
+              ("owner to owner, no thread for each waiter", "async", "ns", "waiters")]
+    if not any(row["task"] == "many" for row in rows):
+        return
+    drawn, axes = plt.subplots(2, 2, figsize=(11, 7.2), layout="constrained")
+    for ax, (title, task, figure, x_words) in zip(axes.flat, panels, strict=True):
+        chosen = [row for row in rows if row["task"] == task and row["tag"].isdigit()]
+        if chosen:
+            lines(ax, chosen, figure, n, x_words)
+        ax.set_title(title)
+    save(drawn, results, "scale", "Many locks, many waiters (C)", about)
+
+
 def draw(written: dict[str, Any], results: Path) -> None:
     """All plots of a run."""
     rows, machine = written["rows"], written["machine"]
@@ -181,6 +200,9 @@ def draw(written: dict[str, Any], results: Path) -> None:
         bar_panels(rows, results, about, f"longest{name}", f"Longest wait of 8 processes{more}", "longest", f"8 {tag}".strip(), "longest_ns")
         line_panels(rows, results, about, f"contend{name}", f"Processes that want it all the time: turns per second{more}", "contend", tag,
                     "per_second")
+    scale_panels(rows, results, about)
+    waits = next((row["title"] for row in rows if row["task"] == "commands"), "")
+    bar_panels(rows, results, about, "commands-redis", f"Commands that reach the server from {waits}", "commands", "redis", "commands")
     bar_panels(rows, results, about, "pair-pinned", "Acquire and release, pinned to a CPU", "pair", "pinned", "ns")
     bar_panels(rows, results, about, "handover-pinned", "Hand-over, each process pinned to a CPU", "handover", "pinned", "median_ns", "p99_ns")
     line_panels(rows, results, about, "contend-pinned", "Turns per second, each process pinned to a CPU", "contend", "pinned", "per_second")

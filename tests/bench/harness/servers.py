@@ -43,6 +43,11 @@ class Redis:
         except OSError:
             return b""
 
+    def info(self, section: str) -> dict[str, str]:
+        """What INFO tells."""
+        lines = self.ask(b"INFO " + section.encode()).decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
     def close(self) -> None:
         """Ends the server."""
         self.process.terminate()
