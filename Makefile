@@ -31,7 +31,7 @@ node := $(target)/node
 demo: build redis
 	@$(built)/demo
 
-test: tools redis lint build test-rust test-python test-node
+test: tools redis lint build test-rust test-python test-node bench-smoke
 	@echo "make test: all passed"
 
 # Nothing may be skipped here for want of a server. What runs in the background ignores Ctrl-C and its like, and so would

@@ -1,5 +1,6 @@
 # make bench            everything beside its peers, into docs/benchmarks and the README's table: about 15 minutes of a quiet machine
 # make bench QUICK=1    the same in under a minute, into target/bench/partial: for developing
+# make bench-smoke      that the harness works, and finds out a lock that is none: part of make test
 # BENCH_ONLY=c,handover picks languages (c, rust, python, node), tasks, or both (c:pair), also into target/bench/partial
 
 bench := $(target)/bench
@@ -8,7 +9,7 @@ BENCH_ONLY ?=
 bench_c_flags := -std=gnu11 -O2 -g -Wall -Wextra -Werror -pthread
 bench_c_tasks := $(filter-out %/kinds.c %/async.c,$(wildcard tests/bench/c/*.c))
 
-.PHONY: bench bench-build bench-c bench-rust bench-python bench-node
+.PHONY: bench bench-smoke bench-build bench-c bench-rust bench-python bench-node
 
 # What is measured is built as it is shipped.
 bench-c: tools
@@ -17,9 +18,13 @@ bench-c: tools
 	@gcc $(bench_c_flags) -DWITH_ASYNC -I$(bench)/installed/include tests/bench/c/*.c -o $(bench)/bench-c \
 	  -L$(bench)/installed/lib -lipcmutex -Wl,-rpath,$(bench)/installed/lib
 
-bench-rust: tools
+# Ours and its dependencies as they are shipped; the peers as they are today.
+tests/bench/rust/Cargo.lock: Cargo.lock
+	@cp $< $@
+
+bench-rust: tools tests/bench/rust/Cargo.lock
 	@mkdir -p $(bench)
-	@CARGO_TARGET_DIR=$(bench)/rust cargo build --release --quiet --locked --manifest-path tests/bench/rust/Cargo.toml
+	@CARGO_TARGET_DIR=$(bench)/rust cargo build --release --quiet --manifest-path tests/bench/rust/Cargo.toml
 	@gcc $(bench_c_flags) $(bench_c_tasks) tests/bench/rust/kinds.c -o $(bench)/bench-rust $(bench)/rust/release/libbench_rust.a \
 	  -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 
@@ -51,3 +56,11 @@ bench-build:
 bench: bench-build redis
 	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/bench $(bench_venv)/bin/python -m harness --target $(bench) $(if $(QUICK),--quick) \
 	  --only "$(BENCH_ONLY)" $(if $(or $(QUICK),$(BENCH_ONLY)),--results $(bench)/partial,--results docs/benchmarks --readme README.md)
+
+# With what the tests have built, so that nothing is built twice.
+bench-smoke: build redis
+	@mkdir -p $(bench)
+	@gcc $(bench_c_flags) -DWITH_ASYNC -I$(installed)/include tests/bench/c/*.c -o $(bench)/smoke-c \
+	  -L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib
+	@cp tests/bench/node/*.mjs $(node)/
+	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/bench $(venv)/bin/python -m harness.smoke --c $(bench)/smoke-c --node $(node)

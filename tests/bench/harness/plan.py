@@ -18,7 +18,7 @@ class Group:
     kinds: tuple[str, ...]
     params: Params = field(default_factory=dict)
     full: Params = field(default_factory=dict)  # what the full run has instead
-    rounds: tuple[int, int] = (5, 7)  # quick, full
+    rounds: tuple[int, int] = (3, 7)  # quick, full
     tag: str = ""  # tells rows of one task apart: "8", "8 pinned", "unix"
 
 
@@ -32,14 +32,14 @@ def c(pinned: bool) -> list[Group]:
     also = " pinned" if pinned else ""
     groups = [
         Group("pair", "acquire and release, free" + also, "c", (*C_WORDS, "ipcmutex-spm"), {"seconds": 0.04, **pin}, {"seconds": 0.2},
-              tag=also.strip()),
+              rounds=(5, 7), tag=also.strip()),
         Group("handover", "hand-over" + also, "c", ("futex", *C_WORDS), {"samples": 150, **pin}, {"samples": 1000}, tag=also.strip()),
     ]
     for n in (2, 4, 8):
         groups.append(Group("contend", f"{n} processes" + also, "c", C_WORDS, {"processes": n, "seconds": 0.06, **pin},
-                            {"seconds": 0.3}, tag=f"{n}{also}"))
+                            {"seconds": 0.2}, tag=f"{n}{also}"))
     groups.append(Group("longest", "8 processes, longest wait" + also, "c", C_WORDS, {"processes": 8, "stamps": 1, "seconds": 0.15, **pin},
-                        {"seconds": 1.0}, tag=f"8{also}"))
+                        {"seconds": 0.4}, tag=f"8{also}"))
     if not pinned:
         groups.append(Group("opening", "open to close", "c", C_WORDS, {"seconds": 0.04}, {"seconds": 0.2}))
         groups.append(Group("recovery", "after kill -9 of the owner", "c", C_WORDS, {"samples": 8, "limit_ms": 300},
@@ -68,11 +68,11 @@ def redis_c() -> list[Group]:
     return [
         Group("pair", "acquire and release, free, Redis", "c", REDIS_C, {"seconds": 0.1, "batch": 1}, {"seconds": 0.4}, tag="redis"),
         *(Group("contend", f"{n} processes, Redis", "c", ("ipcmutex-unix", "ipcmutex-tcp"), {"processes": n, "seconds": 0.2, "logs": True},
-                {"seconds": 0.5}, rounds=(2, 5), tag=f"{n} redis") for n in (2, 4, 8)),
-        Group("opening", "open to close, Redis", "c", ("ipcmutex-unix", "ipcmutex-tcp"), {"seconds": 0.1}, {"seconds": 0.3}, rounds=(2, 5),
+                {"seconds": 0.5}, rounds=(1, 5), tag=f"{n} redis") for n in (2, 4, 8)),
+        Group("opening", "open to close, Redis", "c", ("ipcmutex-unix", "ipcmutex-tcp"), {"seconds": 0.1}, {"seconds": 0.3}, rounds=(1, 5),
               tag="redis"),
         Group("recovery", "after kill -9 of the owner, a lease of 1 s", "c", ("ipcmutex-unix",),
-              {"samples": 1, "limit_ms": 3000, "ttl_ms": 1000}, {"samples": 2}, rounds=(1, 3), tag="redis"),
+              {"samples": 1, "limit_ms": 3000, "ttl_ms": 1000}, rounds=(1, 5), tag="redis"),
     ]
 
 
@@ -92,7 +92,7 @@ LANGUAGES = (
     Language("python", ("ipcmutex", "threading", "multiprocessing", "filelock", "fasteners", "portalocker"),
              ("ipcmutex-unix", "redis-py", "python-redis-lock"), 20),
     Language("node", ("ipcmutex", "ipcmutex-sync", "async-mutex", "slocket", "live-mutex", "proper-lockfile"),
-             ("ipcmutex-unix", "redlock"), 20, never_ms=8000),
+             ("ipcmutex-unix", "redlock"), 20, never_ms=6500),
 )
 
 
@@ -105,17 +105,16 @@ def language(of: Language) -> list[Group]:
         batch = 1 if tag else of.batch
         redis: Params = {"ttl_ms": 1000} if tag else {}
         groups += [
-            Group("pair", f"acquire and release, free{also}", of.name, kinds, {"seconds": 0.04, "batch": batch}, {"seconds": 0.3},
+            Group("pair", f"acquire and release, free{also}", of.name, kinds, {"seconds": 0.04, "batch": batch}, {"seconds": 0.2},
                   rounds=(2, 5), tag=tag),
             Group("opening", f"open to close{also}", of.name, kinds, {"seconds": 0.04}, {"seconds": 0.2}, rounds=(1, 5), tag=tag),
             *(Group("contend", f"{n} processes{also}", of.name, kinds,
-                    {"processes": n, "seconds": 0.1, "stamps": 1, **({"logs": True} if tag else logs)}, {"seconds": 0.6}, rounds=(1, 5),
+                    {"processes": n, "seconds": 0.1, "stamps": 1, **({"logs": True} if tag else logs)}, {"seconds": 0.4}, rounds=(1, 5),
                     tag=f"{n} {tag}".strip()) for n in (2, 4, 8)),
-            Group("handover", f"hand-over{also}", of.name, kinds, {"samples": 3, "seconds": 0.1}, {"samples": 40, "seconds": 1.0}, rounds=(1, 3),
+            Group("handover", f"hand-over{also}", of.name, kinds, {"samples": 3, "seconds": 0.1}, {"samples": 20, "seconds": 0.5}, rounds=(1, 5),
                   tag=tag),
             Group("recovery", f"after kill -9 of the owner{', a lease of 1 s' if tag else ''}", of.name, kinds,
-                  {"samples": 1, "limit_ms": 3000 if tag else 300, **redis},
-                  {"samples": 2 if tag else 4, "limit_ms": 3000 if tag else of.never_ms}, rounds=(1, 3), tag=tag),
+                  {"samples": 1, "limit_ms": 3000 if tag else 300, **redis}, {"limit_ms": 3000 if tag else of.never_ms}, rounds=(1, 5), tag=tag),
         ]
     return groups
 
@@ -127,6 +126,12 @@ def everything() -> list[Group]:
 
 def in_quick(group: Group) -> bool:
     """Whether it is part of the quick run, which has a minute for all."""
-    if group.task == "recovery" and group.tag == "redis":
-        return False  # the leases alone would take it
-    return group.language == "c" or group.task in ("pair", "recovery") or group.tag.startswith("8")
+    if group.task == "recovery":
+        return group.tag != "redis" and group.language in ("c", "node")
+    if group.task in ("many", "line", "async"):
+        return group.tag in ("1", "1000") or (group.task == "async" and group.tag in ("10", "10000"))
+    if group.task == "contend" and not group.tag.startswith("8"):
+        return group.language == "c" and group.tag == "2"
+    if group.tag.endswith("pinned"):
+        return group.task in ("pair", "handover")
+    return group.language == "c" or group.task in ("pair", "contend")

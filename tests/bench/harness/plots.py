@@ -45,12 +45,17 @@ def axis(name: str) -> FuncFormatter:
     return FuncFormatter(lambda value, _: figure_text(name, value).replace(".0 ", " "))
 
 
-def bars(ax: Axes, rows: list[Row], figure: str, whisker: str = "") -> None:
-    """A bar per row with its spread over the rounds, or words; the smallest first is the order of the plan."""
+def limits(rows: list[Row], figure: str, whisker: str = "") -> tuple[float, float]:
+    """One axis for all panels."""
     shown = [row["figures"][figure] for row in rows if figure in row.get("figures", {}) and row["figures"][figure]["median"] > 0]
     far = [spread["max"] for spread in shown] + [row["figures"][whisker]["median"] for row in rows if whisker in row.get("figures", {})]
-    low = min((spread["min"] for spread in shown if spread["min"] > 0), default=1) / 2
-    high = max(far, default=10) * 12  # room for the labels
+    low = min((spread["min"] for spread in shown if spread["min"] > 0), default=1) / 1.5
+    high = max(far, default=10)
+    return low, high * max(4, (high / low) ** 0.33)  # room for the labels
+
+
+def bars(ax: Axes, rows: list[Row], figure: str, whisker: str, low: float, high: float) -> None:
+    """A bar per row with its spread over the rounds, or words."""
     for at, row in enumerate(rows):
         spread = row.get("figures", {}).get(figure)
         if not spread or "never_ms" in row["figures"]:
@@ -138,8 +143,9 @@ def bar_panels(rows: list[Row], results: Path, about: str, name: str, title: str
         return
     drawn, axes = plt.subplots(len(panels), 1, figsize=(9, sum(0.26 * len(chosen) + 0.75 for _, chosen in panels) + 0.5), squeeze=False,
                                height_ratios=[len(chosen) + 1.2 for _, chosen in panels], layout="constrained")
+    ends = limits([row for _, chosen in panels for row in chosen], figure, whisker)
     for ax, (language, chosen) in zip(axes[:, 0], panels, strict=True):
-        bars(ax, chosen, figure, whisker)
+        bars(ax, chosen, figure, whisker, *ends)
         ax.set_title(LANGUAGES[language])
     save(drawn, results, name, title, about)
 

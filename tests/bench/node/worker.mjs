@@ -122,8 +122,8 @@ const tasks = {
     for (const one of children) one.send({ start, from, end })
     const told = []
     for (const one of children) {
-      const answer = await one.next((end - now()) / 1e6 + 5000)
-      if (!answer) throw new Failure(`a process still waits 5 s after the others have ended, and uses ${await busy(one.pid)} % of a core`)
+      const answer = await one.next((end - now()) / 1e6 + 2500)
+      if (!answer) throw new Failure(`a process still waits 2.5 s after the others have ended, and uses ${await busy(one.pid)} % of a core`)
       told.push(answer)
     }
     const counts = told.map((one) => one.counted)
