@@ -6,6 +6,7 @@ pub mod broken;
 pub mod cell;
 pub mod certificates;
 pub mod chaos;
+pub mod cluster;
 pub mod impossible;
 pub mod occupancy;
 pub mod place;

@@ -1011,9 +1011,7 @@ fn the_locks_of_a_server_are_listed() {
 
 #[test]
 fn what_is_not_built_says_so() {
-    for url in ["rpm+redis+cluster://localhost/x", "rpm+redlock://a,b,c/x"] {
-        assert_eq!(Mutex::open(url).expect_err("refused").kind(), ErrorKind::Unsupported, "{url}");
-    }
+    assert_eq!(kind_of(Mutex::open("rpm+redlock://a,b,c/x")), ErrorKind::Unsupported);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The ways to a lock in Redis: TLS, users with few rights, replicas, Sentinel, Cluster, independent servers. Each test
 //! starts the real servers that it needs.
 
+mod cluster;
 mod replicas;
 mod rights;
 mod sentinel;

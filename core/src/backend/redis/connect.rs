@@ -12,7 +12,8 @@ use redis::{ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushK
 use tokio::task::JoinHandle;
 
 use super::dial::{Address, dial_async};
-use super::talk::{Connection, Login};
+use super::nodes::{Net, Nodes, Road};
+use super::talk::{Connection, Login, Single};
 use super::tls::{self, Tls};
 use super::wire;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +28,12 @@ pub(super) const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     One(Address),
-    Sentinel { sentinels: Vec<Address>, master: String },
+    Sentinel {
+        sentinels: Vec<Address>,
+        master: String,
+    },
+    /// By some of its nodes.
+    Cluster(Vec<Address>),
 }
 
 /// All that tells one server and one login from another. It has no `Debug`, since it knows the secret.
@@ -52,11 +58,21 @@ pub(super) struct Learned {
     resp2: AtomicBool,
     /// Where it was last found.
     master: Guarded<Option<Address>>,
+    /// The nodes of a cluster, as it last told them.
+    nodes: Guarded<Vec<Address>>,
 }
 
 impl Learned {
     pub(super) fn found(&self, address: &Address) {
         *self.master.lock() = Some(address.clone());
+    }
+
+    pub(super) fn found_nodes(&self, nodes: Vec<Address>) {
+        *self.nodes.lock() = nodes;
+    }
+
+    pub(super) fn nodes(&self) -> Vec<Address> {
+        self.nodes.lock().clone()
     }
 
     pub(super) fn master(&self) -> Option<Address> {
@@ -71,6 +87,10 @@ impl fmt::Display for Server {
             Place::Sentinel { sentinels, master } => {
                 write!(f, "{master} of the Sentinels")?;
                 sentinels.iter().try_for_each(|sentinel| write!(f, " {sentinel}"))
+            }
+            Place::Cluster(nodes) => {
+                f.write_str("cluster")?;
+                nodes.iter().try_for_each(|node| write!(f, " {node}"))
             }
         }
     }
@@ -110,7 +130,18 @@ impl Server {
                 let sentinels = target.hosts.iter().map(|(host, port)| Address::Tcp(host.clone(), *port)).collect();
                 server.place = Place::Sentinel { sentinels, master: master.clone() };
             }
-            (Topology::Cluster, _) => return Err(not_built("Cluster")),
+            (Topology::Cluster, _) => {
+                let misfit = match (target.db, target.protocol) {
+                    (1.., _) => Some(("a cluster has the database 0 alone", "leave out ?db=")),
+                    (_, Some(2)) => Some(("a cluster's wake-ups come over RESP3", "leave out ?protocol=2")),
+                    _ => None,
+                };
+                if let Some((found, help)) = misfit {
+                    return Err(Error::new(ErrorKind::Invalid, "open", found).with_help(help));
+                }
+                let nodes = target.hosts.iter().map(|(host, port)| Address::Tcp(host.clone(), *port)).collect();
+                server.place = Place::Cluster(nodes);
+            }
             (Topology::Redlock, _) => return Err(not_built("Redlock")),
         }
         if let Some(tls) = &server.tls {
@@ -153,6 +184,7 @@ impl Server {
         match &self.place {
             Place::One(address) => address,
             Place::Sentinel { sentinels, .. } => &sentinels[0],
+            Place::Cluster(nodes) => &nodes[0],
         }
     }
 
@@ -176,19 +208,28 @@ impl Server {
     }
 
     /// A connection for the caller's own thread. It gives up after `limit`.
-    pub(super) fn connect(&self, learned: &Learned, limit: Duration) -> redis::RedisResult<Connection> {
+    pub(super) fn connect(&self, learned: &Arc<Learned>, limit: Duration) -> redis::RedisResult<Connection> {
+        if self.is_cluster() {
+            return Nodes::open(self, learned, limit).map(|nodes| Connection::Cluster(Box::new(nodes)));
+        }
         let address = self.locate(learned, limit)?;
+        let mut single = self.open_at(learned, &address, limit)?;
+        if self.moves() {
+            let role = redis::cmd("ROLE").query(&mut single);
+            self.check_role(&address, role)?;
+        }
+        Ok(Connection::One(single))
+    }
+
+    /// One to the server at `address`, by the login that works there.
+    pub(super) fn open_at(&self, learned: &Learned, address: &Address, limit: Duration) -> redis::RedisResult<Single> {
         let mut refused = None;
         for alone in self.logins(learned) {
-            match Connection::open(&address, self.tls.as_ref(), &self.login(alone), limit) {
-                Ok(mut connection) => {
+            match Single::open(address, self.tls.as_ref(), &self.login(alone), limit) {
+                Ok(single) => {
                     learned.alone.store(alone, Ordering::Relaxed);
-                    connection.set_limit(ANSWER)?;
-                    if self.moves() {
-                        let role = redis::cmd("ROLE").query(&mut connection);
-                        self.check_role(&address, role)?;
-                    }
-                    return Ok(connection);
+                    single.set_limit(ANSWER)?;
+                    return Ok(single);
                 }
                 // What the first refusal says is about what the URL says.
                 Err(error) if wire::is_wrong_password(&error) => refused = refused.or(Some(error)),
@@ -199,8 +240,12 @@ impl Server {
     }
 
     /// A connection for the background thread, which hears what is published on `channel`: over RESP3 the one
-    /// connection does both, over RESP2 a second one listens.
+    /// connection does both, over RESP2 a second one listens. In a cluster each lock has a channel, subscribed to later.
     pub(super) async fn link(&self, learned: &Arc<Learned>, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
+        if self.is_cluster() {
+            let net = Net::open(self, learned, hear).await?;
+            return Ok(Link { road: Road::Cluster(Arc::new(net)), listens: false, _tasks: Vec::new() });
+        }
         let address = if self.moves() {
             let (server, learned, limit) = (self.clone(), learned.clone(), self.connect_timeout);
             let located = tokio::task::spawn_blocking(move || server.locate(&learned, limit)).await;
@@ -208,12 +253,37 @@ impl Server {
         } else {
             self.seed().clone()
         };
+        self.logged_in(learned, |alone, resp2| self.link_as(&address, alone, resp2, channel, hear.clone())).await
+    }
+
+    /// A connection of the event loop's to a node of a cluster.
+    pub(super) async fn multiplex_at(
+        &self,
+        learned: &Learned,
+        address: &Address,
+        hear: Hear,
+    ) -> redis::RedisResult<(MultiplexedConnection, Task)> {
+        self.logged_in(learned, |alone, _| self.multiplex(address, alone, false, hear.clone())).await
+    }
+
+    /// What `connect` makes with the login, and the protocol, that the server takes.
+    async fn logged_in<T, F: Future<Output = redis::RedisResult<T>>>(
+        &self,
+        learned: &Learned,
+        connect: impl Fn(bool, bool) -> F,
+    ) -> redis::RedisResult<T> {
         let mut refused = None;
         for alone in self.logins(learned) {
-            match self.link_in_time(learned, &address, alone, channel, &hear).await {
-                Ok(link) => {
+            let resp2 = self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed);
+            let mut made = self.in_time(connect(alone, resp2)).await;
+            if !resp2 && self.protocol.is_none() && made.as_ref().is_err_and(wire::is_without_resp3) {
+                made = self.in_time(connect(alone, true)).await;
+                learned.resp2.fetch_or(made.is_ok(), Ordering::Relaxed);
+            }
+            match made {
+                Ok(made) => {
                     learned.alone.store(alone, Ordering::Relaxed);
-                    return Ok(link);
+                    return Ok(made);
                 }
                 Err(error) if wire::is_wrong_password(&error) => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
@@ -222,39 +292,12 @@ impl Server {
         Err(refused.unwrap_or_else(|| (redis::ErrorKind::Client, "no login to try").into()))
     }
 
-    async fn link_in_time(
-        &self,
-        learned: &Learned,
-        address: &Address,
-        alone: bool,
-        channel: &str,
-        hear: &Hear,
-    ) -> redis::RedisResult<Link> {
-        let resp2 = self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed);
-        let linked = self.in_time(self.link_as(address, alone, resp2, channel, hear.clone())).await;
-        match linked {
-            Err(error) if !resp2 && self.protocol.is_none() && wire::is_without_resp3(&error) => {
-                let link = self.in_time(self.link_as(address, alone, true, channel, hear.clone())).await?;
-                learned.resp2.store(true, Ordering::Relaxed);
-                Ok(link)
-            }
-            linked => linked,
-        }
-    }
-
     async fn in_time<T>(&self, work: impl Future<Output = redis::RedisResult<T>>) -> redis::RedisResult<T> {
         let late = |_| RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
         tokio::time::timeout(self.connect_timeout, work).await.map_err(late)?
     }
 
-    async fn link_as(
-        &self,
-        address: &Address,
-        alone: bool,
-        resp2: bool,
-        channel: &str,
-        hear: Hear,
-    ) -> redis::RedisResult<Link> {
+    fn info(&self, alone: bool, resp2: bool) -> RedisConnectionInfo {
         let protocol = if resp2 { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 };
         let login = self.login(alone);
         let mut info = RedisConnectionInfo::default()
@@ -267,38 +310,61 @@ impl Server {
         if let Some(user) = login.user {
             info = info.set_username(user);
         }
+        info
+    }
+
+    async fn multiplex(
+        &self,
+        address: &Address,
+        alone: bool,
+        resp2: bool,
+        hear: Hear,
+    ) -> redis::RedisResult<(MultiplexedConnection, Task)> {
         let mut config = redis::AsyncConnectionConfig::new()
             .set_response_timeout(Some(ANSWER))
             // A queue that is never full: at a full one, calls would pass each other, and waiters their turn.
             .set_pipeline_buffer_size(1 << 20);
         if !resp2 {
-            let hear = hear.clone();
             config = config.set_push_sender(move |push: PushInfo| {
                 match push.kind {
-                    PushKind::Message => {
+                    PushKind::Message | PushKind::SMessage => {
                         if let Some(redis::Value::BulkString(payload)) = push.data.get(1) {
                             hear(Heard::Message(String::from_utf8_lossy(payload).into_owned()));
                         }
                     }
-                    PushKind::Disconnection => hear(Heard::End),
+                    // Nobody here gives up a channel: it went with its slot to another node. The library takes this for an
+                    // answer to whatever is under way, so nothing more that comes on this connection can be believed.
+                    PushKind::SUnsubscribe | PushKind::Disconnection => hear(Heard::End),
                     _ => {}
                 }
                 Ok::<(), redis::aio::SendError>(())
             });
         }
         let stream = dial_async(address, self.tls.as_ref()).await?;
-        let (mut connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
-        let driver = Task(tokio::spawn(driver));
+        let info = self.info(alone, resp2);
+        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+        Ok((connection, Task(tokio::spawn(driver))))
+    }
+
+    async fn link_as(
+        &self,
+        address: &Address,
+        alone: bool,
+        resp2: bool,
+        channel: &str,
+        hear: Hear,
+    ) -> redis::RedisResult<Link> {
+        let (mut connection, driver) = self.multiplex(address, alone, resp2, hear.clone()).await?;
         if self.moves() {
             let role = redis::cmd("ROLE").query_async(&mut connection).await;
             self.check_role(address, role)?;
         }
         if !resp2 {
             let listens = is_allowed(connection.subscribe(channel).await)?;
-            return Ok(Link { connection, listens, _tasks: vec![driver] });
+            return Ok(Link { road: Road::One(connection), listens, _tasks: vec![driver] });
         }
         let stream = dial_async(address, self.tls.as_ref()).await?;
-        let mut pubsub = PubSub::new(&info, stream).await?;
+        let mut pubsub = PubSub::new(&self.info(alone, resp2), stream).await?;
         let listens = is_allowed(pubsub.subscribe(channel).await)?;
         let ear = Task(tokio::spawn(async move {
             let mut messages = pubsub.into_on_message();
@@ -307,7 +373,7 @@ impl Server {
             }
             hear(Heard::End);
         }));
-        Ok(Link { connection, listens, _tasks: vec![driver, ear] })
+        Ok(Link { road: Road::One(connection), listens, _tasks: vec![driver, ear] })
     }
 }
 
@@ -348,8 +414,8 @@ pub(super) type Hear = std::sync::Arc<dyn Fn(Heard) + Send + Sync>;
 
 /// The background thread's connection.
 pub(super) struct Link {
-    pub(super) connection: MultiplexedConnection,
-    /// Whether this process can be told when its turn comes.
+    pub(super) road: Road,
+    /// Whether this process can be told when its turn comes. In a cluster each lock knows that for itself.
     pub(super) listens: bool,
     _tasks: Vec<Task>,
 }

@@ -140,7 +140,7 @@ impl Engine {
         }
         let engine = Arc::new(Engine {
             server: server.clone(),
-            scripts: Scripts::new(),
+            scripts: Scripts::new(server.is_cluster()),
             learned: Arc::default(),
             changes: AtomicU64::new(0),
             process: hex(&random::<8>()?),
@@ -265,7 +265,7 @@ impl Engine {
     /// Why this server must not carry a lock: it may evict the key of one that is held.
     pub(super) fn check_policy(&self) -> Result<()> {
         match self.policy()? {
-            Some(policy) if policy != "noeviction" => Err(Error::new(
+            Some(policy) => Err(Error::new(
                 ErrorKind::Config,
                 "open",
                 format!("the server {} may evict keys (maxmemory-policy is {policy})", self.server),
@@ -273,7 +273,7 @@ impl Engine {
             .with_help(
                 "a lock that is evicted is held twice: set maxmemory-policy noeviction, or accept it with ?policy=any",
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -281,20 +281,20 @@ impl Engine {
         matches!(self.server.failed("open", error).kind(), ErrorKind::Permission | ErrorKind::Config)
     }
 
-    /// The eviction policy; `None` if the server would not say.
+    /// The eviction policy, if it is not the one that is needed and the server, or a node, tells.
     fn policy(&self) -> Result<Option<String>> {
         let asked = self.call("open", |connection| {
-            match redis::cmd("INFO").arg("memory").query::<Value>(connection) {
+            match connection.ask_each(redis::cmd("INFO").arg("memory")) {
                 // Managed servers forbid INFO; they are taken at their word.
-                Err(error) if wire::is_answer(&error) && self.is_forbidden(&error) => Ok(Value::Nil),
+                Err(error) if wire::is_answer(&error) && self.is_forbidden(&error) => Ok(Vec::new()),
                 answer => answer,
             }
         });
-        let reply = asked.map_err(|failed| failed.error)?;
-        Ok(match redis::from_redis_value::<String>(reply) {
-            Ok(info) => wire::eviction_policy(&info).map(str::to_owned),
-            Err(_) => None,
-        })
+        let replies = asked.map_err(|failed| failed.error)?.into_iter();
+        let told = replies.filter_map(|reply| redis::from_redis_value::<String>(reply).ok());
+        let mut policies = told.filter_map(|info| wire::eviction_policy(&info).map(str::to_owned));
+        // The one that is unfit, if there is one.
+        Ok(policies.find(|policy| policy != "noeviction"))
     }
 
     /// Another server may have taken this one's place.
@@ -433,6 +433,7 @@ impl Engine {
             return;
         }
         let left = || end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let cluster = self.server.is_cluster();
         let mut caller = loop {
             match self.caller.try_lock() {
                 Some(caller) => break caller,
@@ -446,16 +447,20 @@ impl Engine {
         if connection.set_limit(left()).is_err() {
             return;
         }
-        for chunk in owed.chunks(100) {
+        for chunk in owed.chunks(if cluster { 1 } else { 100 }) {
             let mut pipeline = redis::pipe();
             for (at, (token, debt)) in chunk.iter().enumerate() {
                 // By text once: that also teaches it to a server that has forgotten it.
                 pipeline.add_command(self.release_command(at == 0, token, debt));
             }
             // Best effort: who is left to tell? What was not released ends with its lease.
-            if pipeline.query::<Value>(&mut connection).is_err_and(|error| !wire::is_answer(&error))
-                || Instant::now() >= end
-            {
+            let told = match &mut connection {
+                Connection::Cluster(nodes) => chunk
+                    .iter()
+                    .try_for_each(|(token, debt)| nodes.ask(&self.release_command(true, token, debt)).map(drop)),
+                Connection::One(single) => pipeline.query::<Value>(single).map(drop),
+            };
+            if told.is_err_and(|error| !wire::is_answer(&error)) || Instant::now() >= end {
                 return;
             }
         }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::slots::slot;
+
 /// The key of a lock and those of its helpers, all in one hash slot.
 ///
 /// | key | type, life | content |
@@ -27,6 +29,16 @@ impl Keys {
 
     pub(super) fn lock(&self) -> &str {
         &self.0[0]
+    }
+
+    /// Where a process hears of the lock, in a cluster.
+    pub(super) fn channel(&self, process: &str) -> String {
+        format!("{}w:{process}", self.state().trim_end_matches("state"))
+    }
+
+    /// Whether all of them lie on one node of a cluster.
+    pub(super) fn fit_a_cluster(&self) -> bool {
+        self.0.iter().all(|key| slot(key.as_bytes()) == slot(self.lock().as_bytes()))
     }
 
     pub(super) fn state(&self) -> &str {
@@ -65,6 +77,18 @@ mod tests {
         ] {
             assert_eq!(Keys::of(key).all(false)[1], line);
         }
+    }
+
+    #[test]
+    fn keys_that_a_cluster_would_scatter_are_seen() {
+        for (key, fits) in
+            [("ipcmutex:job", true), ("{app}:foo", true), ("x{y}z", true), ("{}x", false), ("a}b", false)]
+        {
+            let keys = Keys::of(key);
+            assert_eq!(keys.fit_a_cluster(), fits, "{key}");
+            assert!(!fits || slot(keys.channel("ab").as_bytes()) == slot(key.as_bytes()), "{key}");
+        }
+        assert_eq!(Keys::of("ipcmutex:job").channel("ab"), "{ipcmutex:job}:w:ab");
     }
 
     #[test]

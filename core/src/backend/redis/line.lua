@@ -5,7 +5,7 @@ local call = redis.call
 
 -- How many listen. -1 if this user may not publish: then the end of the claim tells the dead from the living.
 local function tell(proc, text)
-  local heard = redis.pcall('PUBLISH', 'ipcmutex:w:' .. proc, text)
+  local heard = redis.pcall(PUBLISH, CHANNEL .. proc, text)
   return type(heard) == 'number' and heard or -1
 end
 

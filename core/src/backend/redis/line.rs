@@ -21,11 +21,12 @@ use super::hold::Token;
 use super::keys::Keys;
 use super::lease;
 use super::lock::Lock;
+use super::nodes::Road;
 use super::placing::Placing;
 use super::wire::{self, Refusal, Taken};
 use super::worker::{AGAIN, Event, Worker, bug};
 use crate::backend::contract::Grant;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::numbers::count;
 use crate::wait::Waiter;
 
@@ -70,6 +71,19 @@ pub(super) struct Line {
     /// By arrival.
     members: BTreeSet<u64>,
     timer: Option<Instant>,
+    /// In a cluster, where each lock has a channel.
+    ear: Ear,
+}
+
+/// Whether this process hears on a lock's channel.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Ear {
+    #[default]
+    Shut,
+    Opening,
+    Open,
+    /// The server does not know such channels, or this user has no right to them.
+    Refused,
 }
 
 fn name(lock: &Lock) -> &str {
@@ -215,9 +229,19 @@ impl Worker {
     /// Sends a take for the waiter: to join, to look again, or to confirm.
     fn take(&mut self, serial: u64) {
         let Some(link) = self.link() else { return };
-        let (connection, listens, number) = (link.connection.clone(), link.listens, self.number());
+        let (road, mut listens, number) = (link.road.clone(), link.listens, self.number());
         let now = lease::now();
         let Some(entry) = self.entries.get(&serial) else { return };
+        if let Road::Cluster(_) = road {
+            let lock = entry.lock.clone();
+            match self.lines.get(name(&lock)).map(|line| line.ear) {
+                Some(Ear::Open) => listens = true,
+                Some(Ear::Refused) => {}
+                Some(Ear::Opening) => return,
+                Some(Ear::Shut) => return self.subscribe(&lock, road),
+                None => return,
+            }
+        }
         // Who cannot be told of a grant must not stand in the line; the first of this process looks for itself.
         if !listens && !self.is_first(serial, &entry.lock) {
             return;
@@ -243,13 +267,47 @@ impl Worker {
         entry.doubt.get_or_insert(now);
         let (call, lock, token, ticket) = (self.calls, entry.lock.clone(), entry.token.clone(), entry.ticket);
         self.send(
-            connection,
+            road,
             move |by_text| {
                 let ask = lock.ask(&token, listens.then_some(ticket));
                 lock.engine.scripts.take(by_text, &lock.keys, &ask)
             },
             move |reply| Event::Taken { serial, call, sent: now, number, reply },
         );
+    }
+
+    /// Before the first take of a lock in a cluster: who is in the line must hear of it.
+    fn subscribe(&mut self, lock: &Arc<Lock>, mut road: Road) {
+        let Some((name, _)) = self.lines.get_key_value(name(lock)) else { return };
+        let (name, number) = (name.clone(), self.number());
+        let Some(line) = self.lines.get_mut(&name) else { return };
+        line.ear = Ear::Opening;
+        let mut subscribe = redis::cmd("SSUBSCRIBE");
+        subscribe.arg(lock.keys.channel(&self.engine.process));
+        self.report(async move {
+            let reply = road.ask(&subscribe).await;
+            Event::Subscribed { lock: name, number, reply }
+        });
+    }
+
+    pub(super) fn subscribed(&mut self, lock: &str, reply: RedisResult<Value>) {
+        let Some(line) = self.lines.get_mut(lock) else { return };
+        match reply {
+            Ok(_) => line.ear = Ear::Open,
+            Err(error) if wire::is_answer(&error) => {
+                let error = self.engine.server.failed("acquire", &error);
+                if error.kind() == ErrorKind::Unavailable {
+                    line.ear = Ear::Shut;
+                    for serial in self.members(lock) {
+                        self.unserved(serial, &error);
+                    }
+                    return;
+                }
+                line.ear = Ear::Refused;
+            }
+            Err(error) => return self.broke(self.number(), &error),
+        }
+        self.retake(lock);
     }
 
     /// The answer to a take.
@@ -276,17 +334,21 @@ impl Worker {
                 self.refused(serial, &lock, refusal);
             }
             Ok(Taken::Spent) => self.renamed(serial),
-            Err(error) if error.kind() == ErrorKind::Unavailable => {
-                lock.not_served(&error);
-                let limited = entry.waiter.is_limited();
-                let since = lock.trouble().map(|(since, _)| since);
-                if !limited && since.is_some_and(|since| since.elapsed() > self.patience()) {
-                    self.settle(serial, Err(error));
-                } else {
-                    self.set_timer(name(&lock), Some(Instant::now() + AGAIN));
-                }
-            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => self.unserved(serial, &error),
             Err(error) => self.settle(serial, Err(error)),
+        }
+    }
+
+    /// The server does not serve it now: it is tried again, until patience ends.
+    fn unserved(&mut self, serial: u64, error: &Error) {
+        let Some(entry) = self.entries.get(&serial) else { return };
+        let lock = entry.lock.clone();
+        lock.not_served(error);
+        let since = lock.trouble().map(|(since, _)| since);
+        if !entry.waiter.is_limited() && since.is_some_and(|since| since.elapsed() > self.patience()) {
+            self.settle(serial, Err(error.clone()));
+        } else {
+            self.set_timer(name(&lock), Some(Instant::now() + AGAIN));
         }
     }
 
@@ -354,7 +416,8 @@ impl Worker {
 
     fn refused(&mut self, serial: u64, lock: &Arc<Lock>, refusal: Refusal) {
         let first = self.is_first(serial, lock);
-        let listens = self.link().is_some_and(|link| link.listens);
+        let listens = self.link().is_some_and(|link| link.listens)
+            || self.lines.get(name(lock)).is_some_and(|line| line.ear == Ear::Open);
         let Some(entry) = self.entries.get_mut(&serial) else { return };
         let had_ticket = std::mem::replace(&mut entry.ticket, refusal.ticket) != 0;
         if entry.ticket != 0 {
@@ -421,7 +484,7 @@ impl Worker {
     }
 
     /// The link is down: nothing that was sent on it will be answered.
-    pub(super) fn suspend_lines(&mut self, error: &crate::error::Error) {
+    pub(super) fn suspend_lines(&mut self, error: &Error) {
         for entry in self.entries.values_mut() {
             entry.call = None;
             entry.again = false;
@@ -429,6 +492,7 @@ impl Worker {
         }
         for line in self.lines.values_mut() {
             line.timer = None;
+            line.ear = Ear::Shut;
         }
         self.timers.clear();
     }

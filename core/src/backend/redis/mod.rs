@@ -5,6 +5,7 @@
 //! | which server, who we are to it | `connect` |
 //! | how to reach it, and safely; the connection of a thread | `dial`, `tls`, `talk` |
 //! | who the master is | `sentinel` |
+//! | the nodes of a cluster, and which has what | `nodes`, `slots` |
 //! | the keys of a lock | `keys` |
 //! | what is said and answered; the scripts | `wire`, `*.lua` |
 //! | how long a lease can be relied on | `lease`, `hold` |
@@ -41,9 +42,11 @@ mod keys;
 mod lease;
 mod line;
 mod lock;
+mod nodes;
 mod placing;
 mod renewal;
 mod sentinel;
+mod slots;
 mod talk;
 mod tls;
 mod wire;
@@ -60,9 +63,9 @@ use self::engine::Engine;
 use self::keys::Keys;
 use self::lock::{Lock, Redis};
 use crate::backend::contract::{Backend, Status};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::identity::identity;
-use crate::url::{LockUrl, RedisTarget};
+use crate::url::{LockUrl, RedisTarget, Topology};
 
 pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backend>> {
     let engine = reach(target)?;
@@ -70,6 +73,10 @@ pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backen
         Some(key) => key.clone(),
         None => format!("{}{}", target.prefix, target.id),
     };
+    if matches!(target.topology, Topology::Cluster) && !Keys::of(&key).fit_a_cluster() {
+        return Err(Error::new(ErrorKind::Invalid, "open", format!("a cluster would scatter the keys of `{key}`"))
+            .with_help("in a cluster a key has no braces, or a hash tag such as {app}:jobs"));
+    }
     let info = wire::info(&identity(url));
     Ok(Arc::new(Redis(Arc::new(Lock::new(engine, &key, target, info)))))
 }
@@ -89,6 +96,10 @@ fn reach(target: &RedisTarget) -> Result<Arc<Engine>> {
 
 /// The locks under the prefix of `target`: those that are held, and those that were in the last seven days.
 pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>> {
+    if matches!(target.topology, Topology::Cluster) {
+        return Err(Error::new(ErrorKind::Unsupported, "ps", "the locks of a cluster cannot be listed at once")
+            .with_help("list those of each node, with rpm+redis://node/"));
+    }
     let engine = reach(target)?;
     let pattern: String =
         target.prefix.chars().flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();

@@ -1,5 +1,6 @@
 //! Renewals: at a third of the lease, up to a hundred in one call, one call at a time so that others get through.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
@@ -10,6 +11,7 @@ use redis::{RedisResult, Value};
 use super::engine::Board;
 use super::hold::{Hold, Loss};
 use super::lease;
+use super::slots::slot;
 use super::wire;
 use super::worker::{AGAIN, Event, Worker};
 use crate::error::{Error, ErrorKind, Result};
@@ -66,7 +68,14 @@ impl Worker {
         for hold in lost {
             self.engine.lose(&hold, Loss::Expired);
         }
-        if !batch.is_empty() {
+        if self.engine.server.is_cluster() {
+            // One call is for one slot.
+            let mut by_slot = HashMap::<u16, Vec<_>>::new();
+            for renewal in batch {
+                by_slot.entry(slot(renewal.0.keys.lock().as_bytes())).or_default().push(renewal);
+            }
+            by_slot.into_values().for_each(|batch| self.renew(batch, None));
+        } else if !batch.is_empty() {
             self.renew(batch, None);
         }
     }
@@ -99,7 +108,7 @@ impl Worker {
 
     fn renew(&mut self, batch: Vec<(Arc<Hold>, Duration)>, answer: Option<SyncSender<Result<()>>>) {
         let Some(link) = self.link() else { return };
-        let (connection, number) = (link.connection.clone(), self.number());
+        let (road, number) = (link.road.clone(), self.number());
         self.renewing.extend(batch.iter().map(|(hold, _)| hold.serial));
         let mut keys = Vec::new();
         let mut args = Vec::new();
@@ -110,7 +119,7 @@ impl Worker {
         let engine = self.engine.clone();
         let sent = lease::now();
         self.send(
-            connection,
+            road,
             move |by_text| engine.scripts.renew.call(by_text, &keys, &args),
             move |reply| Event::Renewed { batch, answer, sent, number, reply },
         );

@@ -11,7 +11,7 @@ use redis::{RedisConnectionInfo, RedisResult, Value};
 
 use super::connect::{ANSWER, Learned, Place, Server};
 use super::dial::{Address, dial_async};
-use super::talk::{Connection, Login};
+use super::talk::{Login, Single};
 use super::wire;
 use crate::error::{Error, ErrorKind};
 
@@ -48,7 +48,7 @@ impl Server {
 
     fn ask(&self, sentinel: &Address, master: &str, limit: Duration) -> RedisResult<Option<Address>> {
         let ask = |login: &Login<'_>| {
-            let mut connection = Connection::open(sentinel, self.tls.as_ref(), login, limit)?;
+            let mut connection = Single::open(sentinel, self.tls.as_ref(), login, limit)?;
             connection.set_limit(limit)?;
             redis::cmd("SENTINEL")
                 .arg("get-master-addr-by-name")

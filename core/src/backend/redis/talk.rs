@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
-use redis::{ConnectionLike, Parser, RedisError, RedisResult, Value};
+use redis::{Cmd, ConnectionLike, Parser, RedisError, RedisResult, Value};
 
 use super::dial::{Address, Stream, dial};
+use super::nodes::Nodes;
 use super::tls::Tls;
 
 /// Who we are to a server. It has no `Debug`, since it knows the secret.
@@ -17,21 +18,22 @@ pub(super) struct Login<'a> {
     pub(super) db: i64,
 }
 
-pub(super) struct Connection {
+/// To one server.
+pub(super) struct Single {
     stream: Box<dyn Stream>,
     parser: Parser,
     db: i64,
 }
 
-impl Connection {
+impl Single {
     pub(super) fn open(
         address: &Address,
         tls: Option<&Tls>,
         login: &Login<'_>,
         limit: Duration,
-    ) -> RedisResult<Connection> {
+    ) -> RedisResult<Single> {
         let stream = dial(address, tls, limit)?;
-        let mut connection = Connection { stream, parser: Parser::new(), db: login.db };
+        let mut connection = Single { stream, parser: Parser::new(), db: login.db };
         connection.greet(login)?;
         Ok(connection)
     }
@@ -71,7 +73,7 @@ impl Connection {
     }
 }
 
-impl ConnectionLike for Connection {
+impl ConnectionLike for Single {
     fn req_packed_command(&mut self, words: &[u8]) -> RedisResult<Value> {
         self.send(words)?;
         self.read()
@@ -95,4 +97,74 @@ impl ConnectionLike for Connection {
     fn is_open(&self) -> bool {
         true
     }
+}
+
+/// What a call is made on: one server, or the nodes of a cluster.
+pub(super) enum Connection {
+    One(Single),
+    Cluster(Box<Nodes>),
+}
+
+impl Connection {
+    /// The answers of the server, or of all masters.
+    pub(super) fn ask_each(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
+        match self {
+            Connection::One(single) => Ok(vec![single.req_command(command)?.extract_error()?]),
+            Connection::Cluster(nodes) => nodes.ask_each(command),
+        }
+    }
+
+    pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
+        match self {
+            Connection::One(single) => single.set_limit(limit),
+            Connection::Cluster(nodes) => nodes.set_limit(limit),
+        }
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_command(&mut self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Connection::One(single) => single.req_command(command),
+            Connection::Cluster(nodes) => nodes.ask(command),
+        }
+    }
+
+    fn req_packed_command(&mut self, words: &[u8]) -> RedisResult<Value> {
+        match self {
+            Connection::One(single) => single.req_packed_command(words),
+            Connection::Cluster(_) => Err(unrouted()),
+        }
+    }
+
+    fn req_packed_commands(&mut self, words: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
+        match self {
+            Connection::One(single) => single.req_packed_commands(words, offset, count),
+            Connection::Cluster(_) => Err(unrouted()),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Connection::One(single) => single.get_db(),
+            Connection::Cluster(_) => 0,
+        }
+    }
+
+    fn supports_pipelining(&self) -> bool {
+        matches!(self, Connection::One(_))
+    }
+
+    fn check_connection(&mut self) -> bool {
+        redis::cmd("PING").query::<Value>(self).is_ok()
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
+}
+
+/// Which node words are for is seen by their key, and here nobody looks at them any more.
+fn unrouted() -> RedisError {
+    (redis::ErrorKind::Client, "one command at a time, in a cluster").into()
 }

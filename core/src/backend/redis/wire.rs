@@ -49,10 +49,14 @@ pub(super) struct Scripts {
 }
 
 impl Scripts {
-    pub(super) fn new() -> Scripts {
+    pub(super) fn new(cluster: bool) -> Scripts {
         macro_rules! with_line {
             ($file:literal) => {
-                Script::new(concat!(include_str!("line.lua"), include_str!($file)))
+                if cluster {
+                    Script::new(concat!(include_str!("cluster.lua"), include_str!("line.lua"), include_str!($file)))
+                } else {
+                    Script::new(concat!(include_str!("one.lua"), include_str!("line.lua"), include_str!($file)))
+                }
             };
         }
         Scripts {
@@ -61,6 +65,16 @@ impl Scripts {
             renew: Script::new(include_str!("renew.lua")),
             break_lock: with_line!("break.lua"),
             status: with_line!("status.lua"),
+        }
+    }
+}
+
+impl Scripts {
+    /// So that no call needs to be sent twice, and calls keep their order. A server that forbids this learns the scripts
+    /// from their first use.
+    pub(super) async fn teach(&self, connection: &mut redis::aio::MultiplexedConnection) {
+        for script in [&self.take, &self.release, &self.renew] {
+            let _ = script.load().query_async::<Value>(connection).await;
         }
     }
 }

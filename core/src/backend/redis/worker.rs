@@ -21,6 +21,7 @@ use super::hold::{Hold, Loss, Token};
 use super::lease;
 use super::line::{Entry, Line, Owned};
 use super::lock::Lock;
+use super::nodes::Road;
 use super::placing::Placing;
 use super::sentinel;
 use super::wire::{self, Message};
@@ -65,6 +66,12 @@ pub(super) enum Event {
     Heard {
         number: u64,
         heard: Heard,
+    },
+    /// The lock's channel is heard, or not to be.
+    Subscribed {
+        lock: Arc<str>,
+        number: u64,
+        reply: RedisResult<Value>,
     },
     Taken {
         serial: u64,
@@ -272,6 +279,12 @@ impl Worker {
                 }
             },
             Event::Heard { .. } => {}
+            Event::Subscribed { lock, number, reply } => {
+                self.tasks -= 1;
+                if number == self.number {
+                    self.subscribed(&lock, reply);
+                }
+            }
             Event::Taken { serial, call, sent, number, reply } => {
                 self.tasks -= 1;
                 self.taken(serial, call, sent, number, reply);
@@ -287,6 +300,7 @@ impl Worker {
             Event::Paid { token, number, reply } => {
                 self.tasks -= 1;
                 match reply {
+                    _ if number != self.number => {}
                     Ok(_) => self.engine.released(&token),
                     Err(error) if wire::is_answer(&error) => {
                         self.pay_at = earlier(self.pay_at, Some(Instant::now() + AGAIN));
@@ -352,6 +366,8 @@ impl Worker {
     fn is_link_needed(&mut self) -> bool {
         let board = self.engine.board();
         self.overdue &= !board.holds.is_empty();
+        // In a cluster a node that dies must be noticed: it may have taken holds with it.
+        self.overdue |= self.engine.server.is_cluster() && !board.holds.is_empty();
         self.overdue || !self.entries.is_empty() || !self.extensions.is_empty() || !board.debts.is_empty()
     }
 
@@ -375,12 +391,8 @@ impl Worker {
                 let _ = ear.send(Event::Heard { number, heard });
             });
             let mut link = engine.server.link(&engine.learned, &engine.channel(), hear).await;
-            if let Ok(link) = &mut link {
-                // So that no call needs to be sent twice, and calls keep their order. A server that forbids this
-                // learns the scripts from their first use.
-                for script in [&engine.scripts.take, &engine.scripts.release, &engine.scripts.renew] {
-                    let _ = script.load().query_async::<Value>(&mut link.connection).await;
-                }
+            if let Ok(Link { road: Road::One(connection), .. }) = &mut link {
+                engine.scripts.teach(connection).await;
             }
             let _ = events.send(Event::Linked { number, link });
         });
@@ -477,12 +489,12 @@ impl Worker {
 
     fn pay(&mut self, token: &Token) {
         let Some(link) = self.link() else { return };
-        let connection = link.connection.clone();
+        let road = link.road.clone();
         let Some(debt) = self.engine.board().debts.get(token).cloned() else { return };
         let (engine, number, owed) = (self.engine.clone(), self.number, token.clone());
         let called = owed.clone();
         self.send(
-            connection,
+            road,
             move |by_text| engine.release_command(by_text, &called, &debt),
             move |reply| Event::Paid { token: owed, number, reply },
         );
@@ -510,16 +522,13 @@ impl Worker {
     /// Sends a script call; its answer comes back as an event.
     pub(super) fn send(
         &mut self,
-        mut connection: redis::aio::MultiplexedConnection,
+        mut road: Road,
         call: impl Fn(bool) -> redis::Cmd + Send + Sync + 'static,
         event: impl FnOnce(RedisResult<Value>) -> Event + Send + 'static,
     ) {
         let moves = self.engine.server.moves();
         self.report(async move {
-            let mut reply = call(false).query_async::<Value>(&mut connection).await;
-            if reply.as_ref().is_err_and(wire::is_unknown_script) {
-                reply = call(true).query_async::<Value>(&mut connection).await;
-            }
+            let mut reply = road.call(call).await;
             if moves && reply.as_ref().is_err_and(wire::is_demoted) {
                 // As good as gone: the next connection leads to the master.
                 reply = Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());

@@ -1,0 +1,2 @@
+-- A process hears on one channel.
+local PUBLISH, CHANNEL = 'PUBLISH', 'ipcmutex:w:'

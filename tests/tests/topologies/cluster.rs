@@ -1,0 +1,146 @@
+//! Cluster: all keys of a lock on one node, also while their slot moves to another.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex_tests::cluster::Cluster;
+use ipcmutex_tests::servers::Redis;
+
+use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+
+/// Less than the look that a waiter takes by itself (20 s): who is served within it was told.
+const TOLD: Duration = Duration::from_secs(10);
+
+fn waits(mutex: &Mutex) -> u32 {
+    mutex.status().map_or(0, |status| status.waiters)
+}
+
+#[test]
+fn every_node_carries_locks() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let ids = ["a", "b", "c", "d", "e", "f"];
+    for id in ids {
+        carries_a_lock(&cluster.url(id));
+    }
+    let homes: std::collections::BTreeSet<_> = ids.iter().map(|id| cluster.home(&format!("ipcmutex:{id}"))).collect();
+    assert_eq!(homes.len(), 3, "the ids lie on all nodes");
+    carries_a_lock(&cluster.url("x?redis_key=%7Bapp%7D:shared"));
+    // By a list whose first one is not there.
+    carries_a_lock(&format!("rpm+redis+cluster://127.0.0.1:1,{}/x", cluster.nodes[2].address()));
+    for url in [
+        cluster.url("x?redis_key=%7B%7Dx"),
+        cluster.url("x?redis_key=a%7Db"),
+        cluster.url("x?prefix=a%7Db"),
+        cluster.url("x?db=1"),
+    ] {
+        assert_eq!(kind_of(Mutex::open(&url)), ErrorKind::Invalid, "{url}");
+    }
+    assert_eq!(kind_of(Mutex::open("rpm+redis+cluster://127.0.0.1:1/x")), ErrorKind::Unavailable);
+    // One node that may evict is enough.
+    let unfit = &cluster.nodes[1];
+    assert_eq!(unfit.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).text(), "OK");
+    assert_eq!(kind_of(Mutex::open(&cluster.url("x"))), ErrorKind::Config);
+    assert_eq!(unfit.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).text(), "OK");
+    // A waiter is told, it does not find out by its timer.
+    let (one, other) = (open(&cluster.url("told?ttl=60s")), open(&cluster.url("told?ttl=60s")));
+    let hold = one.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| other.acquire_with(within(TOLD)));
+        until("it waits", || waits(&one) == 1);
+        hold.release().expect("released");
+        waiting.join().expect("no panic").expect("told and served").release().expect("released");
+    });
+}
+
+#[test]
+fn r27_a_hold_and_its_waiter_move_with_their_slot() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let key = "ipcmutex:r27";
+    let home = cluster.home(key);
+    let there = (home + 1) % 3;
+    let mutex = open(&cluster.url("r27?ttl=2s"));
+    let hold = mutex.acquire().expect("acquired");
+    let token = hold.token();
+    let waiting = open(&cluster.url("r27?ttl=60s"));
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| waiting.acquire_with(within(LONG)));
+        until("it waits", || waits(&mutex) == 1);
+        cluster.begin_move(key, home, there);
+        hold.extend(None).expect("renewed while its slot moves");
+        cluster.end_move(key, home, there);
+        assert_eq!(cluster.nodes[there].command(&["EXISTS", key]).number(), 1, "it has moved");
+        // Renewed where it is now: by itself, and when asked.
+        hold.extend(None).expect("renewed");
+        let lease = || cluster.nodes[there].command(&["PTTL", key]).number();
+        until("a part of its lease is over", || lease() < 1500);
+        until("it is renewed by itself", || lease() > 1600);
+        hold.check().expect("it stands");
+        until("the waiter stands in line there", || waits(&mutex) == 1);
+        hold.release().expect("released");
+        let next = served.join().expect("no panic").expect("served");
+        assert!(next.token() > token && !next.abandoned());
+        next.release().expect("released");
+    });
+    assert_eq!(mutex.status().expect("status").state, State::Free);
+    // And back, with nobody holding.
+    cluster.begin_move(key, there, home);
+    cluster.end_move(key, there, home);
+    let hold = mutex.acquire().expect("acquired");
+    assert!(hold.token() > token);
+    hold.release().expect("released");
+}
+
+#[test]
+fn r27_a_release_just_after_the_move_wakes_the_waiter() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let key = "ipcmutex:woken";
+    let home = cluster.home(key);
+    let there = (home + 1) % 3;
+    let (one, other) = (open(&cluster.url("woken?ttl=60s")), open(&cluster.url("woken?ttl=60s")));
+    let hold = one.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| other.acquire_with(within(TOLD)));
+        until("it waits", || waits(&one) == 1);
+        cluster.begin_move(key, home, there);
+        cluster.end_move(key, home, there);
+        hold.release().expect("released");
+        served.join().expect("no panic").expect("told and served").release().expect("released");
+    });
+}
+
+#[test]
+fn a_node_that_dies_costs_its_own_holds_alone() {
+    needs_redis!();
+    let mut cluster = Cluster::start(3);
+    let (lost, kept) = ("gone", ["a", "b", "c", "d", "e", "f"]);
+    let home = cluster.home(&format!("ipcmutex:{lost}"));
+    let other = kept.iter().find(|id| cluster.home(&format!("ipcmutex:{id}")) != home).expect("one on another node");
+    let seeds: Vec<String> = cluster.nodes.iter().map(Redis::address).collect();
+    let url = |id: &str| format!("rpm+redis+cluster://{}/{id}?ttl=60s&connect_timeout=1s", seeds.join(","));
+    let mutex = open(&url(lost));
+    let hold = mutex.acquire().expect("acquired");
+    let safe_mutex = open(&url(other));
+    let safe = safe_mutex.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    hold.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
+    // Nobody waits and no renewal is due; yet somebody looks after what is held.
+    let connected = |redis: &Redis| redis.command(&["CLIENT", "LIST"]).text().contains(" resp=3");
+    until("the background thread has come", || connected(&cluster.nodes[home]));
+
+    cluster.nodes[home].kill();
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    safe.extend(None).expect("renewed, on a node that lives");
+    safe.release().expect("released");
+    safe_mutex.acquire().expect("acquired").release().expect("released");
+    assert!(told.try_recv().is_err(), "nobody knows yet whether it comes back with its data");
+
+    cluster.nodes[home].restart();
+    // A third of the lease would be 20 s.
+    assert_eq!(told.recv_timeout(TOLD).expect("the loss is told"), ErrorKind::Lost);
+    let next = mutex.acquire_with(within(LONG)).expect("acquired");
+    next.release().expect("released");
+}
