@@ -6,6 +6,8 @@ declare class Hold {
     readonly token: bigint
     /** Whether the previous hold ended without a release. */
     readonly abandoned: boolean
+    /** How many milliseconds it lasts for certain without a renewal; null if it has no lease. */
+    readonly validMs: number | null
     /** Aborts, with the error, when the hold is lost; never when it is released. */
     readonly signal: AbortSignal
     /** Throws ERR_IPCMUTEX_LOST if it was lost, ERR_IPCMUTEX_NOT_OWNER if it has ended. No I/O. */

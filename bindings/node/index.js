@@ -159,6 +159,11 @@ class Hold {
         return this.#native.abandoned
     }
 
+    /*  How long it lasts for certain without a renewal; null if it has no lease.  */
+    get validMs () {
+        return this.#native.validMs ?? null
+    }
+
     /*  Aborts, with the error, when the hold is lost; never when it is released.  */
     get signal () {
         if (this.#controller === null) {

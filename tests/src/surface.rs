@@ -101,7 +101,10 @@ pub const PYTHON: &[(&str, &[&str])] = &[
             "__call__",
         ],
     ),
-    ("Hold", &["token", "abandoned", "lost", "check", "extend", "on_lost", "release", "__enter__", "__exit__"]),
+    (
+        "Hold",
+        &["token", "abandoned", "lost", "valid_ms", "check", "extend", "on_lost", "release", "__enter__", "__exit__"],
+    ),
     ("Status", &["state", "token", "waiters", "owner_pid", "owner_host", "owner_label", "held_ms"]),
     ("Status", &["acquisitions", "contended", "gave_up", "losses", "rechecks", "waits"]),
 ];
@@ -130,7 +133,7 @@ pub const NODE_MUTEX: &[&str] = &[
 ];
 
 /// What a `Hold` of Node has.
-pub const NODE_HOLD: &[&str] = &["token", "abandoned", "signal", "check", "extend", "release"];
+pub const NODE_HOLD: &[&str] = &["token", "abandoned", "validMs", "signal", "check", "extend", "release"];
 
 /// What Node's `status()` has while the lock is held.
 pub const NODE_STATUS: &[&str] = &[

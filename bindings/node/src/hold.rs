@@ -41,6 +41,11 @@ impl Hold {
     }
 
     #[napi(getter)]
+    pub fn valid_ms(&self) -> Result<Option<f64>> {
+        Ok(self.core()?.valid_for().map(|left| left.as_millis() as f64))
+    }
+
+    #[napi(getter)]
     pub fn is_live(&self) -> Result<bool> {
         Ok(self.core()?.is_live())
     }

@@ -82,6 +82,12 @@ impl Hold {
         self.core.abandoned()
     }
 
+    /// How many milliseconds it lasts for certain without a renewal; None if it has no lease. No I/O.
+    #[getter]
+    fn valid_ms(&self) -> Option<u64> {
+        self.core.valid_for().map(|left| left.as_millis().try_into().unwrap_or(u64::MAX))
+    }
+
     /// Whether it was lost. No I/O.
     #[getter]
     fn lost(&self) -> bool {

@@ -89,6 +89,11 @@ class AsyncHold:
         return self._hold.abandoned
 
     @property
+    def valid_ms(self) -> int | None:
+        """How many milliseconds it lasts for certain without a renewal; None if it has no lease."""
+        return self._hold.valid_ms
+
+    @property
     def lost(self) -> bool:
         """Whether it was lost. No I/O."""
         return self._hold.lost
