@@ -30,6 +30,8 @@ def main() -> None:
               if (only and only & {group.task, group.language, f"{group.task}:{group.language}"})
               or (not only and (not asked.quick or plan.in_quick(group)))]
     about = machine.describe()
+    if about["load_before"] > about["cores"] / 2:
+        print(f"bench: the machine is busy (load {about['load_before']:.1f}): the figures will be too", file=sys.stderr)
     redis = Redis()
     about["redis"] = redis.version
     about["peers"] = machine.peers(asked.target, HERE)

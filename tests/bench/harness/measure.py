@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -111,20 +112,30 @@ class Bench:
     def run(self, groups: Iterable[Group], progress: Callable[[str], None]) -> list[Row]:
         """All rounds of all groups; a row for each group and kind."""
         rows = []
-        for group in groups:
-            rounds = group.rounds[0 if self.quick else 1]
-            told: dict[str, list[dict[str, Any]]] = {kind: [] for kind in group.kinds}
-            for number in range(rounds):
-                # Who begins changes, so that no kind always runs after the same other.
-                shift = number % len(group.kinds)
-                for kind in (*group.kinds[shift:], *group.kinds[:shift]):
-                    # What cannot be, and what never comes, is not waited for again.
-                    if told[kind] and {"cannot", "never_ms"} & told[kind][-1].keys():
-                        continue
-                    progress(f"{group.title}: {group.language} {kind}, round {number + 1} of {rounds}")
-                    told[kind].append(self.once(group, kind))
-            rows += [self.row(group, kind, told[kind]) for kind in group.kinds]
+        # Groups that differ in a number alone also take turns, so that what is drawn over that number was measured at the same time.
+        for _, family in itertools.groupby(groups, lambda group: (group.task, group.language, group.tag.endswith(("redis", "pinned")))):
+            members = list(family)
+            told: dict[tuple[str, str], list[dict[str, Any]]] = {}
+            for number in range(max(map(self.rounds, members))):
+                for group in members:
+                    if number < self.rounds(group):
+                        self.round(group, number, told, progress)
+            rows += [self.row(group, kind, told[group.title, kind]) for group in members for kind in group.kinds]
         return rows
+
+    def rounds(self, group: Group) -> int:
+        """How many rounds it has in this run."""
+        return group.rounds[0 if self.quick else 1]
+
+    def round(self, group: Group, number: int, told: dict[tuple[str, str], list[dict[str, Any]]], progress: Callable[[str], None]) -> None:
+        """A turn for each kind. Who begins changes, so that no kind always runs after the same other."""
+        shift = number % len(group.kinds)
+        for kind in (*group.kinds[shift:], *group.kinds[:shift]):
+            answers = told.setdefault((group.title, kind), [])
+            progress(f"{group.title}: {group.language} {kind}, round {number + 1} of {self.rounds(group)}")
+            # What cannot be, and what never comes, is not waited for again.
+            if not answers or not {"cannot", "never_ms"} & answers[-1].keys():
+                answers.append(self.once(group, kind))
 
     @staticmethod
     def row(group: Group, kind: str, told: list[dict[str, Any]]) -> Row:

@@ -52,11 +52,11 @@ DECADES = (1, 10, 100, 1000, 10000)
 
 def scale() -> list[Group]:
     """A pair while so many locks are open, and from owner to owner with so many waiters. Peers need a thread for each waiter."""
-    groups = [Group("many", f"a pair with {n} open locks", "c", ("ipcmutex", "robust", "flock"), {"locks": n, "seconds": 0.03}, {"seconds": 0.1},
+    groups = [Group("many", f"a pair, locks that are open: {n}", "c", ("ipcmutex", "robust", "flock"), {"locks": n, "seconds": 0.03}, {"seconds": 0.1},
                     rounds=(1, 5 if n < 10000 else 3), tag=str(n)) for n in DECADES]
-    groups += [Group("line", f"{n} waiters, a thread each", "c", ("ipcmutex", "ipcmutex-strict", "robust", "flock", "semaphore"),
+    groups += [Group("line", f"a thread for each waiter: {n}", "c", ("ipcmutex", "ipcmutex-strict", "robust", "flock", "semaphore"),
                      {"waiters": n, "seconds": 0.05}, {"seconds": 0.2}, rounds=(1, 5), tag=str(n)) for n in DECADES[:-1]]
-    groups += [Group("async", f"{n} waiters, no thread each", "c", ("ipcmutex", "ipcmutex-strict"), {"waiters": n, "seconds": 0.05},
+    groups += [Group("async", f"no thread for each waiter: {n}", "c", ("ipcmutex", "ipcmutex-strict"), {"waiters": n, "seconds": 0.05},
                      {"seconds": 0.2}, rounds=(1, 5), tag=str(n)) for n in DECADES]
     groups.append(Group("async", "1000 waiters in 20 processes", "c", ("ipcmutex", "ipcmutex-strict"),
                         {"waiters": 1000, "processes": 20, "seconds": 0.1}, {"seconds": 0.3}, rounds=(1, 5), tag="1000 in 20"))

@@ -9,12 +9,12 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402  after the backend was chosen
-from cycler import cycler  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
+import matplotlib.pyplot as plt
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .report import figure_text, time_text  # noqa: E402
+from .report import figure_text, time_text
 
 Row = dict[str, Any]
 OURS, OURS_TOO, PEER, BAD = "#c8102e", "#e8858f", "#5b7c99", "#8a1c1c"
@@ -34,7 +34,7 @@ def words(row: Row) -> str:
     if "cannot" in row:
         return f"cannot: {row['cannot']}"
     if "never_ms" in row["figures"]:
-        return f"never (waited {time_text(row['figures']['never_ms']['max'] * 1e6)})"
+        return "; ".join([f"never (waited {time_text(row['figures']['never_ms']['max'] * 1e6)})", *row.get("notes", ())[:1]])
     if "failed" in row:
         return f"failed: {row['failed'][0][:70]}"
     return "no figure"

@@ -31,11 +31,12 @@ def figure_text(name: str, value: float) -> str:
 
 def table(rows: list[Row]) -> str:
     """Every figure of every kind."""
-    lines, title = [], ""
+    lines: list[str] = []
+    title = ("", "")
     for row in rows:
-        if row["title"] != title:
-            title = row["title"]
-            lines.append(f"\n{title}")
+        if (row["title"], row["language"]) != title:
+            title = (row["title"], row["language"])
+            lines.append(f"\n{row['title']}")
         said = f"  {row['language']:<7}{row['kind']:<20}"
         if "cannot" in row:
             lines.append(f"{said}cannot: {row['cannot']}")

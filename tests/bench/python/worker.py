@@ -38,7 +38,7 @@ def child(work: Callable[[], None]) -> int:
     try:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         work()
-    except BaseException as error:  # noqa: B036  the words go into the report, whatever they are
+    except BaseException as error:  # noqa: BLE001  the words go into the report, whatever they are
         print(json.dumps({"failed": "".join(traceback.format_exception_only(error)).strip()[-500:]}), flush=True)
         os._exit(1)
     os._exit(0)
