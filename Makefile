@@ -3,6 +3,7 @@
 # make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
+# make sweep                      every system call of every path fails with each of its errors; 10,000 forks
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: under a minute, for developing)
 # make install PREFIX= DESTDIR=   header, libraries, command
 # make lint                       format and clippy
@@ -36,7 +37,7 @@ test: tools redis lint build test-rust test-python test-node bench-smoke
 
 # Nothing may be skipped here for want of a server. What runs in the background ignores Ctrl-C and its like, and so would
 # the programs whose handling of signals is tested: they start with the signals as a terminal gives them.
-test-rust: build redis
+test-rust: build redis debian-strace
 	IPCMUTEX_REQUIRE_REDIS=1 RUST_BACKTRACE=0 env --default-signal cargo test $(packages) --no-fail-fast
 
 test-python: python redis
@@ -57,6 +58,10 @@ soak: build redis
 .PHONY: chaos
 chaos: build redis
 	@$(built)/chaos
+
+.PHONY: sweep
+sweep: build debian-strace
+	IPCMUTEX_SWEEP=1 IPCMUTEX_FORKS=10000 cargo test -p ipcmutex-tests --test faults -- --nocapture every_call k4_
 
 install:
 	cargo build --release -p ipcmutex-ffi -p ipcmutex-cli

@@ -171,6 +171,8 @@ pub struct Pending<'a> {
     agent: &'a Agent,
     step: String,
     answer: Receiver<String>,
+    /// An answer that was seen and not yet taken.
+    seen: std::cell::OnceCell<String>,
 }
 
 impl Pending<'_> {
@@ -183,7 +185,10 @@ impl Pending<'_> {
     /// Its reply, which is not due before `lasting` is over.
     #[track_caller]
     pub fn reply_after(self, lasting: Duration) -> Reply {
-        let answer = self.answer.recv_timeout(lasting + WATCHDOG);
+        let answer = match self.seen.into_inner() {
+            Some(line) => Ok(line),
+            None => self.answer.recv_timeout(lasting + WATCHDOG),
+        };
         match answer {
             Ok(line) => Reply::parse(&self.step, &line),
             Err(_) => self.agent.fail(&self.step),
@@ -192,7 +197,18 @@ impl Pending<'_> {
 
     /// Whether there is no reply yet.
     pub fn is_waiting(&self) -> bool {
-        matches!(self.answer.try_recv(), Err(mpsc::TryRecvError::Empty))
+        if self.seen.get().is_some() {
+            return false;
+        }
+        match self.answer.try_recv() {
+            Ok(line) => self.seen.set(line).is_err(),
+            Err(error) => error == mpsc::TryRecvError::Empty,
+        }
+    }
+
+    /// Whether there is a reply and it is OK.
+    pub fn has_succeeded(&self) -> bool {
+        !self.is_waiting() && self.seen.get().is_some_and(|line| Reply::parse(&self.step, line).is_ok())
     }
 }
 
@@ -298,7 +314,7 @@ impl Agent {
         if !matches!(sent, Some(Ok(()))) {
             self.fail(&step);
         }
-        Pending { agent: self, step, answer }
+        Pending { agent: self, step, answer, seen: std::cell::OnceCell::new() }
     }
 
     /// Opens `url` as lock number `lock`.

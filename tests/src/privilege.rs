@@ -21,6 +21,12 @@ pub fn without_root(test: &str) -> bool {
     !is_root() && skip(test, "it needs root")
 }
 
+/// As [`without_root`], for a program that is called with `-V`.
+pub fn without(program: &str, test: &str) -> bool {
+    let there = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    !there && skip(test, &format!("{program} is missing: apt-get install {program}"))
+}
+
 /// The words before a program that give it namespaces of its own, as `unshare` names them; without root, a user namespace too.
 pub fn unshare(namespaces: &[&'static str]) -> Vec<&'static str> {
     let mut words = vec!["unshare"];

@@ -301,7 +301,7 @@ fn p5_a_new_lock_file_lets_nobody_else_in() {
 }
 
 #[test]
-fn f10_a_page_of_zeros_is_a_valid_new_lock() {
+fn a_page_of_zeros_is_a_valid_new_lock() {
     let place = Place::new();
     for len in [0, 4096, 8192] {
         fs::write(place.path(), vec![0; len]).unwrap();

@@ -1,8 +1,12 @@
 //! Faults of the file engine that need more than an agent: programs of their own, namespaces, and calls that fail.
 //! The simpler ones are in `../mpm.rs`; `../../faults.toml` has them all.
 
+mod errno;
 mod limits;
 mod namespaces;
+mod order;
 mod paths;
 mod processes;
+mod scale;
 mod steps;
+mod table;

@@ -113,7 +113,8 @@ fn p2_who_else_could_write_decides() {
     }
     use ErrorKind::Unsafe;
     // The folder's owner and mode, the file's, what follows; and what follows with ?mode=0660.
-    let table: &[(u32, u32, u32, u32, Option<ErrorKind>, Option<ErrorKind>)] = &[
+    type Row = (u32, u32, u32, u32, Option<ErrorKind>, Option<ErrorKind>);
+    let table: &[Row] = &[
         (0, 0o700, 0, 0o600, None, None),
         (0, 0o755, 0, 0o644, None, None),
         (0, 0o770, 0, 0o600, Some(Unsafe), Some(Unsafe)),
@@ -275,4 +276,36 @@ fn p9_what_others_wrote_of_themselves_is_shown_harmless() {
     assert!(harmless(&String::from_utf8_lossy(&shown.unwrap().stdout)));
     let tried = Mutex::open(&place.url()).unwrap().acquire_timeout(Duration::from_millis(10)).unwrap();
     assert!(tried.is_none());
+}
+
+/// Whoever may write to the page may stand in its line with any ticket. As nobody lives in those slots, nobody waits for them.
+#[test]
+fn s7_garbage_in_the_line_is_cleared_away() {
+    for seed in 1..40u64 {
+        let place = Place::new();
+        let url = format!("{}?fair={}", place.url(), if seed % 2 == 0 { "strict" } else { "eventual" });
+        let (owner, waiter) = (Agent::start(Language::C), Agent::start(Language::C));
+        for agent in [&owner, &waiter] {
+            agent.open(1, &url).ok();
+        }
+        owner.call("hold 1 1 0").ok();
+        let wait = waiter.begin("hold 1 1 forever");
+        owner.until_waiters(1, 1);
+        let mut state = seed;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state
+        };
+        // The cells and records of the slots 3 to 19, which nobody has: see layout.rs.
+        let file = fs::File::options().write(true).open(place.path()).unwrap();
+        for slot in 2..19 {
+            file.write_all_at(&random().to_le_bytes(), 256 + 8 * slot).unwrap();
+            let record: Vec<u8> = (0..24).flat_map(|_| random().to_le_bytes()).collect();
+            file.write_all_at(&record, 448 + 192 * slot).unwrap();
+        }
+        owner.call("end 1").ok();
+        assert!(!wait.reply().ok().abandoned(), "seed {seed}");
+        waiter.call("end 1").ok();
+        assert!(Mutex::open(&url).unwrap().acquire_timeout(WATCHDOG).unwrap().is_some(), "seed {seed}");
+    }
 }

@@ -1,0 +1,83 @@
+//! Who is next: strictly by arrival over processes and languages, or overtaken for no longer than a moment.
+
+use std::time::{Duration, Instant};
+
+use ipcmutex::Mutex;
+use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::place::{Place, until};
+
+#[test]
+fn strict_is_the_order_of_arrival_in_every_language() {
+    const ROUNDS: usize = 100;
+    let place = Place::new();
+    let url = format!("{}?fair=strict", place.url());
+    let here = Mutex::open(&url).unwrap();
+    let languages = [Language::C, Language::Python, Language::Rust, Language::Node];
+    let agents: Vec<Agent> = languages.iter().map(|language| Agent::start(*language)).collect();
+    for agent in &agents {
+        agent.open(1, &url).ok();
+    }
+    let mut inversions = 0;
+    for round in 0..ROUNDS {
+        let hold = here.acquire().unwrap();
+        let waits: Vec<_> = (0..agents.len())
+            .map(|at| {
+                let agent = &agents[(at + round) % agents.len()];
+                // Each comes when the one before it stands in line.
+                let wait = agent.begin("hold 1 1 forever");
+                until("it stands in line", || here.status().unwrap().waiters == at as u32 + 1);
+                (agent, wait)
+            })
+            .collect();
+        let mut last = hold.token();
+        hold.release().unwrap();
+        let mut tokens = Vec::new();
+        for (agent, wait) in waits {
+            let served = wait.reply().ok();
+            tokens.push(served.token());
+            agent.call("end 1").ok();
+        }
+        for token in tokens {
+            inversions += usize::from(token <= last);
+            last = token;
+        }
+    }
+    println!("fair=strict: {ROUNDS} rounds of {} waiters, {inversions} inversions", agents.len());
+    assert_eq!(inversions, 0);
+}
+
+/// The owner comes back at once after each release. A waiter gets the lock all the same when it has waited for a millisecond.
+#[test]
+fn eventual_is_overtaken_for_a_moment_only() {
+    let place = Place::new();
+    let owner = Mutex::open(&place.url()).unwrap();
+    let waiter = Agent::start(Language::C);
+    waiter.open(1, &place.url()).ok();
+    let mut overtaken: Vec<u64> = (0..30)
+        .map(|_| {
+            let mut hold = owner.acquire().unwrap();
+            let wait = waiter.begin("hold 1 1 forever");
+            until("it stands in line", || owner.status().unwrap().waiters == 1);
+            let arrived = hold.token();
+            let begun = Instant::now();
+            while wait.is_waiting() {
+                assert!(begun.elapsed() < Duration::from_secs(30), "it starves");
+                // What a holder does, for longer than the millisecond.
+                std::thread::sleep(Duration::from_millis(2));
+                hold.release().unwrap();
+                match owner.try_acquire().unwrap() {
+                    Some(again) => hold = again,
+                    None => {
+                        let served = wait.reply().ok().token();
+                        waiter.call("end 1").ok();
+                        return served - arrived - 1;
+                    }
+                }
+            }
+            panic!("it was granted beside a holder");
+        })
+        .collect();
+    overtaken.sort_unstable();
+    println!("fair=eventual: overtaken by holds of 2 ms: median {}, at most {}", overtaken[15], overtaken[29]);
+    assert!(overtaken[15] <= 3, "{overtaken:?}");
+}
