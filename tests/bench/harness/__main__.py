@@ -49,9 +49,15 @@ def main() -> None:
             # Counts, not times: they may run at the same time.
             progress("waiters of Redis, and 1000 holds renewed" if not asked.quick else "waiters of Redis")
             with ThreadPoolExecutor() as pool:
-                renewal = None if asked.quick else pool.submit(commands.renewal, workers, 1000, 10)
-                rows += commands.waits(workers, set(workers), 3 if asked.quick else 60)
-                rows += renewal.result() if renewal else []
+                counts = [pool.submit(commands.waits, workers, set(workers), 3 if asked.quick else 60)]
+                if not asked.quick:
+                    counts.append(pool.submit(commands.renewal, workers, 1000, 10))
+            for count in counts:
+                # All else is measured by now and must not be lost with it.
+                if error := count.exception():
+                    print(f"\nbench: not counted: {error}", file=sys.stderr)
+                else:
+                    rows += count.result()
     finally:
         bench.close()
         redis.close()

@@ -48,7 +48,10 @@ def start(workers: dict[str, list[str]], redis: Redis, folder: Path, language: s
 def held(worker: subprocess.Popen[str]) -> None:
     """Until it says that it holds."""
     assert worker.stdout
+    watchdog = threading.Timer(60, worker.kill)
+    watchdog.start()
     line = worker.stdout.readline()
+    watchdog.cancel()
     if not line or "failed" in json.loads(line):
         raise RuntimeError(f"{worker.args}: {line}")
 
@@ -116,9 +119,9 @@ def renewal(workers: dict[str, list[str]], holds: int, periods: int) -> list[Row
         try:
             held(owner)
             time.sleep(lease_ms / 3000)
-            before = redis.info("stats")
+            before, calls = redis.info("stats"), redis.calls()
             time.sleep(periods * lease_ms / 3000)
-            after = redis.info("stats")
+            after, calls = redis.info("stats"), redis.calls() - calls
         finally:
             stop(owner)
             redis.close()
@@ -126,4 +129,4 @@ def renewal(workers: dict[str, list[str]], holds: int, periods: int) -> list[Row
     # The server reads 16 KiB at a time, so that many bytes are no less than so many reads.
     needed = max(periods, change["total_net_input_bytes"] / 16384)
     return [row("renewal", f"{holds} holds renewed, Redis", "c", "ipcmutex-unix",
-                {"reads_per_period": change["total_reads_processed"] / periods, "reads_over_needed": change["total_reads_processed"] / needed})]
+                {"scripts_per_period": calls / periods, "reads_per_period": change["total_reads_processed"] / periods, "reads_over_needed": change["total_reads_processed"] / needed})]

@@ -92,12 +92,12 @@ class Bench:
         logged = intervals.judge(place) if params.get("logs") else {}
         self.tidy(place)
         lines = output.strip().splitlines()
-        for line in lines:
-            if '"failed"' in line:
-                return dict(json.loads(line))
-        if len(lines) != 1:
-            return {"failed": (words or f"ended with {worker.returncode} and no word")[-1000:]}
-        return json.loads(lines[0]) | logged
+        # Several processes may fail; the first one's words are the reason.
+        answer = next((line for line in lines if '"failed"' in line), lines[0] if len(lines) == 1 else "")
+        try:
+            return json.loads(answer) | logged
+        except ValueError:
+            return {"failed": (words or output.strip() or f"ended with {worker.returncode} and no word")[-1000:]}
 
     def tidy(self, place: Path) -> None:
         """Removes the files of one turn."""

@@ -48,6 +48,12 @@ class Redis:
         lines = self.ask(b"INFO " + section.encode()).decode().splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
+    def calls(self) -> int:
+        """How many scripts were called."""
+        stats = self.info("commandstats")
+        return sum(int(told.split(",")[0].removeprefix("calls=")) for name, told in stats.items()
+                   if name.startswith(("cmdstat_eval", "cmdstat_fcall")))
+
     def close(self) -> None:
         """Ends the server."""
         self.process.terminate()
