@@ -29,23 +29,46 @@ impl Losses {
 
     /// The hold is lost: each listener is told, once, on the callback thread.
     pub(crate) fn tell(&self, token: u64, error: &Error) {
-        for notify in self.take(token) {
-            let error = error.clone();
-            call::run(Box::new(move || notify(error)));
-        }
+        tell(self.take(token), error);
+    }
+
+    /// Every hold is lost.
+    pub(crate) fn tell_all(&self, error: &Error) {
+        let mut by_token = self.by_token.lock();
+        let listeners = std::mem::take(&mut *by_token);
+        self.listening.store(0, Ordering::Release);
+        drop(by_token);
+        listeners.into_values().for_each(|listeners| tell(listeners, error));
+    }
+
+    #[inline]
+    pub(crate) fn is_anyone_listening(&self) -> bool {
+        self.listening.load(Ordering::Acquire) != 0
     }
 
     pub(crate) fn is_listening(&self, token: u64) -> bool {
-        self.listening.load(Ordering::Acquire) != 0 && self.by_token.lock().contains_key(&token)
+        self.is_anyone_listening() && self.by_token.lock().contains_key(&token)
     }
 
-    fn take(&self, token: u64) -> Vec<OnLost> {
-        if self.listening.load(Ordering::Acquire) == 0 {
-            return Vec::new();
-        }
+    /// Those who listen for this hold, who are then to be told, or not.
+    #[inline]
+    pub(crate) fn take(&self, token: u64) -> Vec<OnLost> {
+        if self.is_anyone_listening() { self.take_out(token) } else { Vec::new() }
+    }
+
+    #[cold]
+    fn take_out(&self, token: u64) -> Vec<OnLost> {
         let mut by_token = self.by_token.lock();
         let listeners = by_token.remove(&token).unwrap_or_default();
         self.listening.store(by_token.len(), Ordering::Release);
         listeners
+    }
+}
+
+/// Tells each of them, once, on the callback thread.
+pub(crate) fn tell(listeners: Vec<OnLost>, error: &Error) {
+    for notify in listeners {
+        let error = error.clone();
+        call::run(Box::new(move || notify(error)));
     }
 }

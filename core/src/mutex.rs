@@ -140,6 +140,7 @@ impl Mutex {
     ///
     /// # Errors
     /// As [`Mutex::acquire_with`].
+    #[inline]
     pub fn lock_with(&self, waiting: Waiting<'_>) -> Result<()> {
         let session = self.0.open_session()?;
         let grant = self.0.wait(session, waiting)?;
@@ -202,6 +203,7 @@ impl Mutex {
     /// # Errors
     /// NOT_OWNER if there is none; LOST if it was gone; FORKED in a child whose parent holds; UNAVAILABLE if a
     /// server does not answer (the hold then ends with its lease).
+    #[inline]
     pub fn release(&self) -> Result<()> {
         let session = self.0.session()?;
         loop {
@@ -276,6 +278,18 @@ impl Mutex {
     }
 }
 
+impl Session {
+    /// Two grants of one name cannot live at once: the earlier hold is lost.
+    #[cold]
+    fn supersede(&self, token: u64) {
+        let mut superseded = self.superseded.lock();
+        if superseded.len() == REMEMBERED {
+            superseded.remove(0);
+        }
+        superseded.push(token);
+    }
+}
+
 impl fmt::Debug for Mutex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Mutex({}, {})", self.0.url, if self.is_held_here() { "locked" } else { "unlocked" })
@@ -346,12 +360,7 @@ impl Inner {
     fn adopt(&self, session: &Session, grant: Grant) -> Result<()> {
         let before = session.current.swap(grant.token, Ordering::SeqCst);
         if before != 0 {
-            // Two grants of one name cannot live at once: the earlier hold is lost.
-            let mut superseded = session.superseded.lock();
-            if superseded.len() == REMEMBERED {
-                superseded.remove(0);
-            }
-            superseded.push(before);
+            session.supersede(before);
         }
         if session.inherited.load(Ordering::Relaxed) {
             session.inherited.store(false, Ordering::Relaxed);

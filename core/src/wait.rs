@@ -276,11 +276,20 @@ impl Default for Timeout {
 const INTERRUPT_SLICE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Waits on the caller's thread. `register` makes the wait known to whoever may close the mutex.
+#[inline]
 pub(crate) fn block(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl FnOnce(Pending)) -> Result<Grant> {
-    let Waiting { timeout, cancel, mut interrupt } = waiting;
-    if cancel.is_some_and(Cancel::is_canceled) {
+    if waiting.cancel.is_some_and(Cancel::is_canceled) {
         return Err(canceled());
     }
+    match backend.take_free() {
+        Some(grant) => Ok(grant),
+        None => block_slowly(backend, waiting, register),
+    }
+}
+
+#[cold]
+fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl FnOnce(Pending)) -> Result<Grant> {
+    let Waiting { timeout, cancel, mut interrupt } = waiting;
     let deadline = if backend.is_remote() { timeout.deadline() } else { None };
     let ticket = match first_try(&**backend, timeout, deadline)? {
         Ok(grant) => return Ok(grant),

@@ -111,6 +111,13 @@ pub(crate) trait Backend: Send + Sync {
     /// Takes the lock if that is possible now; never waits for a holder. `None`: it is held, or others go first.
     fn try_take(&self) -> Result<Option<Grant>>;
 
+    /// Takes the lock if that needs nothing but the engine's own memory; `None` says nothing. The free path: `try_take` follows
+    /// where it does not get there.
+    #[inline]
+    fn take_free(&self) -> Option<Grant> {
+        None
+    }
+
     /// Whether even a try asks a server, so that its time is part of a timeout.
     fn is_remote(&self) -> bool {
         false

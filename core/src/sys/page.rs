@@ -93,7 +93,7 @@ impl<T> Latest<T> {
     }
 
     /// Each value, the current one first, until `found` says so.
-    pub(crate) fn find(&self, found: impl Fn(&T) -> bool) -> Option<std::sync::Arc<T>> {
+    pub(crate) fn find(&self, mut found: impl FnMut(&T) -> bool) -> Option<std::sync::Arc<T>> {
         let kept = self.kept.lock().clone();
         kept.into_iter().rev().find(|value| found(value))
     }

@@ -126,7 +126,25 @@ impl Mpm {
 
     /// The site of the hold with `token`, also if its file has gone since.
     fn site_of(&self, token: u64) -> Option<Arc<Site>> {
-        self.sites.find(|site| site.knows(token))
+        self.sites.find(|site| site.hold(token).is_some())
+    }
+
+    /// The end of a hold that is not where the path leads now.
+    #[cold]
+    fn release_elsewhere(&self, token: u64) -> Result<()> {
+        let mut outcome = None;
+        let _site = self.sites.find(|site| {
+            outcome = site.hold(token).map(|hold| site.release(hold, token, false));
+            outcome.is_some()
+        });
+        outcome.unwrap_or_else(|| {
+            let error = lost("release", "somebody broke the lock");
+            let _everywhere = self.sites.find(|site| {
+                site.losses.tell(token, &error);
+                false
+            });
+            Err(error)
+        })
     }
 }
 
@@ -145,7 +163,16 @@ fn watch_loss(site: Arc<Site>, token: u64) -> Result<()> {
 }
 
 impl Backend for Mpm {
-    #[inline]
+    fn take_free(&self) -> Option<Grant> {
+        let site = self.sites.get();
+        let grant = site.take_free(self.strict, &self.label)?;
+        if site.note_hold() {
+            return Some(grant);
+        }
+        site.give_back(grant);
+        None
+    }
+
     fn try_take(&self) -> Result<Option<Grant>> {
         loop {
             let site = self.site()?;
@@ -154,7 +181,7 @@ impl Backend for Mpm {
                 None => {}
                 Some(grant) if site.note_hold() => return Ok(Some(grant)),
                 // A lock that nobody else can find is none; its loss is nobody's.
-                Some(grant) => drop(site.release(grant.token, grant.abandoned)),
+                Some(grant) => site.give_back(grant),
             }
         }
     }
@@ -188,19 +215,15 @@ impl Backend for Mpm {
     #[inline]
     fn release(&self, token: u64) -> Result<()> {
         let site = self.sites.get();
-        if site.knows(token) {
-            return site.release(token, false);
-        }
-        match self.site_of(token) {
-            Some(site) => site.release(token, false),
-            None => Err(lost("release", "somebody broke the lock")),
+        match site.hold(token) {
+            Some(hold) => site.release(hold, token, false),
+            None => self.release_elsewhere(token),
         }
     }
 
     fn give_back(&self, grant: Grant) {
         if let Some(site) = self.site_of(grant.token) {
-            // Nobody had it, so nobody has lost it.
-            let _ = site.release(grant.token, grant.abandoned);
+            site.give_back(grant);
         }
     }
 
@@ -258,7 +281,7 @@ fn read(view: &(impl layout::View + ?Sized), lives: impl Fn(u16) -> bool) -> Sta
     };
     let generation = word.generation();
     let base = view.u64(layout::BASES[word::half_of(generation)]);
-    let token = if generation == 0 { 0 } else { base.wrapping_add(generation & (word::HALF - 1)) };
+    let token = if generation == 0 { 0 } else { word::token(base, generation) };
     let waiters = layout::slots(layout::blocks(view))
         .filter(|slot| view.u64(layout::cell(*slot)) != 0 && lives(*slot))
         .map(|slot| view.u32(layout::waiters(slot)))

@@ -17,7 +17,7 @@ use super::{Mpm, bells, pulse};
 use crate::backend::contract::{Grant, Owner};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hold::lost;
-use crate::loss::Losses;
+use crate::loss::{self, Losses};
 use crate::numbers;
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
@@ -45,9 +45,8 @@ pub(super) struct Site {
     root: Option<Identity>,
     page: Mapping,
     pub(super) slot: u16,
-    /// The hold of this process: its token, and the word as it was entered.
-    hold_token: AtomicU64,
-    hold_word: AtomicU64,
+    /// The token base of this process's latest hold.
+    base: AtomicU64,
     /// Set once the path leads elsewhere: nobody takes the lock here any more.
     vanished: AtomicBool,
     /// Coarse ms << 8 | looks at the path in it.
@@ -174,8 +173,7 @@ impl Site {
                 root,
                 page,
                 slot,
-                hold_token: AtomicU64::new(0),
-                hold_word: AtomicU64::new(0),
+                base: AtomicU64::new(0),
                 vanished: AtomicBool::new(false),
                 looks: AtomicU64::new(0),
                 label: AtomicU64::new(0),
@@ -229,10 +227,12 @@ impl Site {
         self.serve_line();
     }
 
+    #[inline]
     fn word(&self) -> Word {
         Word(self.page.u64(layout::WORD).load(SeqCst))
     }
 
+    #[inline]
     fn swap(&self, from: Word, to: Word) -> Result<(), Word> {
         match self.page.u64(layout::WORD).compare_exchange(from.0, to.0, SeqCst, SeqCst) {
             Ok(_) => Ok(()),
@@ -244,11 +244,6 @@ impl Site {
         self.page.u64(layout::PASSED_AT).store(coarse_ms(), Relaxed);
     }
 
-    fn token_of(&self, generation: u64) -> u64 {
-        let base = self.page.u64(layout::BASES[word::half_of(generation)]).load(Acquire);
-        base.wrapping_add(generation & (word::HALF - 1))
-    }
-
     /// Enters from exactly `word`.
     #[inline]
     fn enter(&self, word: Word, abandoned: bool, strict: bool) -> Option<Grant> {
@@ -258,19 +253,17 @@ impl Site {
         }
         self.swap(word, entered).ok()?;
         let generation = entered.generation();
-        let token = self.token_of(generation);
+        let half = word::half_of(generation);
+        let base = self.page.u64(layout::BASES[half]).load(Acquire);
         if word::past_the_middle(generation) {
-            let other = layout::BASES[1 - word::half_of(generation)];
-            let next = self.page.u64(layout::BASES[word::half_of(generation)]).load(Acquire).wrapping_add(word::HALF);
-            self.page.u64(other).fetch_max(next, AcqRel);
+            self.page.u64(layout::BASES[1 - half]).fetch_max(base.wrapping_add(word::HALF), AcqRel);
         }
-        // The token before the word: see `hold`.
-        let before = self.hold_token.load(Relaxed);
-        self.hold_token.store(token, Release);
-        self.hold_word.store(entered.0, Release);
-        if before != 0 && self.losses.is_listening(before) {
-            // Its hold was broken without having noticed: a release would have ended the listening.
-            self.losses.tell(before, &lost("on_lost", "somebody broke the lock"));
+        if self.base.load(Relaxed) != base {
+            self.base.store(base, Release);
+        }
+        let token = word::token(base, generation);
+        if self.losses.is_anyone_listening() {
+            self.tell_broken();
         }
         Some(Grant { token, abandoned })
     }
@@ -295,6 +288,21 @@ impl Site {
         self.page.u32(number).fetch_add(1, Relaxed);
     }
 
+    /// On entry: whoever still listens, to a hold that was broken without having noticed; a release would have ended the listening.
+    #[cold]
+    fn tell_broken(&self) {
+        self.losses.tell_all(&lost("on_lost", "somebody broke the lock"));
+    }
+
+    /// The word, if it says that this process has the hold with `token`. Nothing but the word says so: what a thread noted
+    /// beside it could be late, and overwrite what its successor noted.
+    #[inline]
+    pub(super) fn hold(&self, token: u64) -> Option<Word> {
+        let word = self.word();
+        let mine = word.state() == State::Held && word.slot() == self.slot;
+        (mine && word::token(self.base.load(Acquire), word.generation()) == token).then_some(word)
+    }
+
     /// Whether the process in `slot` has died. What cannot be told is a no. This process's own slot is never asked about.
     fn is_dead(&self, slot: u16) -> bool {
         if slot == self.slot || slot == 0 {
@@ -316,6 +324,18 @@ impl Site {
     fn is_stale(&self) -> bool {
         let passed = self.page.u64(layout::PASSED_AT).load(Relaxed);
         !(0..=CLAIM_MS).contains(&coarse_ms().wrapping_sub(passed))
+    }
+
+    /// [`Site::take`], if the word is free and stays so.
+    #[inline]
+    pub(super) fn take_free(&self, strict: bool, label: &Label) -> Option<Grant> {
+        let word = self.word();
+        if self.has_vanished() || word.state() != State::Free || strict && word.has(LINE) {
+            return None;
+        }
+        let grant = self.enter(word, word.has(ABANDONED), strict)?;
+        self.write_label(label);
+        Some(grant)
     }
 
     /// Takes the lock in passing, if that is allowed now.
@@ -374,9 +394,14 @@ impl Site {
     #[inline]
     fn write_label(&self, label: &Label) {
         if self.label.load(Relaxed) != label.number {
-            self.label.store(label.number, Relaxed);
-            layout::write_text(&self.page, layout::label(self.slot), &label.text);
+            self.rewrite_label(label);
         }
+    }
+
+    #[cold]
+    fn rewrite_label(&self, label: &Label) {
+        self.label.store(label.number, Relaxed);
+        layout::write_text(&self.page, layout::label(self.slot), &label.text);
     }
 
     /// Whether the path still leads here. Looked up at most [`LOOKS_PER_TICK`] times per tick of the coarse clock.
@@ -401,6 +426,7 @@ impl Site {
     }
 
     /// Looks where the path leads; if elsewhere, everybody here moves on.
+    #[cold]
     fn look(&self) {
         let here = match place::identity(&self.path) {
             Ok(Some((identity, len))) => identity == self.identity && len >= BLOCK as u64,
@@ -410,8 +436,7 @@ impl Site {
         };
         if !here && !self.vanished.swap(true, SeqCst) {
             log::warn!("{}: the lock file was removed or replaced", self.path.display());
-            let token = self.hold_token.load(Acquire);
-            self.losses.tell(token, &self.gone("on_lost"));
+            self.losses.tell_all(&self.gone("on_lost"));
             self.evacuate();
         }
     }
@@ -439,35 +464,28 @@ impl Site {
         self.ring_own(u32::MAX);
     }
 
-    /// The word that the hold with `token` entered; `None` if that is not this process's latest hold. The token is read
-    /// again after the word: as long as it is the same, the word is not yet that of a later hold.
+    /// Ends the hold with `token`, which began as `hold`; the next one hears `abandoned`.
     #[inline]
-    fn hold(&self, token: u64) -> Option<Word> {
-        if self.hold_token.load(Acquire) != token {
-            return None;
-        }
-        let word = Word(self.hold_word.load(Acquire));
-        (self.hold_token.load(Acquire) == token).then_some(word)
-    }
-
-    pub(super) fn knows(&self, token: u64) -> bool {
-        self.hold_token.load(Acquire) == token
-    }
-
-    /// Ends the hold with `token`; the next one hears `abandoned`.
-    #[inline]
-    pub(super) fn release(&self, token: u64, abandoned: bool) -> Result<()> {
-        let Some(hold) = self.hold(token) else { return Err(lost("release", "somebody broke the lock")) };
+    pub(super) fn release(&self, hold: Word, token: u64, abandoned: bool) -> Result<()> {
+        // First: once the word is free, the next one here tells whoever still listens.
+        let listeners = self.losses.take(token);
         let quick = !abandoned && !hold.has(LINE) && self.swap(hold, hold.freed(false)).is_ok();
-        if !quick && !self.pass_on(hold, abandoned) {
-            self.losses.tell(token, &lost("on_lost", "somebody broke the lock"));
-            return Err(lost("release", "somebody broke the lock"));
+        let outcome = if !quick && !self.pass_on(hold, abandoned) {
+            Err(lost("release", "somebody broke the lock"))
+        } else if !self.is_here() {
+            Err(self.gone("release"))
+        } else {
+            return Ok(());
+        };
+        outcome.inspect_err(|error| loss::tell(listeners, error))
+    }
+
+    /// [`Site::release`] of what nobody was given, or nobody will end.
+    pub(super) fn give_back(&self, grant: Grant) {
+        if let Some(hold) = self.hold(grant.token) {
+            // Nobody had it, so nobody has lost it.
+            let _ = self.release(hold, grant.token, grant.abandoned);
         }
-        if !self.is_here() {
-            return Err(self.gone("release"));
-        }
-        self.losses.forget(token);
-        Ok(())
     }
 
     /// The slow half of a release: somebody waits, or the hold is gone (`false`).
@@ -721,11 +739,11 @@ impl Site {
     }
 
     /// Takes the lock for the first of this process's line, if it may have it now. `own` is the waiter whose thread
-    /// calls; any other thread is woken.
-    pub(super) fn drive(&self, look: Look, own: Option<&Arc<Waiter>>) {
+    /// calls; any other thread is woken. Whether somebody got it.
+    pub(super) fn drive(&self, look: Look, own: Option<&Arc<Waiter>>) -> bool {
         loop {
             let mut local = self.local.lock();
-            let Some(front) = local.line.front() else { return };
+            let Some(front) = local.line.front() else { return false };
             if !front.waiter.is_waiting() {
                 // It has ended and is about to leave; it must not stand in the way of the next.
                 let gone = local.line.pop_front();
@@ -737,8 +755,8 @@ impl Site {
             self.page.u64(layout::cell(self.slot)).fetch_or(Cell::ASLEEP, SeqCst);
             let strict = front.strict;
             let hand_over = strict || front.waiter.created.elapsed() >= PATIENCE;
-            let Some(grant) = self.attempt(look, strict, hand_over) else { return };
-            let Some(front) = local.line.pop_front() else { return };
+            let Some(grant) = self.attempt(look, strict, hand_over) else { return false };
+            let Some(front) = local.line.pop_front() else { return false };
             self.promote(&mut local);
             if let Some(next) = local.line.front() {
                 // It may be asleep already, behind a first that found the lock free and never had to say that anybody waits.
@@ -761,10 +779,10 @@ impl Site {
                 let waited = front.waiter.created.elapsed();
                 self.count(layout::waits(self.slot, numbers::bucket(waited)));
                 log::debug!("{}: acquired after {waited:.1?}", self.path.display());
-                return;
+                return true;
             }
             // It had ended; what it was given goes on, and the next one here may be the one to have it.
-            let _ = self.release(grant.token, grant.abandoned);
+            self.give_back(grant);
         }
     }
 
@@ -870,9 +888,7 @@ impl Site {
             State::Free | State::Reserved if !ours && !self.is_stale() => return true,
             _ => {}
         }
-        let before = self.hold_token.load(Relaxed);
-        self.drive(if ours { Look::Thorough } else { Look::Late }, None);
-        if !event && self.hold_token.load(Relaxed) != before {
+        if self.drive(if ours { Look::Thorough } else { Look::Late }, None) && !event {
             self.count(layout::rechecks(self.slot));
             log::info!("{}: free, and nobody had told", self.path.display());
         }
@@ -896,10 +912,7 @@ impl Site {
         if self.vanished.load(Acquire) {
             return Err(self.gone("check"));
         }
-        match self.hold(token) {
-            Some(hold) if self.word().is_hold(hold) => Ok(()),
-            _ => Err(lost("check", "somebody broke the lock")),
-        }
+        self.hold(token).map(drop).ok_or_else(|| lost("check", "somebody broke the lock"))
     }
 
     /// [`Site::check`], and a look at the path: for who is to be told of a loss without asking.
@@ -920,7 +933,7 @@ impl Site {
             if word.has(LINE) {
                 self.raise_flags(word.has(HAND_OVER));
             }
-            let _ = self.release(grant.token, true);
+            self.give_back(Grant { abandoned: true, ..grant });
             return true;
         }
     }

@@ -93,6 +93,11 @@ pub(super) fn half_of(generation: u64) -> usize {
     usize::from(generation & HALF != 0)
 }
 
+#[inline]
+pub(super) fn token(base: u64, generation: u64) -> u64 {
+    base.wrapping_add(generation & (HALF - 1))
+}
+
 /// Whether a holder of this generation must raise the other half's base, for when the counter gets there.
 pub(super) fn past_the_middle(generation: u64) -> bool {
     generation & (HALF >> 1) != 0

@@ -73,6 +73,10 @@ impl Backend for Spm {
         Ok(self.lock.take(self.strict, self.label).map(|(token, abandoned)| Grant { token, abandoned }))
     }
 
+    fn take_free(&self) -> Option<Grant> {
+        self.lock.take(self.strict, self.label).map(|(token, abandoned)| Grant { token, abandoned })
+    }
+
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
         self.lock.join(Guest::new(waiter.clone()), self.strict, self.label);
         Ok(())
