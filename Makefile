@@ -6,7 +6,7 @@
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: under a minute, for developing)
 # make install PREFIX= DESTDIR=   header, libraries, command
-# make lint                       format and clippy
+# make lint                       format, clippy, rustdoc, each combination of features
 # make clean
 #
 # Rust, gcc, python3 and node are expected to be there. What is generated goes under target/ alone.
@@ -71,6 +71,8 @@ lint: tools
 	cargo fmt --all --check
 	cargo fmt --manifest-path tests/bench/rust/Cargo.toml --check
 	PYO3_PYTHON=python3 cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps -p ipcmutex
+	cargo check --quiet -p ipcmutex-cli --no-default-features
 	@for features in "" redis tls; do cargo clippy -q -p ipcmutex -p ipcmutex-ffi --no-default-features --features "$$features" -- -D warnings; done
 
 clean:

@@ -108,6 +108,12 @@ kinds! {
 
 /// A failure: its [`kind`](Error::kind) to decide on, and a text for people.
 ///
+/// ```
+/// let error = ipcmutex::Mutex::open("mpm:/no/such/folder/lock").unwrap_err();
+/// assert_eq!(error.kind(), ipcmutex::ErrorKind::Io);
+/// assert!(error.to_string().starts_with("open mpm:/no/such/folder/lock: "));
+/// ```
+///
 /// The text reads *what was tried*, *on which URL* (the secret shown as `***`), *what was found*, and
 /// where there is something to do, *what to do*.
 #[derive(Clone)]

@@ -35,16 +35,26 @@ impl Hold {
 
     /// The fencing token: larger than that of every earlier hold of the name. Hand it to what the lock protects,
     /// and let that refuse a smaller one than it has seen.
+    ///
+    /// ```
+    /// let jobs = ipcmutex::Mutex::open("spm:token")?;
+    /// let first = jobs.acquire()?.token(); // released at once
+    /// assert!(jobs.acquire()?.token() > first);
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
+    #[must_use]
     pub fn token(&self) -> u64 {
         self.token
     }
 
     /// Whether the previous hold ended without a release: what it was doing may be half done.
+    #[must_use]
     pub fn abandoned(&self) -> bool {
         self.abandoned
     }
 
     /// The mutex that it was taken through.
+    #[must_use]
     pub fn mutex(&self) -> Mutex {
         Mutex(self.mutex.clone())
     }
@@ -69,11 +79,24 @@ impl Hold {
     }
 
     /// How long the hold lasts for certain without a renewal; `None` if it has no lease.
+    #[must_use]
     pub fn valid_for(&self) -> Option<Duration> {
         self.live("check").ok()?.backend.valid_for(self.token)
     }
 
     /// Calls `callback` once, on a library thread, if the hold is lost; never if it is released.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    ///
+    /// let jobs = ipcmutex::Mutex::open("spm:lost")?;
+    /// let hold = jobs.acquire()?;
+    /// let (tell, told) = mpsc::channel();
+    /// hold.on_lost(move |error| tell.send(error).expect("it is awaited"))?;
+    /// jobs.break_lock()?;
+    /// assert_eq!(told.recv().expect("it is told").kind(), ipcmutex::ErrorKind::Lost);
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// NOT_OWNER if it was released; FORKED in a child.
@@ -113,6 +136,7 @@ impl Hold {
     }
 
     /// Whether it was neither released nor inherited. It may be lost all the same.
+    #[must_use]
     pub fn is_live(&self) -> bool {
         self.live("check").is_ok()
     }

@@ -7,6 +7,25 @@
 //! hold.release()?;
 //! # Ok::<(), ipcmutex::Error>(())
 //! ```
+//!
+//! # Waiting
+//! [`Mutex::acquire`] waits for ever, [`Mutex::acquire_timeout`] up to a limit, [`Mutex::try_acquire`] not at all,
+//! [`Mutex::acquire_async`] without a thread and under any executor, [`Mutex::acquire_callback`] without an executor. First come,
+//! first served; see the URL's `fair=`. [`Mutex::acquire_with`] takes everything that may end a wait.
+//!
+//! # Holding
+//! A [`Hold`] belongs to whoever has it, not to a thread; dropping it releases, and [`Hold::release`] also tells of a loss. Its
+//! [`token`](Hold::token) rises with each hold of the name: let what the lock protects refuse an older one.
+//! [`abandoned`](Hold::abandoned) says that the one before died holding.
+//!
+//! # Failing
+//! [`Error::kind`] is for programs, its text for people: what was tried, on which lock (the secret hidden), what was found, what to do.
+//!
+//! # Fork, threads, signals
+//! A forked child has the mutexes and none of the holds. Everything is `Send + Sync`. A signal neither ends nor lengthens a wait.
+//!
+//! # Features
+//! `redis` (default): the engine for hosts. `tls` (default): `rpm+rediss:`. Without them those URLs are UNSUPPORTED.
 
 mod backend;
 mod error;

@@ -54,6 +54,12 @@ const REMEMBERED: usize = 64;
 impl Mutex {
     /// Opens the lock that `url` names; it is not acquired.
     ///
+    /// ```
+    /// let jobs = ipcmutex::Mutex::open("spm:jobs")?; // or mpm:jobs, file:/srv/app/lock, rpm+redis://host/jobs
+    /// assert!(ipcmutex::Mutex::open("smb:jobs").is_err_and(|error| error.to_string().contains("mpm")));
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// INVALID for a bad URL; for a lock file PERMISSION, UNSAFE, NO_SPACE, RESOURCE, IO or PROTOCOL; for Redis
     /// UNAVAILABLE, AUTH, CONFIG or PROTOCOL; UNSUPPORTED for an engine that is not built in.
@@ -73,6 +79,7 @@ impl Mutex {
     }
 
     /// The lock's URL. Shown, it hides its secret.
+    #[must_use]
     pub fn url(&self) -> &LockUrl {
         &self.0.url
     }
@@ -89,6 +96,14 @@ impl Mutex {
     }
 
     /// Acquires if that is possible at once; `None` if it is held.
+    ///
+    /// ```
+    /// let jobs = ipcmutex::Mutex::open("spm:try")?;
+    /// let hold = jobs.try_acquire()?.expect("nobody holds it");
+    /// assert!(jobs.try_acquire()?.is_none());
+    /// hold.release()?;
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Mutex::acquire`].
@@ -116,6 +131,16 @@ impl Mutex {
 
     /// Acquires within `limit`; `None` if that was not possible in time.
     ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let jobs = ipcmutex::Mutex::open("spm:timeout")?;
+    /// let hold = jobs.acquire_timeout(Duration::from_secs(5))?.expect("it is free");
+    /// assert!(jobs.acquire_timeout(Duration::from_millis(10))?.is_none());
+    /// drop(hold); // releases
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Mutex::acquire`].
     pub fn acquire_timeout(&self, limit: Duration) -> Result<Option<Hold>> {
@@ -127,6 +152,21 @@ impl Mutex {
     }
 
     /// Acquires, with everything that may end the wait.
+    ///
+    /// ```
+    /// use ipcmutex::{Cancel, ErrorKind, Mutex, Waiting};
+    ///
+    /// let jobs = Mutex::open("spm:cancel")?;
+    /// let _hold = jobs.acquire()?;
+    /// let cancel = Cancel::new();
+    /// let ended = std::thread::scope(|scope| {
+    ///     let wait = scope.spawn(|| jobs.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() }));
+    ///     cancel.cancel(); // before the wait begins or meanwhile
+    ///     wait.join().expect("no panic")
+    /// });
+    /// assert_eq!(ended.unwrap_err().kind(), ErrorKind::Canceled);
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Mutex::acquire`], and TIMEOUT (its text names the owner) and CANCELED.
@@ -147,12 +187,32 @@ impl Mutex {
         self.0.adopt(session, grant)
     }
 
-    /// Acquires without blocking a thread; needs no runtime. Dropping the future cancels.
+    /// Acquires without blocking a thread; needs no runtime. Dropping the future cancels: it leaves the line, and never takes
+    /// the lock afterwards.
+    ///
+    /// ```
+    /// async fn work(jobs: &ipcmutex::Mutex) -> ipcmutex::Result<u64> {
+    ///     let hold = jobs.acquire_async().await?;
+    ///     let token = hold.token();
+    ///     hold.release()?;
+    ///     Ok(token)
+    /// }
+    /// ```
     pub fn acquire_async(&self) -> Acquire {
         Acquire { mutex: self.clone(), wait: None }
     }
 
     /// Acquires without blocking a thread. `done` is called exactly once, on a library thread, perhaps before this returns.
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    ///
+    /// let jobs = ipcmutex::Mutex::open("spm:callback")?;
+    /// let (tell, told) = mpsc::channel();
+    /// jobs.acquire_callback(ipcmutex::Timeout::FOREVER, move |hold| tell.send(hold).expect("it is awaited"))?;
+    /// told.recv().expect("it is called")?.release()?;
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// CLOSED and what opening anew after a fork meets; then `done` is not called.
@@ -230,11 +290,22 @@ impl Mutex {
     }
 
     /// Whether a hold is current through this handle. No I/O; it may have been lost without this handle knowing.
+    #[must_use]
     pub fn is_held_here(&self) -> bool {
         self.0.session.get().is_some_and(|session| session.current.load(Ordering::Acquire) != 0)
     }
 
-    /// Who holds the lock, and how many wait.
+    /// Who holds the lock, how many wait, and what it has been through.
+    ///
+    /// ```
+    /// let jobs = ipcmutex::Mutex::open("spm:status")?;
+    /// let _hold = jobs.acquire()?;
+    /// let status = jobs.status()?;
+    /// assert_eq!(status.state, ipcmutex::State::Held);
+    /// assert_eq!(status.owner.expect("it is held").pid, std::process::id());
+    /// assert_eq!(status.numbers.acquisitions, 1);
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// CLOSED, or what the engine meets.
@@ -245,6 +316,15 @@ impl Mutex {
 
     /// Takes the lock away from whoever holds it; whether somebody did. That hold is LOST and its token stale; the
     /// next hold is told that the lock was abandoned.
+    ///
+    /// ```
+    /// let jobs = ipcmutex::Mutex::open("spm:break")?;
+    /// let robbed = jobs.acquire()?;
+    /// assert!(jobs.break_lock()?);
+    /// assert!(jobs.acquire()?.abandoned());
+    /// assert_eq!(robbed.release().unwrap_err().kind(), ipcmutex::ErrorKind::Lost);
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
     ///
     /// # Errors
     /// CLOSED, or what the engine meets.
@@ -273,6 +353,7 @@ impl Mutex {
     }
 
     /// Whether [`Mutex::close`] was called.
+    #[must_use]
     pub fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::SeqCst)
     }
@@ -448,6 +529,7 @@ impl Wait {
     }
 
     /// Whether it has an outcome.
+    #[must_use]
     pub fn is_over(&self) -> bool {
         self.epoch != fork::epoch() || self.pending.is_over()
     }

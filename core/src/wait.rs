@@ -159,6 +159,7 @@ struct CancelState {
 
 impl Cancel {
     /// A token that has not fired.
+    #[must_use]
     pub fn new() -> Cancel {
         Cancel::default()
     }
@@ -173,6 +174,7 @@ impl Cancel {
     }
 
     /// Whether [`Cancel::cancel`] was called.
+    #[must_use]
     pub fn is_canceled(&self) -> bool {
         self.0.fired.load(Ordering::SeqCst)
     }

@@ -72,6 +72,7 @@ pub struct Owner {
 
 impl Status {
     /// One clause for a TIMEOUT text: who holds it, since when, and how many wait.
+    #[must_use]
     pub fn describe(&self) -> String {
         let mut text = match (&self.owner, self.state) {
             (Some(owner), State::Held) => {
