@@ -1,0 +1,435 @@
+//! The line: who waits, who is next, who is woken.
+
+use std::sync::atomic::{AtomicU32, Ordering::*};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::super::layout::{self, Cell};
+use super::super::word::{ABANDONED, HAND_OVER, LINE, State, Word};
+use super::super::{Mpm, bells, pulse};
+use super::{ASYNC_BIT, CLAIM_MS, Entry, Local, Look, PATIENCE, Site};
+use crate::backend::contract::Grant;
+use crate::numbers;
+use crate::sys::futex::{self, Woken};
+use crate::wait::Waiter;
+
+impl Site {
+    /// The slow half of a release: somebody waits, or the hold is gone (`false`).
+    #[cold]
+    pub(super) fn pass_on(&self, hold: Word, abandoned: bool) -> bool {
+        loop {
+            let word = self.word();
+            if !word.is_hold(hold) {
+                return false;
+            }
+            self.note_passing();
+            if word.has(HAND_OVER)
+                && let Some((slot, cell)) = self.first_in_line()
+            {
+                let reserved = word.reserved(slot, abandoned);
+                if self.swap(word, reserved).is_ok() {
+                    if !self.ring(slot, cell) {
+                        self.pass_reservation(reserved);
+                    }
+                    return true;
+                }
+            } else if self.swap(word, word.freed(abandoned)).is_ok() {
+                if word.has(LINE) {
+                    self.serve_line();
+                }
+                return true;
+            }
+        }
+    }
+
+    /// A reservation whose waiter will not come: on to the next, or free.
+    pub(super) fn pass_reservation(&self, mut reserved: Word) {
+        loop {
+            self.note_passing();
+            let abandoned = reserved.has(ABANDONED);
+            let Some((slot, cell)) = self.first_in_line() else {
+                if self.swap(reserved, reserved.freed(abandoned)).is_ok() {
+                    self.serve_line();
+                }
+                return;
+            };
+            let next = reserved.reserved(slot, abandoned);
+            if next != reserved && self.swap(reserved, next).is_err() {
+                return; // Somebody took it.
+            }
+            if self.ring(slot, cell) {
+                return;
+            }
+            reserved = next;
+        }
+    }
+
+    /// If the lock is free and somebody waits, wakes the first. If nobody does, LINE goes.
+    pub(super) fn serve_line(&self) {
+        loop {
+            let word = self.word();
+            if word.state() != State::Free || !word.has(LINE) {
+                return;
+            }
+            match self.first_in_line() {
+                // Exactly this word: an entry in between has another generation, and then its release looks.
+                None => {
+                    let _ = self.swap(word, word.without(LINE));
+                    return;
+                }
+                Some((slot, cell)) => {
+                    if self.ring(slot, cell) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The lowest ticket in the file. It may be of a process that has died.
+    pub(super) fn first_in_line(&self) -> Option<(u16, Cell)> {
+        let mut first: Option<(u16, Cell)> = None;
+        for slot in layout::slots(layout::blocks(&self.page)) {
+            let cell = Cell(self.page.u64(layout::cell(slot)).load(SeqCst));
+            if cell != Cell::EMPTY && first.is_none_or(|(_, best)| cell.ticket() < best.ticket()) {
+                first = Some((slot, cell));
+            }
+        }
+        first
+    }
+
+    /// The lowest ticket of a process that lives. The cells of the dead are cleared.
+    pub(super) fn first_alive(&self) -> Option<(u16, Cell)> {
+        loop {
+            let (slot, cell) = self.first_in_line()?;
+            if !self.is_dead(slot) {
+                return Some((slot, cell));
+            }
+            // A change of the cell means that somebody new has moved in.
+            let _ = self.page.u64(layout::cell(slot)).compare_exchange(cell.0, 0, SeqCst, SeqCst);
+        }
+    }
+
+    /// Wakes the waiter that `cell` names. `false` if it is gone: it left, or its process has died, and its cell is cleared.
+    pub(super) fn ring(&self, slot: u16, cell: Cell) -> bool {
+        if slot == self.slot {
+            if self.is_front_async(cell) {
+                self.drive(Look::Brief, None);
+            } else {
+                self.ring_own(cell.bits());
+            }
+            return true;
+        }
+        // The cell as it is now, after the change of the word: when it was read to choose this waiter, it may have been awake
+        // and have gone to sleep since, having seen the word as it was.
+        let place = self.page.u64(layout::cell(slot));
+        let awake = loop {
+            let now = Cell(place.load(SeqCst));
+            if now.ticket() != cell.ticket() {
+                return false;
+            }
+            if !now.is_asleep() {
+                // It looks at the word before it sleeps. If it dies first, whoever clears its cell looks after that.
+                return true;
+            }
+            let awake = now.0 & !Cell::ASLEEP;
+            if place.compare_exchange(now.0, awake, SeqCst, SeqCst).is_ok() {
+                break awake;
+            }
+        };
+        let bell = self.page.u32(layout::bell(slot));
+        bell.fetch_add(1, SeqCst);
+        if futex::wake(bell, u32::MAX, cell.bits(), true) > 0 || !self.is_dead(slot) {
+            return true;
+        }
+        // A change of the cell means that somebody new has moved in.
+        let _ = place.compare_exchange(awake, 0, SeqCst, SeqCst);
+        false
+    }
+
+    pub(super) fn ring_own(&self, bits: u32) {
+        let bell = self.page.u32(layout::bell(self.slot));
+        bell.fetch_add(1, SeqCst);
+        futex::wake(bell, u32::MAX, bits, true);
+    }
+
+    pub(super) fn is_front_async(&self, cell: Cell) -> bool {
+        cell.bits() == 1 << ASYNC_BIT
+    }
+
+    pub(super) fn bit(waiter: &Waiter, ticket: u64) -> u32 {
+        if waiter.is_blocking() { (ticket % u64::from(ASYNC_BIT)) as u32 } else { ASYNC_BIT }
+    }
+
+    /// Puts a waiter into the line. `false` if the file has gone meanwhile.
+    pub(in crate::backend::mpm) fn join(&self, waiter: &Arc<Waiter>, handle: Weak<Mpm>, strict: bool) -> bool {
+        let mut local = self.local.lock();
+        if self.vanished.load(SeqCst) {
+            return false;
+        }
+        let ticket = self.page.u64(layout::TICKETS).fetch_add(1, SeqCst) + 1;
+        waiter.ticket.store(ticket, Release);
+        let entry = Entry { waiter: waiter.clone(), handle, strict, ticket };
+        local.line.push_back(entry);
+        if local.line.len() == 1 {
+            self.promote(&mut local);
+        } else {
+            self.count_waiters(&local);
+        }
+        if !waiter.is_blocking() {
+            self.watch(&mut local);
+        }
+        drop(local);
+        if waiter.is_blocking() {
+            self.raise_flags(strict);
+        } else {
+            self.drive(Look::Thorough, None);
+        }
+        true
+    }
+
+    /// Someone waits: who holds the lock, or it is kept for, must know.
+    pub(super) fn raise_flags(&self, hand_over: bool) {
+        let want = if hand_over { LINE | HAND_OVER } else { LINE };
+        loop {
+            let word = self.word();
+            if word.state() == State::Free || word.0 & want == want || self.swap(word, word.with(want)).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// The first of the process's line stands for it in the file.
+    pub(super) fn promote(&self, local: &mut Local) {
+        let cell = self.page.u64(layout::cell(self.slot));
+        match local.line.front() {
+            Some(entry) => {
+                cell.store(Cell::new(entry.ticket, Self::bit(&entry.waiter, entry.ticket)).0, SeqCst);
+                self.front.store(entry.ticket, SeqCst);
+                if !entry.waiter.is_blocking() && !local.bells {
+                    local.bells = self.me.upgrade().is_some_and(bells::watch);
+                }
+            }
+            None => {
+                cell.store(0, SeqCst);
+                self.front.store(0, SeqCst);
+                if std::mem::take(&mut local.pulse) {
+                    pulse::forget(self);
+                }
+                if std::mem::take(&mut local.bells) {
+                    bells::forget(self);
+                }
+            }
+        }
+        self.count_waiters(local);
+    }
+
+    pub(super) fn count_waiters(&self, local: &Local) {
+        self.page.u32(layout::waiters(self.slot)).store(local.line.len() as u32, Relaxed);
+    }
+
+    /// The pulse looks after this site from now on, until its line is empty; whether it does.
+    pub(super) fn watch(&self, local: &mut Local) -> bool {
+        if !local.pulse {
+            local.pulse = self.me.upgrade().is_some_and(pulse::watch);
+        }
+        local.pulse
+    }
+
+    /// Takes a waiter that has ended out of the line, and passes on what was meant for it.
+    pub(in crate::backend::mpm) fn leave(&self, waiter: &Arc<Waiter>) {
+        let mut local = self.local.lock();
+        let Some(at) = local.line.iter().position(|entry| Arc::ptr_eq(&entry.waiter, waiter)) else { return };
+        let gone = local.line.remove(at);
+        self.count(layout::gave_up(self.slot));
+        if at == 0 {
+            self.promote(&mut local);
+        } else {
+            self.count_waiters(&local);
+        }
+        let first = self.front.load(SeqCst) != 0;
+        drop(local);
+        drop(gone);
+        let word = self.word();
+        if word.state() == State::Reserved && word.slot() == self.slot {
+            if !first {
+                self.pass_reservation(word);
+            }
+        } else {
+            self.serve_line();
+        }
+        if first && at == 0 {
+            // The new first may be asleep, trusting the one that left to look at the word.
+            self.ring(self.slot, Cell(self.page.u64(layout::cell(self.slot)).load(SeqCst)));
+        }
+    }
+
+    /// Takes the lock for the first of this process's line, if it may have it now. `own` is the waiter whose thread
+    /// calls; any other thread is woken. Whether somebody got it.
+    pub(in crate::backend::mpm) fn drive(&self, look: Look, own: Option<&Arc<Waiter>>) -> bool {
+        loop {
+            let mut local = self.local.lock();
+            let Some(front) = local.line.front() else { return false };
+            if !front.waiter.is_waiting() {
+                // It has ended and is about to leave; it must not stand in the way of the next.
+                let gone = local.line.pop_front();
+                self.promote(&mut local);
+                drop(local);
+                drop(gone);
+                continue;
+            }
+            self.page.u64(layout::cell(self.slot)).fetch_or(Cell::ASLEEP, SeqCst);
+            let strict = front.strict;
+            let hand_over = strict || front.waiter.created.elapsed() >= PATIENCE;
+            let Some(grant) = self.attempt(look, strict, hand_over) else { return false };
+            let Some(front) = local.line.pop_front() else { return false };
+            self.promote(&mut local);
+            if let Some(next) = local.line.front() {
+                // It may be asleep already, behind a first that found the lock free and never had to say that anybody waits.
+                self.raise_flags(next.strict);
+            }
+            drop(local);
+            if let Some(handle) = front.handle.upgrade() {
+                self.write_label(&handle.label);
+            }
+            // A file that is gone takes its waiters to the new one; this hold is lost, and its release will say so.
+            self.note_hold();
+            let elsewhere = own.is_none_or(|own| !Arc::ptr_eq(own, &front.waiter));
+            let bits = 1 << Self::bit(&front.waiter, front.ticket);
+            let blocking = front.waiter.is_blocking();
+            let taken = front.waiter.settle(Ok(grant)).is_ok();
+            if blocking && elsewhere {
+                self.ring_own(bits);
+            }
+            if taken {
+                let waited = front.waiter.created.elapsed();
+                self.count(layout::waits(self.slot, numbers::bucket(waited)));
+                log::debug!("{}: acquired after {waited:.1?}", self.path.display());
+                return true;
+            }
+            // It had ended; what it was given goes on, and the next one here may be the one to have it.
+            self.give_back(grant);
+        }
+    }
+
+    /// One look at the word for the first of this process's line.
+    pub(super) fn attempt(&self, look: Look, strict: bool, hand_over: bool) -> Option<Grant> {
+        let asked = look != Look::Brief;
+        loop {
+            let word = self.word();
+            let free = |site: &Site| site.enter(word, word.has(ABANDONED), strict);
+            let entered = match word.state() {
+                State::Free => match self.first_in_line() {
+                    // Only newcomers pass, in `take`; among those in line whoever is first is woken instead.
+                    Some((slot, cell)) if slot != self.slot && !(look == Look::Late && self.is_stale()) => {
+                        // It must find LINE when it enters, or its release would not know of us.
+                        if !word.has(LINE) && self.swap(word, word.with(LINE)).is_err() {
+                            continue;
+                        }
+                        if self.ring(slot, cell) {
+                            return None;
+                        }
+                        continue;
+                    }
+                    _ => free(self),
+                },
+                State::Reserved if word.slot() == self.slot || self.is_unclaimed(word.slot()) => free(self),
+                State::Reserved if asked && self.is_dead(word.slot()) => free(self),
+                State::Held if asked && self.is_dead(word.slot()) => self.succeed(word, strict),
+                State::Bad => return None,
+                _ => {
+                    let want = if hand_over { LINE | HAND_OVER } else { LINE };
+                    if word.0 & want == want || self.swap(word, word.with(want)).is_ok() {
+                        return None;
+                    }
+                    continue;
+                }
+            };
+            if entered.is_some() {
+                return entered;
+            }
+        }
+    }
+
+    /// Sleeps on the caller's thread; the first in line takes the lock in here.
+    pub(in crate::backend::mpm) fn wait(&self, waiter: &Arc<Waiter>, until: Option<Instant>) -> Woken {
+        let ticket = waiter.ticket.load(Acquire);
+        let bell = self.page.u32(layout::bell(self.slot));
+        let heard = bell.load(SeqCst);
+        if !waiter.is_waiting() {
+            return Woken::Changed;
+        }
+        if self.vanished.load(SeqCst) {
+            return Woken::Changed;
+        }
+        // A short wait needs no watching; from then on a death must be noticed while everybody sleeps.
+        let patience = waiter.created + PATIENCE;
+        let now = Instant::now();
+        let (slice, look) = if now < patience {
+            (Some(patience), Look::Brief)
+        } else if self.watch(&mut self.local.lock()) {
+            (None, Look::Brief)
+        } else {
+            (Some(now + Duration::from_millis(CLAIM_MS)), Look::Late)
+        };
+        if self.front.load(SeqCst) == ticket {
+            self.drive(look, Some(waiter));
+            if !waiter.is_waiting() {
+                return Woken::Changed;
+            }
+        }
+        let sleep_until = match (until, slice) {
+            (Some(until), Some(slice)) => Some(until.min(slice)),
+            (until, slice) => until.or(slice),
+        };
+        let woken = futex::wait(bell, heard, 1 << Self::bit(waiter, ticket), sleep_until, true);
+        match woken {
+            Woken::TimedOut if until.is_none_or(|until| Instant::now() < until) => Woken::Changed,
+            woken => woken,
+        }
+    }
+
+    /// Makes `wait` of this waiter return.
+    pub(in crate::backend::mpm) fn nudge(&self, waiter: &Waiter) {
+        self.ring_own(1 << Self::bit(waiter, waiter.ticket.load(Acquire)));
+    }
+
+    /// What the pulse does: after an event at the file, and every 250 ms. Whether the owner still lives and is waited for.
+    pub(in crate::backend::mpm) fn recheck(&self, event: bool) -> bool {
+        self.look();
+        if self.vanished.load(SeqCst) {
+            return false;
+        }
+        // The cells of the dead go first, then the word is read: see `ring`.
+        let ours = match self.first_alive() {
+            None => return false,
+            Some((slot, _)) => slot == self.slot,
+        };
+        let word = self.word();
+        match word.state() {
+            State::Held if word.slot() == self.slot => return false,
+            State::Held if !self.is_dead(word.slot()) => return true,
+            // The others have their own pulse, and the first of them is to have it; who stays away for too long is passed.
+            State::Held if !ours && event => return true,
+            State::Free | State::Reserved if !ours && !self.is_stale() => return true,
+            _ => {}
+        }
+        if self.drive(if ours { Look::Thorough } else { Look::Late }, None) && !event {
+            self.count(layout::rechecks(self.slot));
+            log::info!("{}: free, and nobody had told", self.path.display());
+        }
+        false
+    }
+
+    /// When an asynchronous first waiter loses its patience; `None` if that is over or there is none.
+    pub(in crate::backend::mpm) fn patience(&self) -> Option<Instant> {
+        let local = self.local.lock();
+        let at = local.line.front().filter(|front| !front.waiter.is_blocking())?.waiter.created + PATIENCE;
+        (at > Instant::now()).then_some(at)
+    }
+
+    /// The bell that a ringer watches, and what it last heard.
+    pub(in crate::backend::mpm) fn bell(&self) -> &AtomicU32 {
+        self.page.u32(layout::bell(self.slot))
+    }
+}
