@@ -1010,11 +1010,6 @@ fn the_locks_of_a_server_are_listed() {
 }
 
 #[test]
-fn what_is_not_built_says_so() {
-    assert_eq!(kind_of(Mutex::open("rpm+redlock://a,b,c/x")), ErrorKind::Unsupported);
-}
-
-#[test]
 fn cut_connections_and_short_waits_never_let_two_in_or_leave_a_lock_held() {
     needs_redis!();
     let redis = Redis::start();

@@ -96,11 +96,6 @@ impl fmt::Display for Server {
     }
 }
 
-fn not_built(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, "open", format!("{what} is not supported by this version"))
-        .with_help("use rpm+redis:// or rpm+redis+unix:// with one server")
-}
-
 impl Server {
     /// The server that the URL, or for it `$REDIS_URL`, names.
     ///
@@ -142,13 +137,22 @@ impl Server {
                 let nodes = target.hosts.iter().map(|(host, port)| Address::Tcp(host.clone(), *port)).collect();
                 server.place = Place::Cluster(nodes);
             }
-            (Topology::Redlock, _) => return Err(not_built("Redlock")),
+            // The first of them; `each` makes one for each host.
+            (Topology::Redlock, Some((host, port))) => server.place = Place::One(Address::Tcp(host.clone(), *port)),
+            (Topology::Redlock, None) => return Err(Error::new(ErrorKind::Invalid, "open", "the host is missing")),
         }
         if let Some(tls) = &server.tls {
             // A file that cannot be used is told now, in its own words.
             tls.config()?;
         }
         Ok(server)
+    }
+
+    /// The servers of the URL, each for itself.
+    pub(super) fn each(target: &RedisTarget) -> Result<Vec<Server>> {
+        let first = Server::of(target)?;
+        let at = |(host, port): &(String, u16)| Place::One(Address::Tcp(host.clone(), *port));
+        Ok(target.hosts.iter().map(|host| Server { place: at(host), ..first.clone() }).collect())
     }
 
     /// `$REDIS_URL` as other Redis programs read it. It may hold a secret, so it is never repeated.
@@ -264,6 +268,12 @@ impl Server {
         hear: Hear,
     ) -> redis::RedisResult<(MultiplexedConnection, Task)> {
         self.logged_in(learned, |alone, _| self.multiplex(address, alone, false, hear.clone())).await
+    }
+
+    /// A connection of the event loop's that hears nothing.
+    pub(super) async fn plain(&self, learned: &Learned) -> redis::RedisResult<(MultiplexedConnection, Task)> {
+        let deaf: Hear = Arc::new(|_| {});
+        self.logged_in(learned, |alone, _| self.multiplex(self.seed(), alone, true, deaf.clone())).await
     }
 
     /// What `connect` makes with the login, and the protocol, that the server takes.

@@ -24,6 +24,7 @@ use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
 use super::placing::Placings;
+use super::redlock;
 use super::talk::Connection;
 use super::wire::{self, Script, Scripts};
 use super::worker::{self, Event};
@@ -490,6 +491,7 @@ pub(super) fn run(connection: &mut Connection, call: impl Fn(bool) -> redis::Cmd
 
 /// At a normal end of the process: holds are released, so that nobody waits for their leases.
 pub(super) extern "C" fn farewell() {
+    redlock::farewell(Instant::now() + FAREWELL);
     let Some(engines) = ENGINES.get() else { return };
     let engines: Vec<Arc<Engine>> = engines.lock().values().filter_map(Weak::upgrade).collect();
     for engine in engines {

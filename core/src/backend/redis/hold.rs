@@ -60,13 +60,27 @@ pub(super) struct Hold {
 
 impl Hold {
     pub(super) fn new(serial: u64, token: Token, fence: u64, lock: &Arc<Lock>, sent: u64, ttl: Duration) -> Hold {
+        let (keys, renew) = (lock.keys.clone(), lock.renew);
+        Hold { lock: Arc::downgrade(lock), ..Hold::alone(serial, token, fence, keys, renew, sent, ttl) }
+    }
+
+    /// One that no engine looks after.
+    pub(super) fn alone(
+        serial: u64,
+        token: Token,
+        fence: u64,
+        keys: Keys,
+        renew: bool,
+        sent: u64,
+        ttl: Duration,
+    ) -> Hold {
         let hold = Hold {
             serial,
             token,
             fence,
-            lock: Arc::downgrade(lock),
-            keys: lock.keys.clone(),
-            renew: lock.renew,
+            lock: Weak::new(),
+            keys,
+            renew,
             due: AtomicU64::new(0),
             deadline: AtomicU64::new(0),
             ttl_ms: AtomicU64::new(0),

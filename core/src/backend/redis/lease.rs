@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use crate::error::{Error, ErrorKind, Result};
+
 /// The shortest and the longest lease.
-pub(super) const SHORTEST: Duration = Duration::from_millis(100);
-pub(super) const LONGEST: Duration = Duration::from_secs(86_400);
+const SHORTEST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(86_400);
 
 /// A moment in ns on a clock that also counts while the machine is suspended: leases run out then, too.
 pub(super) fn now() -> u64 {
@@ -50,6 +52,15 @@ pub(super) fn backoff(failures: u32, jitter: u8) -> Duration {
     let most = 50_u64 << failures.min(6);
     let most = most.min(2_000);
     Duration::from_millis(most / 2 + most * u64::from(jitter) / 512)
+}
+
+/// `ttl`, if it can be one.
+pub(super) fn possible(ttl: Duration) -> Result<Duration> {
+    if (SHORTEST..=LONGEST).contains(&ttl) {
+        return Ok(ttl);
+    }
+    Err(Error::new(ErrorKind::Invalid, "extend", format!("a lease of {ttl:?} is not possible"))
+        .with_help("possible: 100 ms to 24 h"))
 }
 
 #[cfg(test)]

@@ -343,11 +343,7 @@ impl Backend for Redis {
     }
 
     fn extend(&self, token: u64, ttl: Option<Duration>) -> Result<()> {
-        let ttl = ttl.unwrap_or(self.0.ttl);
-        if !(lease::SHORTEST..=lease::LONGEST).contains(&ttl) {
-            return Err(Error::new(ErrorKind::Invalid, "extend", format!("a lease of {ttl:?} is not possible"))
-                .with_help("possible: 100 ms to 24 h"));
-        }
+        let ttl = lease::possible(ttl.unwrap_or(self.0.ttl))?;
         let hold = self.0.relied_on("extend", token)?;
         // All renewals of a hold go one way, one after the other: else a shorter one could undo this unseen.
         let (answer, answered) = std::sync::mpsc::sync_channel(1);

@@ -14,6 +14,7 @@
 //! | on the way to the line | `arrival` (straight), `placing` (through the thread) |
 //! | waiting for replicas | `witness` |
 //! | the backend | `lock` |
+//! | many independent servers, another backend | `redlock` |
 //!
 //! # States of a lock in the server
 //!
@@ -44,6 +45,7 @@ mod line;
 mod lock;
 mod nodes;
 mod placing;
+mod redlock;
 mod renewal;
 mod sentinel;
 mod slots;
@@ -68,11 +70,14 @@ use crate::identity::identity;
 use crate::url::{LockUrl, RedisTarget, Topology};
 
 pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backend>> {
-    let engine = reach(target)?;
     let key = match &target.redis_key {
         Some(key) => key.clone(),
         None => format!("{}{}", target.prefix, target.id),
     };
+    if matches!(target.topology, Topology::Redlock) {
+        return redlock::open(target, &key, wire::info(&identity(url)));
+    }
+    let engine = reach(target)?;
     if matches!(target.topology, Topology::Cluster) && !Keys::of(&key).fit_a_cluster() {
         return Err(Error::new(ErrorKind::Invalid, "open", format!("a cluster would scatter the keys of `{key}`"))
             .with_help("in a cluster a key has no braces, or a hash tag such as {app}:jobs"));
@@ -96,8 +101,8 @@ fn reach(target: &RedisTarget) -> Result<Arc<Engine>> {
 
 /// The locks under the prefix of `target`: those that are held, and those that were in the last seven days.
 pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>> {
-    if matches!(target.topology, Topology::Cluster) {
-        return Err(Error::new(ErrorKind::Unsupported, "ps", "the locks of a cluster cannot be listed at once")
+    if matches!(target.topology, Topology::Cluster | Topology::Redlock) {
+        return Err(Error::new(ErrorKind::Unsupported, "ps", "the locks of several servers cannot be listed at once")
             .with_help("list those of each node, with rpm+redis://node/"));
     }
     let engine = reach(target)?;

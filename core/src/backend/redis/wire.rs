@@ -17,7 +17,7 @@ pub(super) struct Script {
 }
 
 impl Script {
-    fn new(code: &'static str) -> Script {
+    pub(super) fn new(code: &'static str) -> Script {
         Script { code, digest: redis::Script::new(code).get_hash().to_owned() }
     }
 

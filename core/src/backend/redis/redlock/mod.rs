@@ -1,0 +1,527 @@
+//! `rpm+redlock:`, a lock on the majority of independent servers: one that dies, or two of five, is not noticed.
+//!
+//! | part | file |
+//! |---|---|
+//! | the servers, the thread and its connections | `quorum` |
+//! | a question to all, and what the answers come to | `round`, `raise.lua` |
+//! | the backend; who waits and what is held in this process | here |
+//!
+//! A hold is one when a majority has taken it and a majority of those has written the token back, both within the lease.
+//! There is no line: who waits tries again after a while, at random; within a process in the order of arrival. A server
+//! that comes back without its data must have stayed away for longer than the lease.
+
+mod quorum;
+mod round;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use self::quorum::{Quorum, Voters};
+use self::round::{Rounds, Took, Won, gather};
+use super::connect::Server;
+use super::engine::{self, jitter};
+use super::hold::{Hold, Loss, Token};
+use super::keys::Keys;
+use super::lease;
+use super::wire::{self, Script, Scripts};
+use crate::backend::contract::{Backend, Grant, OnLost, Status};
+use crate::error::{Error, ErrorKind, Result};
+use crate::loss::Losses;
+use crate::numbers::{Tally, count};
+use crate::service::call;
+use crate::sync::Guarded;
+use crate::sys::exit;
+use crate::sys::fork::PerProcess;
+use crate::url::RedisTarget;
+use crate::wait::Waiter;
+
+/// How soon what could not be done is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long an acquisition without a timeout waits for a majority that is not there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a lock is on each server.
+struct Shape {
+    keys: Keys,
+    ttl: Duration,
+    beside_others: bool,
+    info: String,
+}
+
+struct Held {
+    hold: Hold,
+    abandoned: bool,
+    /// It ended, or has a new deadline.
+    changed: Notify,
+    /// One renewal after the other: else a shorter one could undo another unseen.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+impl Held {
+    /// Renews it on a majority, by `ttl` or as it was; whether it still stood there.
+    async fn renew(&self, rounds: &Rounds, voters: &Voters, ttl: Option<Duration>) -> Result<bool> {
+        let _turn = self.renewing.lock().await;
+        let (sent, ttl) = (lease::now(), ttl.unwrap_or_else(|| self.hold.ttl()));
+        let stood = rounds.renew(voters, &self.hold.token, ttl).await?;
+        if stood {
+            self.hold.renewed(sent, ttl);
+        }
+        Ok(stood)
+    }
+}
+
+struct Queue {
+    waiters: VecDeque<(u64, Arc<Waiter>)>,
+    /// Somebody of the thread looks after them.
+    served: bool,
+}
+
+struct Lock {
+    quorum: Arc<Quorum>,
+    rounds: Arc<Rounds>,
+    renew: bool,
+    serial: AtomicU64,
+    floor: AtomicU64,
+    losses: Losses,
+    tally: Tally,
+    holds: Guarded<Vec<Arc<Held>>>,
+    queue: Guarded<Queue>,
+    /// A hold of this process has ended: it is worth a try.
+    freed: Notify,
+    seen: Guarded<Option<(Instant, Status)>>,
+    trouble: Guarded<Option<(Instant, Error)>>,
+}
+
+static LOCKS: PerProcess<Guarded<Vec<Weak<Lock>>>> = PerProcess::new();
+
+pub(super) fn open(target: &RedisTarget, key: &str, info: String) -> Result<Arc<dyn Backend>> {
+    if target.replicas > 0 {
+        return Err(Error::new(ErrorKind::Invalid, "open", "independent servers have no replicas to wait for")
+            .with_help("leave out ?replicas="));
+    }
+    let quorum = Quorum::of(Server::each(target)?);
+    let shape = Shape { keys: Keys::of(key), ttl: target.ttl, beside_others: target.redis_key.is_some(), info };
+    let rounds = Rounds {
+        shape: Arc::new(shape),
+        scripts: Arc::new(Scripts::new(false)),
+        raise: Arc::new(Script::new(include_str!("raise.lua"))),
+        servers: quorum.count(),
+        limit: quorum.limit(),
+    };
+    check(&quorum, target.any_policy)?;
+    let lock = Arc::new(Lock {
+        quorum,
+        rounds: Arc::new(rounds),
+        renew: target.renew,
+        serial: AtomicU64::new(0),
+        floor: AtomicU64::new(0),
+        losses: Losses::default(),
+        tally: Tally::default(),
+        holds: Guarded::default(),
+        queue: Guarded::new(Queue { waiters: VecDeque::new(), served: false }),
+        freed: Notify::new(),
+        seen: Guarded::default(),
+        trouble: Guarded::default(),
+    });
+    let mut locks = LOCKS.get_or_init(Guarded::default).lock();
+    locks.retain(|lock| lock.strong_count() > 0);
+    locks.push(Arc::downgrade(&lock));
+    Ok(Arc::new(Redlock(lock)))
+}
+
+/// A majority is there, and none of it may evict.
+fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
+    let (servers, limit) = (quorum.count(), quorum.limit());
+    let told = quorum.run(move |voters| {
+        Box::pin(async move {
+            let info = move |_: usize, _: bool| {
+                let mut info = redis::cmd(if any_policy { "PING" } else { "INFO" });
+                if !any_policy {
+                    info.arg("memory");
+                }
+                Some(info)
+            };
+            gather(&voters, "open", servers, limit, info).await
+        })
+    })?;
+    let replies = match told {
+        // Managed servers forbid INFO; they are taken at their word.
+        Err(error) if error.kind() == ErrorKind::Permission => return Ok(()),
+        told => told?,
+    };
+    for reply in replies {
+        let info = redis::from_redis_value::<String>(reply).unwrap_or_default();
+        if let Some(policy) = wire::eviction_policy(&info).filter(|policy| *policy != "noeviction") {
+            let text = format!("one of the servers may evict keys (maxmemory-policy is {policy})");
+            return Err(Error::new(ErrorKind::Config, "open", text)
+                .with_help("set maxmemory-policy noeviction, or accept it with ?policy=any"));
+        }
+    }
+    Ok(())
+}
+
+impl Lock {
+    /// Asks the majority once.
+    async fn attempt(self: &Arc<Lock>, voters: &Arc<Voters>) -> Result<Option<Grant>> {
+        let token = engine::new_token()?;
+        let took = self.rounds.take(voters, &token, self.floor.load(Ordering::Relaxed)).await;
+        match took {
+            Ok(took) => {
+                *self.trouble.lock() = None;
+                match took {
+                    Took::Won(won) => Ok(Some(self.adopt(token, &won)?)),
+                    Took::Refused(refusal) => {
+                        if let Some(refusal) = refusal {
+                            *self.seen.lock() = Some((Instant::now(), refusal.sight));
+                        }
+                        Ok(None)
+                    }
+                }
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::Unavailable {
+                    let mut trouble = self.trouble.lock();
+                    let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+                    *trouble = Some((since, error.clone()));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn adopt(self: &Arc<Lock>, token: Token, won: &Won) -> Result<Grant> {
+        self.floor.fetch_max(won.fence, Ordering::Relaxed);
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let shape = &self.rounds.shape;
+        let hold = Hold::alone(serial, token, won.fence, shape.keys.clone(), self.renew, won.sent, shape.ttl);
+        let held = Arc::new(Held {
+            hold,
+            abandoned: won.abandoned,
+            changed: Notify::new(),
+            renewing: tokio::sync::Mutex::default(),
+        });
+        exit::at_exit(engine::farewell);
+        let (lock, kept) = (Arc::downgrade(self), held.clone());
+        self.quorum.spawn(move |voters| Box::pin(keep(lock, kept, voters)))?;
+        self.holds.lock().push(held);
+        count(&self.tally.acquisitions);
+        Ok(Grant { token: won.fence, abandoned: won.abandoned })
+    }
+
+    fn find(&self, fence: u64) -> Option<Arc<Held>> {
+        self.holds.lock().iter().find(|held| held.hold.fence == fence).cloned()
+    }
+
+    fn remove(&self, fence: u64) -> Option<Arc<Held>> {
+        let mut holds = self.holds.lock();
+        let at = holds.iter().position(|held| held.hold.fence == fence)?;
+        Some(holds.swap_remove(at))
+    }
+
+    fn lose(&self, held: &Held, loss: Loss) {
+        if held.hold.lose(loss) {
+            count(&self.tally.losses);
+            held.changed.notify_one();
+            self.losses.tell(held.hold.fence, &loss.error("check"));
+        }
+    }
+
+    fn relied_on(&self, operation: &'static str, fence: u64) -> Result<Arc<Held>> {
+        let held = self.find(fence).ok_or_else(|| Loss::Gone.error(operation))?;
+        if held.hold.is_live() && held.hold.left().is_none() {
+            self.lose(&held, Loss::Expired);
+        }
+        match held.hold.loss() {
+            Some(loss) => Err(loss.error(operation)),
+            None => Ok(held),
+        }
+    }
+
+    /// Releases it on all servers in the background.
+    fn let_go(&self, held: &Held, keep_abandoned: bool) {
+        held.changed.notify_one();
+        let (rounds, token) = (self.rounds.clone(), held.hold.token.clone());
+        let freed = self.quorum.spawn(move |voters| {
+            Box::pin(async move {
+                // Where it cannot be told it ends with its lease.
+                let _ = rounds.release(&voters, &token, vec![keep_abandoned; rounds.servers]).await;
+            })
+        });
+        if freed.is_ok() {
+            self.freed.notify_one();
+        }
+    }
+
+    fn give_back(&self, grant: Grant) {
+        if let Some(held) = self.remove(grant.token)
+            && held.hold.end()
+        {
+            self.losses.forget(grant.token);
+            self.let_go(&held, held.abandoned);
+        }
+    }
+
+    /// The first that still waits.
+    fn front(&self) -> Option<Arc<Waiter>> {
+        let mut queue = self.queue.lock();
+        while queue.waiters.front().is_some_and(|(_, waiter)| !waiter.is_waiting()) {
+            queue.waiters.pop_front();
+        }
+        let front = queue.waiters.front().map(|(_, waiter)| waiter.clone());
+        queue.served = front.is_some();
+        front
+    }
+
+    fn settle(&self, waiter: &Arc<Waiter>, outcome: Result<Grant>) {
+        self.queue.lock().waiters.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
+        if let Err(Ok(late)) = waiter.settle(outcome) {
+            self.give_back(late);
+        }
+    }
+}
+
+/// Looks after who waits for the lock, until nobody does.
+async fn serve(lock: Weak<Lock>, voters: Arc<Voters>) {
+    let mut begun = Instant::now();
+    loop {
+        let Some(lock) = lock.upgrade() else { return };
+        let Some(waiter) = lock.front() else { return };
+        let pause = match lock.attempt(&voters).await {
+            Ok(Some(grant)) => {
+                lock.settle(&waiter, Ok(grant));
+                begun = Instant::now();
+                Duration::ZERO
+            }
+            // At random, so that those who take each other's votes do not do so again.
+            Ok(None) => {
+                begun = Instant::now();
+                Duration::from_millis(25 + u64::from(jitter()) / 2)
+            }
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                if !waiter.is_limited() && begun.elapsed() > PATIENCE {
+                    lock.settle(&waiter, Err(error));
+                }
+                AGAIN
+            }
+            Err(error) => {
+                lock.settle(&waiter, Err(error));
+                Duration::ZERO
+            }
+        };
+        // Sooner if a hold of this process ends; either way it is looked at next.
+        let _ = tokio::time::timeout(pause, lock.freed.notified()).await;
+    }
+}
+
+/// Renews a hold until it ends, and tells if it is lost.
+async fn keep(lock: Weak<Lock>, held: Arc<Held>, voters: Arc<Voters>) {
+    let hold = &held.hold;
+    let mut due = lease::renewal(lease::now(), hold.ttl(), hold.spread());
+    while hold.is_live() {
+        let next = if hold.renew { due.min(hold.deadline()) } else { hold.deadline() };
+        let pause = Duration::from_nanos(next.saturating_sub(lease::now()));
+        if tokio::time::timeout(pause, held.changed.notified()).await.is_ok() {
+            due = lease::renewal(lease::now(), hold.ttl(), hold.spread());
+            continue;
+        }
+        let Some(lock) = lock.upgrade() else { return };
+        if hold.left().is_none() {
+            return lock.lose(&held, Loss::Expired);
+        }
+        if !hold.renew || lease::now() < due {
+            continue;
+        }
+        // A round may take longer than the lease has left.
+        let left = hold.left().unwrap_or_default();
+        match tokio::time::timeout(left, held.renew(&lock.rounds, &voters, None)).await {
+            Ok(Ok(true)) => due = lease::renewal(lease::now(), hold.ttl(), hold.spread()),
+            Ok(Ok(false)) => return lock.lose(&held, Loss::Gone),
+            Ok(Err(_)) | Err(_) => due = lease::now() + lease::nanos(AGAIN),
+        }
+    }
+}
+
+/// The backend.
+struct Redlock(Arc<Lock>);
+
+impl Backend for Redlock {
+    fn try_take(&self) -> Result<Option<Grant>> {
+        if !self.0.queue.lock().waiters.is_empty() {
+            // Others of this process were first.
+            return self.unserved().map_or(Ok(None), Err);
+        }
+        let lock = self.0.clone();
+        self.0.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters).await }))?
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
+        let serial = self.0.serial.fetch_add(1, Ordering::Relaxed) + 1;
+        waiter.ticket.store(serial, Ordering::Release);
+        let mut queue = self.0.queue.lock();
+        queue.waiters.push_back((serial, waiter.clone()));
+        if !std::mem::replace(&mut queue.served, true) {
+            drop(queue);
+            let lock = Arc::downgrade(&self.0);
+            self.0.quorum.spawn(move |voters| Box::pin(serve(lock, voters)))?;
+        }
+        Ok(())
+    }
+
+    fn leave(&self, waiter: &Arc<Waiter>) {
+        if self.0.quorum.is_ours() {
+            count(&self.0.tally.gave_up);
+            self.0.queue.lock().waiters.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
+            self.0.freed.notify_one();
+        }
+    }
+
+    fn release(&self, token: u64) -> Result<()> {
+        let lock = &self.0;
+        let Some(held) = lock.remove(token) else { return Err(Loss::Gone.error("release")) };
+        if held.hold.left().is_none() {
+            lock.lose(&held, Loss::Expired);
+        }
+        if !held.hold.end() {
+            let loss = held.hold.loss().unwrap_or(Loss::Gone);
+            lock.let_go(&held, true);
+            return Err(loss.error("release"));
+        }
+        held.changed.notify_one();
+        let (rounds, owner) = (lock.rounds.clone(), held.hold.token.clone());
+        let told = lock.quorum.run(move |voters| {
+            Box::pin(async move { rounds.release(&voters, &owner, vec![false; rounds.servers]).await })
+        });
+        lock.freed.notify_one();
+        match told? {
+            Ok(true) => {
+                lock.losses.forget(token);
+                Ok(())
+            }
+            Ok(false) => {
+                let error = Loss::Gone.error("release");
+                count(&lock.tally.losses);
+                lock.losses.tell(token, &error);
+                Err(error)
+            }
+            Err(error) => {
+                lock.losses.forget(token);
+                Err(error)
+            }
+        }
+    }
+
+    fn give_back(&self, grant: Grant) {
+        if self.0.quorum.is_ours() {
+            self.0.give_back(grant);
+        }
+    }
+
+    fn check(&self, token: u64) -> Result<()> {
+        self.0.relied_on("check", token).map(|_| ())
+    }
+
+    fn extend(&self, token: u64, ttl: Option<Duration>) -> Result<()> {
+        let ttl = lease::possible(ttl.unwrap_or(self.0.rounds.shape.ttl))?;
+        let held = self.0.relied_on("extend", token)?;
+        let (rounds, asked) = (self.0.rounds.clone(), held.clone());
+        let renew = move |voters: Arc<Voters>| async move { asked.renew(&rounds, &voters, Some(ttl)).await };
+        if !self.0.quorum.run(move |voters| Box::pin(renew(voters)))?? {
+            self.0.lose(&held, Loss::Gone);
+            return Err(Loss::Gone.error("extend"));
+        }
+        held.changed.notify_one();
+        Ok(())
+    }
+
+    fn valid_for(&self, token: u64) -> Option<Duration> {
+        Some(self.0.find(token).and_then(|held| held.hold.left()).unwrap_or_default())
+    }
+
+    fn on_lost(&self, token: u64, notify: OnLost) -> Result<()> {
+        let Some(held) = self.0.find(token) else {
+            call::run(Box::new(move || notify(Loss::Gone.error("on_lost"))));
+            return Ok(());
+        };
+        self.0.losses.listen(token, notify);
+        if let Some(loss) = held.hold.loss() {
+            self.0.losses.tell(token, &loss.error("on_lost"));
+        }
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Status> {
+        let rounds = self.0.rounds.clone();
+        let status = self.0.quorum.run(move |voters| Box::pin(async move { rounds.status(&voters).await }))??;
+        self.0.floor.fetch_max(status.token, Ordering::Relaxed);
+        // Without a line nobody knows of other processes' waiters.
+        let waiters = self.0.queue.lock().waiters.iter().filter(|(_, waiter)| waiter.is_waiting()).count();
+        Ok(Status { waiters: u32::try_from(waiters).unwrap_or(u32::MAX), numbers: self.0.tally.numbers(), ..status })
+    }
+
+    fn describe_owner(&self) -> Option<String> {
+        let (at, mut status) = self.0.seen.lock().clone()?;
+        status.held = status.held.map(|held| held + at.elapsed());
+        Some(status.describe())
+    }
+
+    fn unserved(&self) -> Option<Error> {
+        self.0.trouble.lock().clone().map(|(_, error)| error)
+    }
+
+    fn break_lock(&self) -> Result<bool> {
+        let rounds = self.0.rounds.clone();
+        let replies = self.0.quorum.run(move |voters| {
+            Box::pin(async move { rounds.each(&voters, "break", |scripts| &scripts.break_lock).await })
+        })??;
+        let broken = replies.iter().map(wire::broken).collect::<Result<Vec<_>>>()?;
+        self.0.freed.notify_one();
+        Ok(broken.contains(&true))
+    }
+}
+
+impl Drop for Redlock {
+    fn drop(&mut self) {
+        if !self.0.quorum.is_ours() {
+            return;
+        }
+        let holds = std::mem::take(&mut *self.0.holds.lock());
+        for held in holds {
+            if held.hold.end() {
+                self.0.let_go(&held, false);
+            }
+        }
+    }
+}
+
+/// At a normal end of the process: what is held is released, as far as that goes by `end`.
+pub(super) fn farewell(end: Instant) {
+    let Some(locks) = LOCKS.get() else { return };
+    let locks: Vec<Arc<Lock>> = locks.lock().iter().filter_map(Weak::upgrade).collect();
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    for lock in locks {
+        for held in std::mem::take(&mut *lock.holds.lock()) {
+            if !held.hold.end() {
+                continue;
+            }
+            let (rounds, tell) = (lock.rounds.clone(), tell.clone());
+            // Best effort: what cannot be told ends with its lease.
+            let _ = lock.quorum.spawn(move |voters| {
+                Box::pin(async move {
+                    let _ = rounds.release(&voters, &held.hold.token, vec![false; rounds.servers]).await;
+                    drop(tell);
+                })
+            });
+        }
+    }
+    drop(tell);
+    // Until all have been told, which ends the channel.
+    let _ = told.recv_timeout(end.saturating_duration_since(Instant::now()));
+}

@@ -1,0 +1,284 @@
+//! The servers, and the thread that asks them all at once.
+//!
+//! The thread comes with the first thing to do and goes when there has been nothing for [`LINGER`]; the connections are its.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisError, RedisResult, Value};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::super::connect::{ANSWER, Learned, Server, Task};
+use super::super::engine::LINGER;
+use super::super::wire;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Guarded;
+use crate::sys::fork::{self, PerProcess};
+use crate::sys::thread;
+
+/// How soon a server is tried again that could not be reached.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// How long the last ones may take when a majority has answered.
+const GRACE: Duration = Duration::from_millis(50);
+
+static QUORUMS: PerProcess<Guarded<HashMap<Vec<Server>, Weak<Quorum>>>> = PerProcess::new();
+
+pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Job = Box<dyn FnOnce(Arc<Voters>) -> Work + Send>;
+
+enum Message {
+    Do(Job),
+    /// A piece of work has ended.
+    Ended,
+}
+
+pub(super) struct Quorum {
+    servers: Vec<Server>,
+    epoch: u32,
+    thread: Guarded<Option<UnboundedSender<Message>>>,
+}
+
+impl Quorum {
+    pub(super) fn of(servers: Vec<Server>) -> Arc<Quorum> {
+        let mut quorums = QUORUMS.get_or_init(Guarded::default).lock();
+        if let Some(quorum) = quorums.get(&servers).and_then(Weak::upgrade) {
+            return quorum;
+        }
+        let quorum = Arc::new(Quorum { servers: servers.clone(), epoch: fork::epoch(), thread: Guarded::default() });
+        quorums.retain(|_, quorum| quorum.strong_count() > 0);
+        quorums.insert(servers, Arc::downgrade(&quorum));
+        quorum
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.epoch == fork::epoch()
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.servers.len()
+    }
+
+    pub(super) fn limit(&self) -> Duration {
+        self.servers.first().map_or(ANSWER, |server| server.connect_timeout.max(ANSWER))
+    }
+
+    /// Has `work` done on the thread.
+    pub(super) fn spawn(self: &Arc<Quorum>, work: impl FnOnce(Arc<Voters>) -> Work + Send + 'static) -> Result<()> {
+        let mut thread = self.thread.lock();
+        if thread.is_none() {
+            let (sender, receiver) = unbounded_channel();
+            self.start(sender.clone(), receiver)?;
+            *thread = Some(sender);
+        }
+        if let Some(thread) = &*thread {
+            // The receiver goes away only after the sender was taken away here.
+            let _ = thread.send(Message::Do(Box::new(work)));
+        }
+        Ok(())
+    }
+
+    /// Does `work` there and waits for what it comes to. It must end in bounded time.
+    pub(super) fn run<T: Send + 'static>(
+        self: &Arc<Quorum>,
+        work: impl FnOnce(Arc<Voters>) -> Pin<Box<dyn Future<Output = T> + Send>> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = sync_channel(1);
+        self.spawn(move |voters| {
+            let work = work(voters);
+            Box::pin(async move {
+                // Whoever asked waits for this, or has gone.
+                let _ = answer.send(work.await);
+            })
+        })?;
+        answered.recv().map_err(|_| Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug"))
+    }
+
+    fn start(self: &Arc<Quorum>, sender: UnboundedSender<Message>, receiver: UnboundedReceiver<Message>) -> Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(4).build();
+        let runtime = runtime.map_err(|error| {
+            Error::new(ErrorKind::Resource, "acquire", format!("no event loop can be set up: {error}"))
+                .with_source(error)
+        })?;
+        let quorum = self.clone();
+        thread::spawn("ipcmutex-redlock", thread::FULL_STACK, move || {
+            let voters = Arc::new(Voters::new(&quorum));
+            let loop_ = quorum.work(&voters, &sender, receiver);
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(loop_)));
+            if ended.is_err() {
+                *quorum.thread.lock() = None;
+            }
+            runtime.shutdown_background();
+        })
+    }
+
+    async fn work(
+        &self,
+        voters: &Arc<Voters>,
+        sender: &UnboundedSender<Message>,
+        mut receiver: UnboundedReceiver<Message>,
+    ) {
+        let busy = Arc::new(AtomicUsize::new(0));
+        loop {
+            let message = if busy.load(Ordering::Acquire) == 0 {
+                tokio::time::timeout(LINGER, receiver.recv()).await
+            } else {
+                Ok(receiver.recv().await)
+            };
+            match message {
+                Ok(Some(Message::Do(job))) => {
+                    busy.fetch_add(1, Ordering::AcqRel);
+                    let (work, busy, sender) = (job(voters.clone()), busy.clone(), sender.clone());
+                    tokio::spawn(async move {
+                        let _told = Told(busy, sender);
+                        work.await;
+                    });
+                }
+                Ok(Some(Message::Ended)) => {}
+                Ok(None) | Err(_) => {
+                    let mut thread = self.thread.lock();
+                    if receiver.is_empty() {
+                        *thread = None;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Quorum {
+    fn drop(&mut self) {
+        if !self.is_ours() {
+            // The parent's thread is not there to be told.
+            std::mem::forget(self.thread.get_mut().take());
+        }
+    }
+}
+
+/// Tells of the end of a piece of work, however it ends.
+struct Told(Arc<AtomicUsize>, UnboundedSender<Message>);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+        // The loop may be gone.
+        let _ = self.1.send(Message::Ended);
+    }
+}
+
+/// The servers, on the thread.
+pub(super) struct Voters(Vec<Arc<Voter>>);
+
+struct Voter {
+    server: Server,
+    learned: Learned,
+    connection: tokio::sync::Mutex<State>,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Unknown,
+    Up(MultiplexedConnection, #[expect(dead_code, reason = "it ends with the connection")] Task),
+    /// It did not answer in time, then.
+    Silent(Instant, RedisError),
+}
+
+impl Voter {
+    /// The connection, and whether it was there before.
+    async fn connected(&self) -> RedisResult<(MultiplexedConnection, bool)> {
+        let mut state = self.connection.lock().await;
+        match &*state {
+            State::Up(connection, _) => return Ok((connection.clone(), true)),
+            State::Silent(since, error) if since.elapsed() < AGAIN => return Err(error.clone()),
+            _ => {}
+        }
+        match self.server.plain(&self.learned).await {
+            Ok((connection, driver)) => {
+                *state = State::Up(connection.clone(), driver);
+                Ok((connection, false))
+            }
+            Err(error) => {
+                // Who stands behind this one must not wait as long as it did, one after the other.
+                let silent = error.is_timeout();
+                *state = if silent { State::Silent(Instant::now(), error.clone()) } else { State::Unknown };
+                Err(error)
+            }
+        }
+    }
+
+    async fn ask(&self, call: impl Fn(bool) -> Cmd) -> RedisResult<Value> {
+        loop {
+            let (mut connection, old) = self.connected().await?;
+            let mut answer = call(false).query_async::<Value>(&mut connection).await;
+            if answer.as_ref().is_err_and(wire::is_unknown_script) {
+                answer = call(true).query_async(&mut connection).await;
+            }
+            match answer {
+                Err(error) if !wire::is_answer(&error) => {
+                    *self.connection.lock().await = State::Unknown;
+                    // One that was closed meanwhile says nothing about the server. What is asked may be asked twice.
+                    if !old || error.is_timeout() {
+                        return Err(error);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+}
+
+/// What one server answered, by its number; a failure in our words.
+pub(super) type Vote = (usize, Result<Value>);
+
+impl Voters {
+    fn new(quorum: &Quorum) -> Voters {
+        let voter = |server: &Server| {
+            let (server, learned) = (server.clone(), Learned::default());
+            Arc::new(Voter { server, learned, connection: tokio::sync::Mutex::default() })
+        };
+        Voters(quorum.servers.iter().map(voter).collect())
+    }
+
+    /// Asks all servers at once. `enough` sees each vote as it comes, and ends the round by `true`; so does `limit`, the
+    /// last vote, and a moment after a majority has answered. Who has not answered by then is not waited for, but has been asked.
+    pub(super) async fn ask(
+        &self,
+        operation: &'static str,
+        limit: Duration,
+        call: impl Fn(usize, bool) -> Option<Cmd> + Clone + Send + Sync + 'static,
+        mut enough: impl FnMut(Vote) -> bool,
+    ) {
+        let (tell, mut told) = unbounded_channel();
+        for (at, voter) in self.0.iter().cloned().enumerate() {
+            if call(at, false).is_none() {
+                continue;
+            }
+            let (tell, call) = (tell.clone(), call.clone());
+            tokio::spawn(async move {
+                let answer = voter.ask(|by_text| call(at, by_text).unwrap_or_default()).await;
+                // The round may be over.
+                let _ = tell.send((at, answer.map_err(|error| voter.server.failed(operation, &error))));
+            });
+        }
+        drop(tell);
+        let mut end = tokio::time::Instant::now() + limit;
+        let mut answers = 0;
+        while let Ok(Some(vote)) = tokio::time::timeout_at(end, told.recv()).await {
+            answers += usize::from(vote.1.is_ok());
+            if enough(vote) {
+                return;
+            }
+            if answers > self.0.len() / 2 {
+                end = end.min(tokio::time::Instant::now() + GRACE);
+            }
+        }
+    }
+}

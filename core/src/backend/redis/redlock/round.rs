@@ -1,0 +1,264 @@
+//! What is asked of all servers, and what their answers come to. A majority decides.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::super::hold::Token;
+use super::super::lease;
+use super::super::wire::{self, Ask, Refusal, Script, Scripts, Taken};
+use super::Shape;
+use super::quorum::Voters;
+use crate::backend::contract::{State, Status};
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) struct Won {
+    pub(super) fence: u64,
+    pub(super) abandoned: bool,
+    /// When it was asked for.
+    pub(super) sent: u64,
+}
+
+pub(super) enum Took {
+    Won(Won),
+    Refused(Option<Refusal>),
+}
+
+/// Counts votes until they decide.
+struct Poll {
+    servers: usize,
+    yes: usize,
+    no: usize,
+    failures: Vec<Error>,
+}
+
+impl Poll {
+    fn new(servers: usize) -> Poll {
+        Poll { servers, yes: 0, no: 0, failures: Vec::new() }
+    }
+
+    fn majority(&self) -> usize {
+        self.servers / 2 + 1
+    }
+
+    fn is_won(&self) -> bool {
+        self.yes >= self.majority()
+    }
+
+    /// Whatever the others say: it is won, or cannot be, and it is known whether a majority is there.
+    fn is_over(&self) -> bool {
+        let most = self.servers - self.majority();
+        let cannot_be_won = self.no + self.failures.len() > most;
+        self.is_won() || self.failures.len() > most || (cannot_be_won && self.yes + self.no >= self.majority())
+    }
+
+    /// Why there is no majority for anything.
+    fn failure(&self, operation: &'static str) -> Error {
+        let answered = self.yes + self.no;
+        // One that is misconfigured says more than one that is away.
+        let told = self.failures.iter().max_by_key(|error| error.kind() != ErrorKind::Unavailable);
+        let Some(told) = told else {
+            let text = format!("{answered} of {} servers answered in time", self.servers);
+            return Error::new(ErrorKind::Unavailable, operation, text);
+        };
+        let text = format!(
+            "{answered} of {} servers answered, {} are needed; {}",
+            self.servers,
+            self.majority(),
+            told.message()
+        );
+        Error::new(told.kind(), operation, text)
+    }
+}
+
+/// What is known to a lock's rounds.
+pub(super) struct Rounds {
+    pub(super) shape: Arc<Shape>,
+    pub(super) scripts: Arc<Scripts>,
+    pub(super) raise: Arc<Script>,
+    pub(super) servers: usize,
+    pub(super) limit: Duration,
+}
+
+impl Rounds {
+    /// Takes the lock on a majority, and has that majority remember the token. What was taken in vain is released.
+    pub(super) async fn take(&self, voters: &Voters, token: &Token, floor: u64) -> Result<Took> {
+        let sent = lease::now();
+        let mut poll = Poll::new(self.servers);
+        let mut abandoned = vec![false; self.servers];
+        let mut owned = vec![false; self.servers];
+        let mut highest = floor;
+        let mut refusal = None;
+        let (shape, scripts, asked) = (self.shape.clone(), self.scripts.clone(), token.clone());
+        let call = move |_: usize, by_text: bool| {
+            let ask = Ask {
+                token: &asked,
+                ttl: shape.ttl,
+                info: &shape.info,
+                ticket: None,
+                floor,
+                beside_others: shape.beside_others,
+                process: "0",
+            };
+            Some(scripts.take(by_text, &shape.keys, &ask))
+        };
+        voters
+            .ask("acquire", self.limit, call, |(at, vote)| {
+                match vote.and_then(|reply| wire::taken(&reply)) {
+                    Ok(Taken::Owned { fence, abandoned: died, .. }) => {
+                        poll.yes += 1;
+                        (owned[at], abandoned[at]) = (true, died);
+                        highest = highest.max(fence);
+                    }
+                    Ok(Taken::Refused(seen)) => {
+                        poll.no += 1;
+                        refusal = Some(seen);
+                    }
+                    Ok(Taken::Spent) => poll.no += 1,
+                    Err(error) => poll.failures.push(error),
+                }
+                poll.is_over()
+            })
+            .await;
+        let mut failure = None;
+        if poll.is_won() {
+            match self.remember(voters, token, highest, owned).await {
+                Ok(()) if lease::deadline(sent, self.shape.ttl) > lease::now() => {
+                    let abandoned = abandoned.contains(&true);
+                    return Ok(Took::Won(Won { fence: highest, abandoned, sent }));
+                }
+                Ok(()) => {
+                    let text = "the servers took longer to answer than the lease lasts";
+                    failure = Some(Error::new(ErrorKind::Unavailable, "acquire", text));
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        // All have been asked; who has not answered is told, too. The evidence of a death stays where it was seen.
+        if let Err(error) = self.release(voters, token, abandoned).await {
+            // Not even a majority is there to be told: it ends with its lease.
+            failure.get_or_insert(error);
+        }
+        match failure {
+            Some(error) if poll.is_won() => Err(error),
+            // Who holds it somewhere, or is taking it just now, has been seen: it can be tried again.
+            _ if poll.no > 0 && poll.yes + poll.no >= poll.majority() => Ok(Took::Refused(refusal)),
+            _ => Err(poll.failure("acquire")),
+        }
+    }
+
+    /// Two majorities share a server, but not the highest counter: the token goes back to a majority of those that
+    /// hold it, so that whoever takes it next meets it.
+    async fn remember(&self, voters: &Voters, token: &Token, fence: u64, owned: Vec<bool>) -> Result<()> {
+        let args = [token.to_string(), fence.to_string()];
+        let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];
+        let raise = self.raise.clone();
+        let call = move |at: usize, by_text: bool| owned[at].then(|| raise.call(by_text, &keys, &args));
+        self.decide(voters, "acquire", call, |reply| Ok(*reply == Value::Int(1))).await.and_then(|won| {
+            let lost = || Error::new(ErrorKind::Unavailable, "acquire", "the hold was lost while it was being taken");
+            if won { Ok(()) } else { Err(lost()) }
+        })
+    }
+
+    /// Whether a majority says yes; an error if no majority says anything.
+    async fn decide(
+        &self,
+        voters: &Voters,
+        operation: &'static str,
+        call: impl Fn(usize, bool) -> Option<redis::Cmd> + Clone + Send + Sync + 'static,
+        read: impl Fn(&Value) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut poll = Poll::new(self.servers);
+        let vote = |(_, vote): (usize, Result<Value>)| {
+            match vote.and_then(|reply| read(&reply)) {
+                Ok(true) => poll.yes += 1,
+                Ok(false) => poll.no += 1,
+                Err(error) => poll.failures.push(error),
+            }
+            poll.is_over()
+        };
+        voters.ask(operation, self.limit, call, vote).await;
+        if poll.is_won() {
+            Ok(true)
+        } else if poll.no > self.servers - poll.majority() {
+            Ok(false)
+        } else {
+            Err(poll.failure(operation))
+        }
+    }
+
+    /// Releases `token` wherever it stands; whether it stood on a majority.
+    pub(super) async fn release(&self, voters: &Voters, token: &Token, keep_abandoned: Vec<bool>) -> Result<bool> {
+        let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
+        let call = move |at: usize, by_text: bool| {
+            Some(scripts.release(by_text, &shape.keys, &token, keep_abandoned[at], shape.beside_others, "0"))
+        };
+        self.decide(voters, "release", call, wire::released).await
+    }
+
+    pub(super) async fn renew(&self, voters: &Voters, token: &Token, ttl: Duration) -> Result<bool> {
+        let args = [token.to_string(), ttl.as_millis().to_string()];
+        let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];
+        let scripts = self.scripts.clone();
+        let call = move |_: usize, by_text: bool| Some(scripts.renew.call(by_text, &keys, &args));
+        self.decide(voters, "extend", call, |reply| Ok(wire::renewed(reply, 1)? == [true])).await
+    }
+
+    /// Asks `script` of all; the answers that came before a majority's and a moment after it.
+    pub(super) async fn each(
+        &self,
+        voters: &Voters,
+        operation: &'static str,
+        which: fn(&Scripts) -> &Script,
+    ) -> Result<Vec<Value>> {
+        let (shape, scripts) = (self.shape.clone(), self.scripts.clone());
+        let none: [&str; 0] = [];
+        let call = move |_: usize, by_text: bool| {
+            Some(which(&scripts).call(by_text, shape.keys.all(shape.beside_others), &none))
+        };
+        gather(voters, operation, self.servers, self.limit, call).await
+    }
+
+    pub(super) async fn status(&self, voters: &Voters) -> Result<Status> {
+        let replies = self.each(voters, "status", |scripts| &scripts.status).await?;
+        let seen: Vec<Status> = replies.iter().map(wire::status).collect::<Result<_>>()?;
+        let holding = seen.iter().filter(|one| one.state == State::Held);
+        let held = holding.clone().count() > self.servers / 2;
+        let token = seen.iter().map(|one| one.token).max().unwrap_or(0);
+        let died = seen.iter().any(|one| one.state == State::Abandoned);
+        let state = match (held, died) {
+            (true, _) => State::Held,
+            (false, true) => State::Abandoned,
+            (false, false) => State::Free,
+        };
+        let shown = seen.into_iter().find(|one| one.state == state && (one.owner.is_some() || state == State::Free));
+        let (owner, held) = shown.map_or((None, None), |one| (one.owner, one.held));
+        Ok(Status { state, token, waiters: 0, owner, held, numbers: crate::numbers::Numbers::default() })
+    }
+}
+
+/// The answers of a majority at least.
+pub(super) async fn gather(
+    voters: &Voters,
+    operation: &'static str,
+    servers: usize,
+    limit: Duration,
+    call: impl Fn(usize, bool) -> Option<redis::Cmd> + Clone + Send + Sync + 'static,
+) -> Result<Vec<Value>> {
+    let mut poll = Poll::new(servers);
+    let mut replies = Vec::new();
+    voters
+        .ask(operation, limit, call, |(_, vote)| {
+            match vote {
+                Ok(reply) => {
+                    poll.yes += 1;
+                    replies.push(reply);
+                }
+                Err(error) => poll.failures.push(error),
+            }
+            poll.failures.len() > servers - poll.majority()
+        })
+        .await;
+    if poll.is_won() { Ok(replies) } else { Err(poll.failure(operation)) }
+}

@@ -1,0 +1,169 @@
+//! `rpm+redlock:`: a majority of independent servers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::servers::Redis;
+
+use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+
+fn five() -> Vec<Redis> {
+    (0..5).map(|_| Redis::start()).collect()
+}
+
+fn url(servers: &[Redis], id: &str) -> String {
+    let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
+    format!("rpm+redlock://{}/{id}", hosts.join(","))
+}
+
+/// On how many of them the lock's key is.
+fn copies(servers: &[&Redis], key: &str) -> i64 {
+    servers.iter().map(|redis| redis.command(&["EXISTS", key]).number()).sum()
+}
+
+#[test]
+fn r28_two_of_five_are_not_missed_and_three_are() {
+    needs_redis!();
+    let mut servers = five();
+    let at = |id: &str, servers: &[Redis]| url(servers, id);
+    carries_a_lock(&at("all", &servers));
+    let mutex = open(&at("r28", &servers));
+    let hold = mutex.acquire().expect("acquired");
+    let before = hold.token();
+    servers[0].kill();
+    servers[3].kill();
+    hold.extend(None).expect("renewed by the others");
+    hold.release().expect("released by the others");
+    carries_a_lock(&at("r28", &servers));
+    carries_a_lock(&at("new", &servers));
+
+    let hold = mutex.acquire().expect("acquired");
+    assert!(hold.token() > before);
+    servers[1].kill();
+    assert_eq!(kind_of(hold.extend(None)), ErrorKind::Unavailable);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Unavailable);
+    for timeout in [Duration::ZERO, Duration::from_millis(500)] {
+        let error = mutex.acquire_with(within(timeout)).expect_err("no majority");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("of 5 servers answered, 3 are needed"), "{error}");
+    }
+    assert_eq!(kind_of(Mutex::open(&at("r28", &servers))), ErrorKind::Unavailable);
+    // What was taken on the other two in vain is given back.
+    until("nothing is left over", || copies(&[&servers[2], &servers[4]], "ipcmutex:r28") == 0);
+    for dead in [0, 1, 3] {
+        servers[dead].restart();
+    }
+    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+    assert!(hold.token() > before);
+    hold.release().expect("released");
+}
+
+#[test]
+fn r28_two_that_hang_cost_no_time() {
+    needs_redis!();
+    let servers = five();
+    let mutex = open(&url(&servers, "hung"));
+    mutex.acquire().expect("acquired").release().expect("released");
+    servers[1].freeze();
+    servers[2].freeze();
+    let begun = Instant::now();
+    for _ in 0..10 {
+        let hold = mutex.acquire().expect("acquired");
+        assert!(mutex.try_acquire().expect("an answer").is_none());
+        hold.release().expect("released");
+    }
+    // To wait for them once each would be 2 s of each turn.
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn r29_the_token_rises_over_majorities_that_share_one_server() {
+    needs_redis!();
+    let mut servers = five();
+    // The clock of the first one is far ahead.
+    let ahead = "3000000000000000";
+    servers[0].command(&["HSET", "{ipcmutex:a14}:state", "f", ahead]);
+    let whole = url(&servers, "a14");
+    servers[3].kill();
+    servers[4].kill();
+    let hold = open(&whole).acquire().expect("acquired on 0, 1, 2");
+    let first = hold.token();
+    assert!(first > ahead.parse().expect("a number"));
+    hold.release().expect("released");
+    servers[3].restart();
+    servers[4].restart();
+    servers[0].kill();
+    servers[1].kill();
+    // A handle that does not remember the first.
+    let hold = open(&whole).acquire().expect("acquired on 2, 3, 4");
+    let token = hold.token();
+    assert!(token > first, "{token} after {first}");
+    hold.release().expect("released");
+}
+
+#[test]
+fn a_hold_that_a_majority_has_lost_is_lost() {
+    needs_redis!();
+    let servers = five();
+    let mutex = open(&url(&servers, "lost?ttl=1500ms"));
+    let hold = mutex.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    hold.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
+    for redis in &servers[..2] {
+        redis.command(&["DEL", "ipcmutex:lost"]);
+    }
+    // Longer than the lease: a minority changes nothing.
+    assert!(told.recv_timeout(Duration::from_secs(2)).is_err());
+    hold.check().expect("a majority has it");
+    servers[4].command(&["DEL", "ipcmutex:lost"]);
+    assert_eq!(told.recv_timeout(LONG).expect("the loss is told"), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    let next = mutex.acquire_with(within(LONG)).expect("acquired");
+    // Broken by somebody: found at the next renewal.
+    assert!(open(&url(&servers, "lost?ttl=1500ms")).break_lock().expect("broken"));
+    until("it is told", || next.check().is_err());
+    // Three of five away for longer than a lease: told by then.
+    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+    for redis in &servers[..3] {
+        redis.freeze();
+    }
+    until("it is told", || hold.check().is_err());
+}
+
+#[test]
+fn r28_those_who_take_each_others_votes_come_to_an_end() {
+    needs_redis!();
+    let servers = five();
+    let (inside, last, turns) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            // Handles do not know of each other.
+            let mutex = open(&url(&servers, "storm"));
+            let (inside, last, turns) = (&inside, &last, &turns);
+            scope.spawn(move || {
+                for _ in 0..6 {
+                    let hold = mutex.acquire_with(within(LONG)).unwrap_or_else(|error| panic!("{error}"));
+                    assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two inside");
+                    assert!(last.swap(hold.token(), Ordering::SeqCst) < hold.token(), "the token rises");
+                    assert!(!hold.abandoned());
+                    turns.fetch_add(1, Ordering::SeqCst);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                    hold.release().expect("released");
+                }
+            });
+        }
+    });
+    assert_eq!(turns.load(Ordering::SeqCst), 30);
+}
+
+#[test]
+fn what_a_majority_cannot_have() {
+    needs_redis!();
+    let servers = five();
+    assert_eq!(kind_of(Mutex::open(&url(&servers, "x?replicas=1"))), ErrorKind::Invalid);
+    servers[4].command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    assert_eq!(kind_of(Mutex::open(&url(&servers, "x"))), ErrorKind::Config);
+    carries_a_lock(&url(&servers, "x?policy=any"));
+}
