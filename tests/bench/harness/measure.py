@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -93,11 +95,14 @@ class Bench:
         self.tidy(place)
         lines = output.strip().splitlines()
         # Several processes may fail; the first one's words are the reason.
+        # Where the lock was is no part of what failed.
+        hide = functools.partial(re.compile(f"{re.escape(str(place))}|{re.escape(str(self.redis.folder if self.redis else place))}").sub, "…")
+        lines, words = [hide(line) for line in lines], hide(words)
         answer = next((line for line in lines if '"failed"' in line), lines[0] if len(lines) == 1 else "")
         try:
             return json.loads(answer) | logged
         except ValueError:
-            return {"failed": (words or output.strip() or f"ended with {worker.returncode} and no word")[-1000:]}
+            return {"failed": (words or hide(output.strip()) or f"ended with {worker.returncode} and no word")[-1000:]}
 
     def tidy(self, place: Path) -> None:
         """Removes the files of one turn."""
