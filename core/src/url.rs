@@ -41,6 +41,7 @@ const REDIS_KEYS: &[&str] = &[
     "connect_timeout",
     "policy",
     "protocol",
+    "tls",
     "ca",
     "crt",
     "key",
@@ -553,7 +554,8 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
     Ok(RedisTarget {
         topology,
         hosts,
-        tls: scheme == "rpm+rediss",
+        // ipc-mutex wrote it so.
+        tls: query.read("tls", "on, off", flag)?.unwrap_or(false) || scheme == "rpm+rediss",
         user,
         secret,
         id,
@@ -662,6 +664,7 @@ mod tests {
         assert_eq!((sentinel.topology, sentinel.id.as_str()), (Topology::Sentinel { master: "main".into() }, "x"));
         assert_eq!(redis_of("rpm+redlock://a,b,c/x").hosts.len(), 3);
         assert!(redis_of("rpm+rediss://h/x?ca=/c.pem").tls);
+        assert!(redis_of("rpm+redis://h/x?tls=on").tls && !redis_of("rpm+redis://h/x?tls=off").tls);
     }
 
     #[test]
