@@ -27,7 +27,7 @@ installed := $(target)/installed
 venv := $(target)/venv
 node := $(target)/node
 
-.PHONY: demo test packages soak install lint clean build tools redis rust c python node test-rust test-python test-node
+.PHONY: neighbours demo test packages soak install lint clean build tools redis rust c python node test-rust test-python test-node
 
 demo: build redis
 	@$(built)/demo
@@ -37,7 +37,7 @@ test: tools redis lint build test-rust test-python test-node bench-smoke
 
 # Nothing may be skipped here for want of a server. What runs in the background ignores Ctrl-C and its like, and so would
 # the programs whose handling of signals is tested: they start with the signals as a terminal gives them.
-test-rust: build redis debian-strace
+test-rust: build redis neighbours debian-strace
 	IPCMUTEX_REQUIRE_REDIS=1 RUST_BACKTRACE=0 env --default-signal cargo test $(packages) --no-fail-fast
 
 test-python: python redis
@@ -117,6 +117,18 @@ $(venv)/ready:
 $(target)/node-tools/ready:
 	@mkdir -p $(@D)
 	npm install --prefix $(@D) --silent --no-audit --no-fund typescript@5 @types/node@20
+	@touch $@
+
+# The libraries with which a key in Redis is shared.
+neighbours: $(venv)/neighbours $(target)/neighbours/ready
+
+$(venv)/neighbours: $(venv)/ready
+	$(venv)/bin/pip install --quiet --disable-pip-version-check 'redis>=5'
+	@touch $@
+
+$(target)/neighbours/ready:
+	@mkdir -p $(@D)
+	npm install --prefix $(@D) --silent --no-audit --no-fund --no-save redlock@4 ioredis@5
 	@touch $@
 
 python: rust $(venv)/ready

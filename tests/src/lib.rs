@@ -11,6 +11,7 @@ pub mod impossible;
 pub mod occupancy;
 pub mod place;
 pub mod privilege;
+pub mod proxy;
 pub mod scenarios;
 pub mod servers;
 pub mod surface;

@@ -248,7 +248,7 @@ impl Server {
     pub(super) async fn link(&self, learned: &Arc<Learned>, channel: &str, hear: Hear) -> redis::RedisResult<Link> {
         if self.is_cluster() {
             let net = Net::open(self, learned, hear).await?;
-            return Ok(Link { road: Road::Cluster(Arc::new(net)), listens: false, _tasks: Vec::new() });
+            return Ok(Link { road: Road::Cluster(Arc::new(net)), listens: false, tells: false, _tasks: Vec::new() });
         }
         let address = if self.moves() {
             let (server, learned, limit) = (self.clone(), learned.clone(), self.connect_timeout);
@@ -342,6 +342,16 @@ impl Server {
                             hear(Heard::Message(String::from_utf8_lossy(payload).into_owned()));
                         }
                     }
+                    PushKind::Invalidate => match push.data.first() {
+                        Some(redis::Value::Array(keys)) => {
+                            for key in keys {
+                                if let redis::Value::BulkString(key) = key {
+                                    hear(Heard::Changed(Some(String::from_utf8_lossy(key).into_owned())));
+                                }
+                            }
+                        }
+                        _ => hear(Heard::Changed(None)),
+                    },
                     // Nobody here gives up a channel: it went with its slot to another node. The library takes this for an
                     // answer to whatever is under way, so nothing more that comes on this connection can be believed.
                     PushKind::SUnsubscribe | PushKind::Disconnection => hear(Heard::End),
@@ -371,7 +381,7 @@ impl Server {
         }
         if !resp2 {
             let listens = is_allowed(connection.subscribe(channel).await)?;
-            return Ok(Link { road: Road::One(connection), listens, _tasks: vec![driver] });
+            return Ok(Link { road: Road::One(connection), listens, tells: true, _tasks: vec![driver] });
         }
         let stream = dial_async(address, self.tls.as_ref()).await?;
         let mut pubsub = PubSub::new(&self.info(alone, resp2), stream).await?;
@@ -383,7 +393,7 @@ impl Server {
             }
             hear(Heard::End);
         }));
-        Ok(Link { road: Road::One(connection), listens, _tasks: vec![driver, ear] })
+        Ok(Link { road: Road::One(connection), listens, tells: false, _tasks: vec![driver, ear] })
     }
 }
 
@@ -416,6 +426,8 @@ fn is_allowed(subscribed: redis::RedisResult<()>) -> redis::RedisResult<bool> {
 /// What comes in on a link by itself.
 pub(super) enum Heard {
     Message(String),
+    /// This key was changed by somebody else; `None`: all of them.
+    Changed(Option<String>),
     /// The connection is gone.
     End,
 }
@@ -427,6 +439,8 @@ pub(super) struct Link {
     pub(super) road: Road,
     /// Whether this process can be told when its turn comes. In a cluster each lock knows that for itself.
     pub(super) listens: bool,
+    /// Whether it can carry word of changed keys.
+    pub(super) tells: bool,
     _tasks: Vec<Task>,
 }
 

@@ -98,10 +98,20 @@ impl Board {
 pub(super) struct Debt {
     pub(super) keys: Keys,
     pub(super) beside_others: bool,
-    /// The next hold must hear "abandoned" as this one did.
-    pub(super) keep_abandoned: bool,
+    pub(super) ending: Ending,
     /// After this it has ended by itself.
     pub(super) until: u64,
+}
+
+/// What the next hold hears of the one that ends.
+#[derive(Clone, Copy)]
+pub(super) enum Ending {
+    /// Nothing.
+    Released,
+    /// What this one heard: it reached nobody.
+    Undone,
+    /// That it was abandoned.
+    Lost,
 }
 
 /// A call that failed, and whether the server may have done it all the same.
@@ -426,7 +436,7 @@ impl Engine {
             board.debts.iter().map(|(token, debt)| (token.clone(), debt.clone())).collect();
         for hold in board.holds.values() {
             if let (true, Some(lock)) = (hold.is_live(), hold.lock.upgrade()) {
-                owed.push((hold.token.clone(), lock.debt(false)));
+                owed.push((hold.token.clone(), lock.debt(Ending::Released)));
             }
         }
         drop(board);
@@ -468,7 +478,7 @@ impl Engine {
     }
 
     pub(super) fn release_command(&self, by_text: bool, token: &str, debt: &Debt) -> redis::Cmd {
-        self.scripts.release(by_text, &debt.keys, token, debt.keep_abandoned, debt.beside_others, &self.process)
+        self.scripts.release(by_text, &debt.keys, token, debt.ending, debt.beside_others, &self.process)
     }
 
     /// The hold of this process that has `token`.

@@ -42,7 +42,8 @@ pub(super) fn recheck(left: i64, rank: u32, foreign: bool, jitter: u8) -> Durati
     let wait = match u64::try_from(left) {
         // In the order of the line, so that who comes first looks first and the others find it served.
         Ok(left) => left + 1 + 20 * u64::from(rank.min(20)) + jitter / 64,
-        Err(_) => most,
+        // Only another program holds without an expiry.
+        Err(_) => most.min(10_000),
     };
     Duration::from_millis(wait.min(most))
 }

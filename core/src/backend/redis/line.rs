@@ -16,13 +16,14 @@ use std::time::Instant;
 use redis::{RedisResult, Value};
 
 use super::arrival::Word;
-use super::engine::{self, Debt, jitter};
+use super::engine::{self, Debt, Ending, jitter};
 use super::hold::Token;
 use super::keys::Keys;
 use super::lease;
 use super::lock::Lock;
 use super::nodes::Road;
 use super::placing::Placing;
+use super::tracking;
 use super::wire::{self, Refusal, Taken};
 use super::worker::{AGAIN, Event, Worker, bug};
 use crate::backend::contract::Grant;
@@ -69,10 +70,12 @@ pub(super) struct Owned {
 #[derive(Default)]
 pub(super) struct Line {
     /// By arrival.
-    members: BTreeSet<u64>,
+    pub(super) members: BTreeSet<u64>,
     timer: Option<Instant>,
     /// In a cluster, where each lock has a channel.
     ear: Ear,
+    /// The server will tell when the key changes, or is being asked to.
+    pub(super) tracked: bool,
 }
 
 /// Whether this process hears on a lock's channel.
@@ -114,7 +117,7 @@ impl Worker {
             return;
         };
         if !waiter.is_waiting() {
-            self.engine.owe(&arrival.token, lock.debt(true));
+            self.engine.owe(&arrival.token, lock.debt(Ending::Undone));
             return;
         }
         let token = arrival.token.clone();
@@ -125,7 +128,9 @@ impl Worker {
             _ if arrival.link != self.number() => self.take(serial),
             Some(Word::First(left)) => self.first(&token, left),
             None if self.is_first(serial, &lock) || self.has_no_timer(&lock) => {
-                let wait = lease::recheck(arrival.left, arrival.rank, arrival.foreign, jitter());
+                let told = self.is_first(serial, &lock) && self.hears_others(&lock, arrival.rank);
+                let blind = arrival.foreign && !told;
+                let wait = lease::recheck(arrival.left, arrival.rank, blind, jitter());
                 self.set_timer(name(&lock), Some(Instant::now() + wait));
             }
             None => {}
@@ -167,7 +172,7 @@ impl Worker {
         let Some(entry) = self.forget(serial) else { return };
         count(&entry.lock.tally.gave_up);
         if entry.ticket != 0 || entry.doubt.is_some() {
-            self.engine.owe(&entry.token, entry.lock.debt(true));
+            self.engine.owe(&entry.token, entry.lock.debt(Ending::Undone));
         }
     }
 
@@ -189,7 +194,7 @@ impl Worker {
     pub(super) fn settle(&mut self, serial: u64, outcome: Result<Grant>) {
         let Some(entry) = self.forget(serial) else { return };
         if outcome.is_err() && (entry.ticket != 0 || entry.doubt.is_some()) {
-            self.engine.owe(&entry.token, entry.lock.debt(true));
+            self.engine.owe(&entry.token, entry.lock.debt(Ending::Undone));
         }
         let granted = outcome.is_ok();
         match entry.waiter.settle(outcome) {
@@ -206,7 +211,7 @@ impl Worker {
         }
     }
 
-    fn set_timer(&mut self, lock: &str, at: Option<Instant>) {
+    pub(super) fn set_timer(&mut self, lock: &str, at: Option<Instant>) {
         let Some((name, _)) = self.lines.get_key_value(lock) else { return };
         let name = name.clone();
         let Some(line) = self.lines.get_mut(lock) else { return };
@@ -224,6 +229,11 @@ impl Worker {
 
     fn has_no_timer(&self, lock: &Lock) -> bool {
         self.lines.get(name(lock)).is_some_and(|line| line.timer.is_none())
+    }
+
+    /// Whether the first waiter of this process, at `rank` in the line, hears of what other libraries do.
+    fn hears_others(&mut self, lock: &Lock, rank: u32) -> bool {
+        lock.beside_others && rank <= tracking::NEAR && self.track(lock)
     }
 
     /// Sends a take for the waiter: to join, to look again, or to confirm.
@@ -256,7 +266,7 @@ impl Worker {
             let Ok(fresh) = engine::new_token() else { return };
             let old = std::mem::replace(&mut entry.token, fresh.clone());
             entry.doubt = None;
-            self.engine.owe(&old, entry.lock.debt(true));
+            self.engine.owe(&old, entry.lock.debt(Ending::Undone));
             self.by_token.remove(&old);
             self.by_token.insert(fresh, serial);
         }
@@ -375,7 +385,7 @@ impl Worker {
                 self.owned(serial, owned);
             }
             Err(error) => {
-                let (token, debt) = (entry.token.clone(), entry.lock.debt(owned.abandoned));
+                let (token, debt) = (entry.token.clone(), entry.lock.debt(Ending::Undone));
                 self.settle(serial, Err(error));
                 // Nobody died holding it: what it heard the next one hears, and no more.
                 self.engine.owe(&token, debt);
@@ -418,13 +428,14 @@ impl Worker {
         let first = self.is_first(serial, lock);
         let listens = self.link().is_some_and(|link| link.listens)
             || self.lines.get(name(lock)).is_some_and(|line| line.ear == Ear::Open);
+        let told = first && self.hears_others(lock, refusal.rank);
         let Some(entry) = self.entries.get_mut(&serial) else { return };
         let had_ticket = std::mem::replace(&mut entry.ticket, refusal.ticket) != 0;
         if entry.ticket != 0 {
             entry.placing = None;
         }
         let again = entry.again;
-        let blind = !listens || refusal.foreign;
+        let blind = !listens || (refusal.foreign && !told);
         let wake = Instant::now() + lease::recheck(refusal.left, refusal.rank, blind, jitter());
         let wiped = refusal.fresh && had_ticket && first;
         lock.saw(refusal);
@@ -466,7 +477,7 @@ impl Worker {
         }
     }
 
-    fn retake(&mut self, lock: &str) {
+    pub(super) fn retake(&mut self, lock: &str) {
         for (at, serial) in self.members(lock).into_iter().enumerate() {
             let idle =
                 self.entries.get(&serial).is_some_and(|entry| entry.call.is_none() && (at == 0 || entry.ticket == 0));
@@ -493,7 +504,9 @@ impl Worker {
         for line in self.lines.values_mut() {
             line.timer = None;
             line.ear = Ear::Shut;
+            line.tracked = false;
         }
+        self.tracking = None;
         self.timers.clear();
     }
 
@@ -504,7 +517,7 @@ impl Worker {
         // On its way here, or confirmed by another take before this message came?
         if !self.engine.board().arrivals.hear(token, Word::Turn) && self.engine.hold_with(token).is_none() {
             let until = lease::now() + lease::nanos(std::time::Duration::from_secs(1));
-            let debt = Debt { keys: Keys::of(key), beside_others: false, keep_abandoned: true, until };
+            let debt = Debt { keys: Keys::of(key), beside_others: false, ending: Ending::Undone, until };
             self.engine.owe(&token.into(), debt);
         }
     }

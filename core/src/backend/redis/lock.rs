@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::engine::{self, Debt, Engine, Failed};
+use super::engine::{self, Debt, Ending, Engine, Failed};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
@@ -77,11 +77,11 @@ impl Lock {
         }
     }
 
-    pub(super) fn debt(&self, keep_abandoned: bool) -> Debt {
+    pub(super) fn debt(&self, ending: Ending) -> Debt {
         Debt {
             keys: self.keys.clone(),
             beside_others: self.beside_others,
-            keep_abandoned,
+            ending,
             until: lease::now() + lease::nanos(self.ttl),
         }
     }
@@ -102,7 +102,7 @@ impl Lock {
             ))
         };
         if let Err(error) = watched {
-            self.engine.owe(token, self.debt(abandoned));
+            self.engine.owe(token, self.debt(Ending::Undone));
             return Err(error);
         }
         let mut holds = self.holds.lock();
@@ -144,7 +144,7 @@ impl Lock {
         hold.end();
         self.engine.unwatch(&hold);
         self.losses.forget(grant.token);
-        self.engine.owe(&hold.token, self.debt(grant.abandoned));
+        self.engine.owe(&hold.token, self.debt(Ending::Undone));
     }
 
     /// Notes what a refused take saw.
@@ -217,7 +217,7 @@ impl Redis {
             Ok(reply) => wire::taken(&reply)?,
             Err(Failed { error, in_doubt }) => {
                 if in_doubt {
-                    engine.owe(token, lock.debt(true));
+                    engine.owe(token, lock.debt(Ending::Undone));
                 }
                 if error.kind() == ErrorKind::Unavailable {
                     // Who waits for the server to come back must hear of this if it does not.
@@ -232,7 +232,7 @@ impl Redis {
                 if lock.replicas > 0
                     && let Err(error) = engine.witness(lock, token)
                 {
-                    engine.owe(token, lock.debt(abandoned));
+                    engine.owe(token, lock.debt(Ending::Undone));
                     return Err(error);
                 }
                 lock.adopt(token, fence, abandoned, sent).map(Ok)
@@ -300,12 +300,12 @@ impl Backend for Redis {
             let loss = hold.loss().unwrap_or(Loss::Gone);
             if loss == Loss::Expired {
                 // By the server's clock it may stand a little longer: nobody needs to wait for that.
-                engine.owe(&hold.token, lock.debt(true));
+                engine.owe(&hold.token, lock.debt(Ending::Lost));
             }
             return Err(loss.error("release"));
         }
         engine.unwatch(&hold);
-        let debt = lock.debt(false);
+        let debt = lock.debt(Ending::Released);
         let mut sends = 0;
         let answer = engine.call("release", |connection| {
             sends += 1;
@@ -399,7 +399,7 @@ impl Drop for Redis {
         for hold in holds {
             if hold.end() {
                 self.0.engine.unwatch(&hold);
-                self.0.engine.owe(&hold.token, self.0.debt(false));
+                self.0.engine.owe(&hold.token, self.0.debt(Ending::Released));
             }
         }
     }

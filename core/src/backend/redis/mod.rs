@@ -11,6 +11,7 @@
 //! | how long a lease can be relied on | `lease`, `hold` |
 //! | one engine per server and process | `engine` |
 //! | the background thread: its loop, the line, the renewals | `worker`, `line`, `renewal` |
+//! | beside other libraries | `tracking` |
 //! | on the way to the line | `arrival` (straight), `placing` (through the thread) |
 //! | waiting for replicas | `witness` |
 //! | the backend | `lock` |
@@ -51,6 +52,7 @@ mod sentinel;
 mod slots;
 mod talk;
 mod tls;
+mod tracking;
 mod wire;
 mod witness;
 mod worker;

@@ -1,6 +1,6 @@
--- Also leaves the line and refuses a grant. ARGV: token, proc, keep abandoned
+-- Also leaves the line and refuses a grant. ARGV: token, proc, ending: released, undone (the next hears what this one heard) or lost (it hears "abandoned")
 -- 1 released · 3 a grant refused · 2 released before · 0 not this token's
-local token, keep = ARGV[1], ARGV[3] == '1'
+local token, ending = ARGV[1], ARGV[3]
 local me = ARGV[2] .. '.' .. token
 local value = redis.pcall('GET', key)
 if value ~= token then
@@ -16,9 +16,9 @@ if value ~= token then
 end
 -- The DEL first: it is never refused for want of memory, and what follows a write is not either.
 call('DEL', key)
-local held = call('HGET', state, 'o') == token
-local added
-if held and not keep then
+local was = call('HMGET', state, 'o', 'a')
+local held, added = was[1] == token, false
+if held and (ending == 'released' or (ending == 'undone' and was[2] ~= '1')) then
   added = call('HSET', state, 'l', token, 'g', '', 'o', '') == 3
 else
   added = call('HSET', state, 'l', token, 'g', '') == 2

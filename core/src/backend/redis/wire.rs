@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use redis::{RedisError, ServerErrorKind, Value};
 
+use super::engine::Ending;
 use super::keys::Keys;
 use crate::backend::contract::{Owner, State, Status};
 use crate::error::{Error, ErrorKind, Result};
@@ -109,11 +110,16 @@ impl Scripts {
         by_text: bool,
         keys: &Keys,
         token: &str,
-        keep_abandoned: bool,
+        ending: Ending,
         beside_others: bool,
         process: &str,
     ) -> redis::Cmd {
-        let args = [token, process, if keep_abandoned { "1" } else { "0" }];
+        let ending = match ending {
+            Ending::Released => "released",
+            Ending::Undone => "undone",
+            Ending::Lost => "lost",
+        };
+        let args = [token, process, ending];
         self.release.call(by_text, keys.all(beside_others), &args)
     }
 }
@@ -364,6 +370,8 @@ fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
         redis::ErrorKind::Io => return (ErrorKind::Unavailable, ""),
         redis::ErrorKind::AuthenticationFailed => return (ErrorKind::Auth, "check user and password of the URL"),
         redis::ErrorKind::InvalidClientConfig => return (ErrorKind::Invalid, ""),
+        // What the client library says of an answer that the end of the connection cut in two.
+        _ if !is_answer(error) && text.contains("Unexpected end of input") => return (ErrorKind::Unavailable, ""),
         _ if !is_answer(error) => return (ErrorKind::Protocol, "is it a Redis or Valkey server?"),
         _ => {}
     }

@@ -86,6 +86,11 @@ pub(super) enum Event {
         owned: Owned,
         outcome: Result<()>,
     },
+    Tracked {
+        lock: Arc<str>,
+        number: u64,
+        reply: RedisResult<(Value, i64)>,
+    },
     Renewed {
         batch: Vec<(Arc<Hold>, Duration)>,
         answer: Option<SyncSender<Result<()>>>,
@@ -108,7 +113,7 @@ enum State {
 
 pub(super) struct Worker {
     pub(super) engine: Arc<Engine>,
-    events: UnboundedSender<Event>,
+    pub(super) events: UnboundedSender<Event>,
     state: State,
     /// Of the link that is up or being made.
     number: u64,
@@ -117,7 +122,9 @@ pub(super) struct Worker {
     /// Since when the server has not been there, and what it last failed with.
     down: Option<(Instant, Error)>,
     /// Tasks whose answer has not come.
-    tasks: usize,
+    pub(super) tasks: usize,
+    /// Whether the link's server tells of changed keys; not asked yet.
+    pub(super) tracking: Option<bool>,
     /// A renewal waits for the link.
     pub(super) overdue: bool,
     pub(super) entries: BTreeMap<u64, Entry>,
@@ -187,6 +194,7 @@ impl Worker {
             last_try: None,
             down: None,
             tasks: 0,
+            tracking: None,
             overdue: false,
             entries: BTreeMap::new(),
             by_token: HashMap::new(),
@@ -273,6 +281,7 @@ impl Worker {
             }
             Event::Heard { number, heard } if number == self.number => match heard {
                 Heard::Message(text) => self.hear(&text),
+                Heard::Changed(key) => self.key_changed(key.as_deref()),
                 Heard::End => {
                     let text = format!("the server {} closed the connection", self.engine.server);
                     self.unlink(number, &Error::new(ErrorKind::Unavailable, "acquire", text));
@@ -292,6 +301,10 @@ impl Worker {
             Event::Witnessed { serial, call, owned, outcome } => {
                 self.tasks -= 1;
                 self.witnessed(serial, call, &owned, outcome);
+            }
+            Event::Tracked { lock, number, reply } => {
+                self.tasks -= 1;
+                self.tracked(&lock, number, reply);
             }
             Event::Renewed { batch, answer, sent, number, reply } => {
                 self.tasks -= 1;

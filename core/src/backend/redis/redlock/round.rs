@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use redis::Value;
 
+use super::super::engine::Ending;
 use super::super::hold::Token;
 use super::super::lease;
 use super::super::wire::{self, Ask, Refusal, Script, Scripts, Taken};
@@ -192,7 +193,8 @@ impl Rounds {
     pub(super) async fn release(&self, voters: &Voters, token: &Token, keep_abandoned: Vec<bool>) -> Result<bool> {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
         let call = move |at: usize, by_text: bool| {
-            Some(scripts.release(by_text, &shape.keys, &token, keep_abandoned[at], shape.beside_others, "0"))
+            let ending = if keep_abandoned[at] { Ending::Lost } else { Ending::Released };
+            Some(scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0"))
         };
         self.decide(voters, "release", call, wire::released).await
     }

@@ -1,0 +1,248 @@
+//! A proxy between a client and its Redis server, which breaks the connection where a test says: after any byte, in
+//! either direction, by closing it or by going silent.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// From whom the bytes come that are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// What the client sends.
+    Client,
+    /// What the server answers and publishes.
+    Server,
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Both sides see it closed.
+    Cut,
+    /// Nothing passes any more, either way; both sides find it open.
+    Silence,
+}
+
+/// On which connections. The engine's link is the one that subscribes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// Of the calling threads.
+    Caller,
+    /// Of the background thread.
+    Link,
+    /// The first on which it happens.
+    Any,
+}
+
+/// A fault: strikes once, on one connection, after `bytes` more bytes have passed there.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Whose bytes count.
+    pub from: From,
+    /// How many of them still pass.
+    pub bytes: usize,
+    /// What happens then.
+    pub end: End,
+    /// Where.
+    pub on: On,
+}
+
+#[derive(Default)]
+struct Plan {
+    fault: Option<Fault>,
+    delay: Duration,
+    /// Every new connection is refused.
+    closed: bool,
+    /// The proxy is dropped.
+    done: bool,
+    /// Ways to end the connections there are.
+    open: Vec<(TcpStream, TcpStream)>,
+    /// What the clients have sent since it was asked for.
+    said: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Shared {
+    plan: Mutex<Plan>,
+    connections: AtomicU64,
+    struck: AtomicU64,
+}
+
+impl Shared {
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A running proxy. It listens until it is dropped.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    address: String,
+}
+
+impl Proxy {
+    /// A proxy before `server` (host:port).
+    pub fn before(server: &str) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address").to_string();
+        let shared = Arc::new(Shared::default());
+        let (of, server) = (shared.clone(), server.to_owned());
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let plan = of.plan();
+                let (closed, done) = (plan.closed, plan.done);
+                drop(plan);
+                if done {
+                    return;
+                }
+                of.connections.fetch_add(1, Ordering::SeqCst);
+                if closed {
+                    continue;
+                }
+                if let Ok(upstream) = TcpStream::connect(&server) {
+                    serve(&of, client, upstream);
+                }
+            }
+        });
+        Proxy { shared, address }
+    }
+
+    /// host:port of the proxy.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Arms a fault.
+    pub fn arm(&self, fault: Fault) {
+        self.shared.plan().fault = Some(fault);
+    }
+
+    /// Disarms what has not struck; whether it had.
+    pub fn disarm(&self) -> bool {
+        self.shared.plan().fault.take().is_none()
+    }
+
+    /// Does something that no fault may meet: one that has not struck waits meanwhile.
+    pub fn disarm_for(&self, undisturbed: impl FnOnce()) {
+        let kept = self.shared.plan().fault.take();
+        undisturbed();
+        self.shared.plan().fault = kept;
+    }
+
+    /// How many faults have struck.
+    pub fn struck(&self) -> u64 {
+        self.shared.struck.load(Ordering::SeqCst)
+    }
+
+    /// From now on each piece of data is this late, in both directions.
+    pub fn delay(&self, by: Duration) {
+        self.shared.plan().delay = by;
+    }
+
+    /// Refuses new connections, or takes them again.
+    pub fn close(&self, closed: bool) {
+        self.shared.plan().closed = closed;
+    }
+
+    /// Cuts every connection there is.
+    pub fn cut_all(&self) {
+        let open = std::mem::take(&mut self.shared.plan().open);
+        for (client, upstream) in open {
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = upstream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// How many connections have been made.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// What clients have sent since the last time this was asked.
+    pub fn said(&self) -> Vec<u8> {
+        std::mem::take(&mut self.shared.plan().said)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.cut_all();
+        self.shared.plan().done = true;
+        // Wakes the listener, which ends.
+        let _ = TcpStream::connect(&self.address);
+    }
+}
+
+fn serve(shared: &Arc<Shared>, client: TcpStream, upstream: TcpStream) {
+    let both = || Some((client.try_clone().ok()?, upstream.try_clone().ok()?));
+    let (Some(kept), Some(up), Some(down)) = (both(), both(), both()) else { return };
+    for socket in [&client, &upstream] {
+        let _ = socket.set_nodelay(true);
+    }
+    shared.plan().open.push(kept);
+    let link = Arc::new(AtomicU64::new(0));
+    for (from, (client, upstream)) in [(From::Client, up), (From::Server, down)] {
+        let (shared, link) = (shared.clone(), link.clone());
+        std::thread::spawn(move || {
+            let (source, target) = if from == From::Client { (&client, &upstream) } else { (&upstream, &client) };
+            pump(&shared, from, source, target, &link);
+            let _ = client.shutdown(Shutdown::Both);
+            let _ = upstream.shutdown(Shutdown::Both);
+        });
+    }
+}
+
+/// What a connection has become: its link byte says whether it subscribes, and whether it is silent.
+const SUBSCRIBES: u64 = 1;
+const SILENT: u64 = 2;
+
+fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStream, kind: &AtomicU64) {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let Ok(read) = source.read(&mut buffer) else { return };
+        if read == 0 {
+            return;
+        }
+        let data = &buffer[..read];
+        if from == From::Client && data.windows(9).any(|word| word.eq_ignore_ascii_case(b"SUBSCRIBE")) {
+            kind.fetch_or(SUBSCRIBES, Ordering::SeqCst);
+        }
+        let mut plan = shared.plan();
+        if from == From::Client {
+            plan.said.extend_from_slice(data);
+        }
+        let delay = plan.delay;
+        let link = kind.load(Ordering::SeqCst) & SUBSCRIBES != 0;
+        let strikes = match &mut plan.fault {
+            Some(fault) if fault.from == from && (fault.on == On::Any || (fault.on == On::Link) == link) => {
+                let left = fault.bytes;
+                fault.bytes = left.saturating_sub(read);
+                (left < read).then_some((left, fault.end))
+            }
+            _ => None,
+        };
+        if strikes.is_some() {
+            plan.fault = None;
+        }
+        drop(plan);
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
+        if kind.load(Ordering::SeqCst) & SILENT != 0 {
+            continue;
+        }
+        let pass = strikes.map_or(read, |(left, _)| left);
+        if strikes.is_some_and(|(_, end)| end == End::Silence) {
+            kind.fetch_or(SILENT, Ordering::SeqCst);
+        }
+        let passed = target.write_all(&data[..pass]);
+        if strikes.is_some() {
+            shared.struck.fetch_add(1, Ordering::SeqCst);
+        }
+        if passed.is_err() || strikes.is_some_and(|(_, end)| end == End::Cut) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `redis_key=`: one key with redis-py's Lock, with node-redlock, and with whoever writes SET NX PX. They exclude us and we
+//! them, and their releases, which tell nobody, wake our waiters.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex_tests::artifacts;
+use ipcmutex_tests::servers::{Client, Redis, Reply};
+
+use super::{LONG, kind_of, needs_redis, open, until, waiters, within};
+
+const KEY: &str = "shared";
+
+/// A program with another library.
+struct Program {
+    process: Child,
+    says: BufReader<ChildStdout>,
+    hears: ChildStdin,
+}
+
+impl Program {
+    fn start(mut command: Command, redis: &Redis) -> Program {
+        command.arg(format!("redis://{}", redis.address())).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("it starts");
+        let says = BufReader::new(process.stdout.take().expect("a pipe"));
+        let hears = process.stdin.take().expect("a pipe");
+        Program { process, says, hears }
+    }
+
+    fn send(&mut self, words: &str) {
+        writeln!(self.hears, "{words}").expect("it listens");
+    }
+
+    fn answer(&mut self) -> bool {
+        let mut line = String::new();
+        self.says.read_line(&mut line).expect("it answers");
+        match line.trim() {
+            "yes" => true,
+            "no" => false,
+            other => panic!("it says {other:?}"),
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Another library's lock on the key.
+enum Neighbour {
+    Program(Program),
+    Plain(Client),
+}
+
+impl Neighbour {
+    fn all(redis: &Redis) -> Vec<(&'static str, Neighbour)> {
+        let mut found = vec![("SET NX PX", Neighbour::Plain(redis.client()))];
+        let modules = artifacts::programs().join("../neighbours/node_modules");
+        let mut python = Command::new(artifacts::python());
+        let has_redis = python.args(["-c", "import redis"]).stderr(Stdio::null()).status().is_ok_and(|is| is.success());
+        if has_redis {
+            let mut command = Command::new(artifacts::python());
+            command.arg(artifacts::source("agents/neighbour.py"));
+            found.push(("redis-py", Neighbour::Program(Program::start(command, redis))));
+        }
+        if has(&modules) {
+            let mut command = Command::new(artifacts::node());
+            command.arg(artifacts::source("agents/neighbour.cjs")).env("NODE_PATH", &modules);
+            found.push(("node-redlock", Neighbour::Program(Program::start(command, redis))));
+        }
+        if found.len() < 3 {
+            assert!(std::env::var_os("IPCMUTEX_REQUIRE_REDIS").is_none(), "missing libraries: make neighbours");
+            let _ = writeln!(std::io::stderr(), "SKIPPED some neighbours: make neighbours");
+        }
+        found
+    }
+
+    /// Takes it for half a minute if it is free.
+    fn tries(&mut self) -> bool {
+        match self {
+            Neighbour::Program(program) => {
+                program.send(&format!("try {KEY} 30"));
+                program.answer()
+            }
+            Neighbour::Plain(client) => client.command(&["SET", KEY, "theirs", "NX", "PX", "30000"]) != Reply::Nil,
+        }
+    }
+
+    /// Waits for it while `meanwhile` runs.
+    fn takes(&mut self, meanwhile: impl FnOnce()) -> bool {
+        match self {
+            Neighbour::Program(program) => {
+                program.send(&format!("take {KEY} 30"));
+                meanwhile();
+                program.answer()
+            }
+            Neighbour::Plain(_) => {
+                meanwhile();
+                until("it is free for them", || self.tries());
+                true
+            }
+        }
+    }
+
+    fn releases(&mut self) -> bool {
+        match self {
+            Neighbour::Program(program) => {
+                program.send("release");
+                program.answer()
+            }
+            Neighbour::Plain(client) => client.command(&["DEL", KEY]).number() == 1,
+        }
+    }
+}
+
+fn has(modules: &Path) -> bool {
+    modules.join("redlock").exists() && modules.join("ioredis").exists()
+}
+
+fn shared(redis: &Redis, query: &str) -> Mutex {
+    open(&redis.url(&format!("x?redis_key={KEY}{query}")))
+}
+
+#[test]
+fn other_libraries_exclude_us_and_we_them() {
+    needs_redis!();
+    let redis = Redis::start();
+    for (name, mut them) in Neighbour::all(&redis) {
+        let mutex = shared(&redis, "");
+        assert!(them.tries(), "{name}");
+        assert!(mutex.try_acquire().expect("no error").is_none(), "{name} holds it");
+        let status = mutex.status().expect("status");
+        assert_eq!((status.state, status.owner), (State::Held, None), "{name}");
+        assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(100)))), ErrorKind::Timeout, "{name}");
+        assert!(them.releases(), "{name}");
+        let hold = mutex.try_acquire().expect("no error").expect("it is free");
+        assert!(!them.tries(), "{name} took what we hold");
+        assert!(them.takes(|| hold.release().expect("released")), "{name} gets it after us");
+        assert!(mutex.try_acquire().expect("no error").is_none(), "{name} holds it");
+        assert!(them.releases(), "{name}");
+    }
+}
+
+#[test]
+fn their_release_wakes_our_waiter_at_once_and_without_polling() {
+    needs_redis!();
+    let redis = Redis::start();
+    for (name, mut them) in Neighbour::all(&redis) {
+        let mutex = shared(&redis, "");
+        assert!(them.tries(), "{name}");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            until("it waits", || waiters(&mutex) == 1);
+            tracked(&redis, 1);
+            let before = asked(&redis);
+            std::thread::sleep(Duration::from_millis(2500));
+            assert!(asked(&redis) - before <= 2, "{name}: polled {} times", asked(&redis) - before);
+            let begun = Instant::now();
+            assert!(them.releases(), "{name}");
+            let hold = waits.join().expect("no panic").expect("acquired");
+            // By itself it would have looked when their lease ends.
+            assert!(begun.elapsed() < Duration::from_secs(8), "{name}: {:?}", begun.elapsed());
+            hold.release().expect("released");
+        });
+    }
+}
+
+#[test]
+fn a_holder_without_an_expiry_is_waited_for_until_its_del() {
+    needs_redis!();
+    let redis = Redis::start();
+    // Without RESP3 nobody tells: it looks a few times a second.
+    for query in ["", "&protocol=2"] {
+        let mutex = shared(&redis, query);
+        redis.command(&["SET", KEY, "theirs"]);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            until("it waits", || waiters(&mutex) == 1);
+            if query.is_empty() {
+                tracked(&redis, 1);
+            }
+            // Overwritten, and told of: it listens again.
+            redis.command(&["SET", KEY, "another"]);
+            std::thread::sleep(Duration::from_millis(50));
+            assert!(!waits.is_finished(), "it is still held");
+            let begun = Instant::now();
+            redis.command(&["DEL", KEY]);
+            waits.join().expect("no panic").expect("acquired").release().expect("released");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        });
+    }
+}
+
+#[test]
+fn among_our_own_the_order_holds_and_one_alone_listens() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = shared(&redis, "");
+    redis.command(&["SET", KEY, "theirs"]);
+    let order = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for place in 0..6_u32 {
+            let (mutex, order) = (&mutex, &order);
+            scope.spawn(move || {
+                let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+                order.lock().unwrap().push(place);
+                hold.release().expect("released");
+            });
+            until("it waits", || waiters(mutex) == place + 1);
+        }
+        tracked(&redis, 1);
+        redis.command(&["DEL", KEY]);
+    });
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+/// Waits until so many connections have asked to be told of changes.
+fn tracked(redis: &Redis, connections: usize) {
+    until("the head listens", || {
+        let keys: usize = redis.info("stats", "tracking_total_keys").parse().unwrap_or(0);
+        let clients: usize = redis.info("clients", "tracking_clients").parse().unwrap_or(0);
+        keys >= 1 && clients >= connections
+    });
+}
+
+/// How often a lock's key was looked at.
+fn asked(redis: &Redis) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let calls = |name: &str| {
+        let line = stats.text().lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+        line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    calls("cmdstat_evalsha:") + calls("cmdstat_eval:") + calls("cmdstat_client|caching:")
+}

@@ -1,0 +1,229 @@
+//! Connections that are cut at every byte of every exchange, and answers that never come: no ghost is left holding the
+//! lock, no holder is told that it is none, and the next one gets it.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
+use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
+use ipcmutex_tests::servers::Redis;
+
+use super::{LONG, both_ways, kind_of, needs_redis, until, waiters, within};
+
+/// Runs `exchange` with a cut after each number of bytes, until one comes that the exchange does not reach; how many
+/// there were. `lane` of `lanes` does its share of the numbers.
+fn cut_everywhere(
+    proxy: &Proxy,
+    from: From,
+    on: On,
+    (lane, lanes): (usize, usize),
+    mut exchange: impl FnMut(&dyn Fn()),
+) -> usize {
+    let mut cuts = 0;
+    for bytes in (lane..).step_by(lanes) {
+        exchange(&|| proxy.arm(Fault { from, bytes, end: End::Cut, on }));
+        if !proxy.disarm() {
+            return cuts;
+        }
+        cuts += 1;
+    }
+    cuts
+}
+
+/// Nobody holds it, and the next one gets it at once.
+#[track_caller]
+fn next_one_gets_it(straight: &Mutex, after: u64) -> u64 {
+    let next = straight.try_acquire().expect("no error").expect("the lock is free");
+    let token = next.token();
+    assert!(token > after, "the token rises: {token} after {after}");
+    assert!(!next.abandoned(), "it was released");
+    next.release().expect("released");
+    token
+}
+
+#[track_caller]
+fn is_alone(hold: &Hold, straight: &Mutex) {
+    hold.check().expect("it stands");
+    assert!(straight.try_acquire().expect("no error").is_none(), "two hold it");
+}
+
+#[test]
+fn r6_a_take_takes_once_wherever_the_connection_is_cut() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "r6");
+    let mut last = 0;
+    for from in [From::Client, From::Server] {
+        let cuts = cut_everywhere(&proxy, from, On::Caller, (0, 1), |arm| {
+            arm();
+            let hold = mutex.try_acquire().expect("asked again").expect("nobody else wants it");
+            proxy.disarm_for(|| is_alone(&hold, &straight));
+            assert!(hold.token() > last);
+            last = hold.token();
+            proxy.disarm_for(|| hold.release().expect("released"));
+            last = next_one_gets_it(&straight, last);
+        });
+        assert!(cuts > if from == From::Client { 200 } else { 20 }, "{from:?}: {cuts}");
+    }
+}
+
+#[test]
+fn r7_a_release_is_one_wherever_the_connection_is_cut() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "r7");
+    let mut last = 0;
+    for from in [From::Client, From::Server] {
+        let cuts = cut_everywhere(&proxy, from, On::Caller, (0, 1), |arm| {
+            let hold = mutex.try_acquire().expect("no error").expect("nobody else wants it");
+            last = hold.token();
+            arm();
+            hold.release().expect("neither LOST nor NOT_OWNER");
+            proxy.disarm_for(|| last = next_one_gets_it(&straight, last));
+        });
+        assert!(cuts > if from == From::Client { 150 } else { 3 }, "{from:?}: {cuts}");
+    }
+}
+
+/// As many ways through the same server at once as it takes to cut everywhere in a few seconds.
+fn in_lanes(redis: &Redis, lanes: usize, test: impl Fn(&Proxy, (usize, usize)) + Sync) {
+    std::thread::scope(|scope| {
+        for lane in 0..lanes {
+            let test = &test;
+            scope.spawn(move || test(&Proxy::before(&redis.address()), (lane, lanes)));
+        }
+    });
+}
+
+#[test]
+fn r5_a_renewal_that_is_cut_anywhere_costs_nothing() {
+    needs_redis!();
+    let redis = Redis::start();
+    in_lanes(&redis, 8, |proxy, lane| {
+        let (mutex, straight) = both_ways(&redis, proxy, &format!("renew-{}", lane.0));
+        let hold = mutex.acquire().expect("acquired");
+        // The link comes up with the first.
+        hold.extend(None).expect("renewed");
+        for from in [From::Client, From::Server] {
+            let cuts = cut_everywhere(proxy, from, On::Link, lane, |arm| {
+                arm();
+                match hold.extend(None) {
+                    Ok(()) => {}
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+                }
+                is_alone(&hold, &straight);
+                until("it is renewed again", || match hold.extend(None) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+                        false
+                    }
+                });
+            });
+            assert!(from == From::Server || cuts > 10, "{cuts}");
+        }
+        let token = hold.token();
+        hold.release().expect("released");
+        next_one_gets_it(&straight, token);
+    });
+}
+
+#[test]
+fn r11_a_waiter_is_served_wherever_its_hand_over_is_cut() {
+    needs_redis!();
+    let redis = Redis::start();
+    in_lanes(&redis, 16, |proxy, lane| {
+        let (mutex, straight) = both_ways(&redis, proxy, &format!("line-{}", lane.0));
+        for from in [From::Client, From::Server] {
+            let cuts = cut_everywhere(proxy, from, On::Link, lane, |arm| {
+                let hold = straight.acquire().expect("acquired");
+                let (tell, told) = mpsc::channel();
+                let done = move |outcome| drop(tell.send(outcome));
+                mutex.acquire_callback(Timeout::FOREVER, done).expect("it begins");
+                until("it waits", || waiters(&straight) == 1);
+                arm();
+                let token = hold.token();
+                hold.release().expect("released");
+                let next = told.recv_timeout(LONG).expect("an outcome").expect("acquired");
+                assert!(next.token() > token && !next.abandoned());
+                proxy.disarm_for(|| is_alone(&next, &straight));
+                next.release().expect("released");
+                let free = || straight.status().is_ok_and(|status| status.state == State::Free && status.waiters == 0);
+                until("nothing is left behind", free);
+            });
+            assert!(cuts >= 2, "{from:?}: {cuts}");
+        }
+    });
+}
+
+#[test]
+fn r6_an_answer_that_never_comes_leaves_no_ghost() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "silent");
+    // The take is applied, and its answer lost: it is given up, and the wait goes on with another token.
+    proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Silence, on: On::Caller });
+    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+    assert!(proxy.disarm());
+    is_alone(&hold, &straight);
+    let token = hold.token();
+    hold.release().expect("released");
+    next_one_gets_it(&straight, token);
+    // A try is told, and nothing stays held.
+    proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Silence, on: On::Caller });
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    until("what it may have taken is given back", || straight.status().is_ok_and(|status| status.state == State::Free));
+    // Free, not abandoned: nobody ever held it.
+    // So is a release; what it asked for happens all the same.
+    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+    proxy.arm(Fault { from: From::Client, bytes: 0, end: End::Silence, on: On::Caller });
+    assert_eq!(kind_of(hold.release()), ErrorKind::Unavailable);
+    let begun = Instant::now();
+    until("it is released", || straight.status().is_ok_and(|status| status.state == State::Free));
+    assert!(begun.elapsed() < Duration::from_secs(8), "it was not only its lease that ended");
+}
+
+#[test]
+fn r8_a_wait_that_is_cancelled_with_its_take_under_way() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "r8?ttl=300ms");
+    mutex.acquire().expect("acquired").release().expect("released");
+    proxy.delay(Duration::from_millis(15));
+    let hold = straight.acquire().expect("acquired");
+    let mut hold = Some(hold);
+    for round in 0..30_u64 {
+        let (tell, told) = mpsc::channel();
+        let canceler = std::thread::scope(|scope| {
+            let started = scope
+                .spawn(|| mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome.map(drop)))));
+            if round % 2 == 0 {
+                drop(hold.take());
+            }
+            started.join().expect("no panic").expect("it begins")
+        });
+        std::thread::sleep(Duration::from_millis(round * 3 % 40));
+        canceler.cancel();
+        match told.recv_timeout(LONG).expect("an outcome") {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Canceled, "{error}"),
+        }
+        if hold.is_none() {
+            hold = Some(straight.acquire_with(within(LONG)).expect("no orphan keeps it"));
+        }
+        // On a busy machine a lease of this length may run out: that is not what is looked at.
+        until("the line is empty", || waiters(&straight) == 0);
+    }
+    drop(hold);
+    proxy.delay(Duration::ZERO);
+    until("it is free", || straight.status().is_ok_and(|status| status.state != State::Held));
+    // An orphan would be renewed three times in this time.
+    proxy.said();
+    std::thread::sleep(Duration::from_millis(350));
+    let said = proxy.said();
+    assert!(!String::from_utf8_lossy(&said).contains("EVAL"), "{}", String::from_utf8_lossy(&said));
+}
