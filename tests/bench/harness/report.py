@@ -59,7 +59,7 @@ def verdict_text(verdict: dict[str, Any]) -> str:
         return "no figure"
     if verdict.get("unit") == "ns":
         return time_text(verdict["ratio"])
-    return f"{verdict['ratio']:.2f}"
+    return f"{verdict['ratio']:.2f}" if "unit" not in verdict else f"{verdict['ratio']:.3g}"
 
 
 def demanded_text(verdict: dict[str, Any]) -> str:
@@ -95,7 +95,8 @@ SHOWN = (
 NAMES = {"c": "C", "rust": "Rust", "python": "Python", "node": "Node"}
 KINDS = {"ipcmutex-strict": "ipcmutex `fair=strict`", "ipcmutex-spm": "ipcmutex `spm:`", "ipcmutex-sync": "ipcmutex, sync",
          "ipcmutex-unix": "ipcmutex", "robust": "pthread mutex, robust", "pthread": "pthread mutex", "ofd": "OFD lock",
-         "semaphore": "POSIX named semaphore", "flock": "flock(2)", "futex": "bare futex", "ping-unix": "two PING"}
+         "semaphore": "POSIX named semaphore", "flock": "flock(2)", "futex": "bare futex", "ping-unix": "two PING", "ipcmutex-tcp": "ipcmutex, TCP",
+         "ping-tcp": "two PING, TCP"}
 
 
 def cell(row: Row | None, figure: str) -> str:
@@ -127,6 +128,16 @@ def kinds_table(rows: list[Row], tag: str) -> list[str]:
     return lines
 
 
+def memory_text(rows: list[Row]) -> str:
+    """What an open mutex and a waiter take, where the most of them were measured."""
+    def most(task: str, kind: str) -> str:
+        found = [row for row in rows if row["task"] == task and row["kind"] == kind and row["tag"].isdigit() and "bytes" in row.get("figures", {})]
+        best = max(found, key=lambda row: int(row["tag"]), default=None)
+        return f"{best['figures']['bytes']['median'] / 1024:.1f} KiB (of {int(best['tag']):,})" if best else "?"
+
+    return f"In C an open mutex takes {most('many', 'ipcmutex')}, a waiter without a thread {most('async', 'ipcmutex')}."
+
+
 def section(written: dict[str, Any]) -> str:
     """The README's part, between its marks."""
     machine, verdicts, rows = written["machine"], written["bounds"], written["rows"]
@@ -138,7 +149,7 @@ def section(written: dict[str, Any]) -> str:
         "",
         *kinds_table(rows, ""),
         "",
-        "`–`: it cannot, since it lives in one process. `never`: the death is not noticed. `failed`: its words are in the JSON.",
+        memory_text(rows) + " `–`: it cannot, since it lives in one process. `never`: the death is not noticed. `failed`: its words are in the JSON.",
         "",
         "![turns per second of 2, 4 and 8 processes](docs/benchmarks/contend.svg)",
         "",
