@@ -60,9 +60,6 @@ told man/man1/ipcmutex.1 man
 told bash-completion/completions/ipcmutex completions bash
 told zsh/site-functions/_ipcmutex completions zsh
 told fish/vendor_completions.d/ipcmutex.fish completions fish
-for page in "$root"/man/*.[1-9]; do
-    [ -e "$page" ] || continue
-    section=${page##*.}
-    install -d "$DESTDIR$PREFIX/share/man/man$section"
-    install -m 644 "$page" "$DESTDIR$PREFIX/share/man/man$section/"
-done
+install -d "$DESTDIR$PREFIX/share/man/man3"
+awk -f "$here/manual.awk" "$root/include/ipcmutex.h" > "$DESTDIR$PREFIX/share/man/man3/ipcmutex.3"
+chmod 644 "$DESTDIR$PREFIX/share/man/man3/ipcmutex.3"

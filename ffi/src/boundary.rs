@@ -206,6 +206,7 @@ mod tests {
         unsafe { CStr::from_ptr(last_error()) }.to_str().unwrap()
     }
 
+    /// FAULTS: C6
     #[test]
     fn a_panic_is_a_code_and_a_text() {
         assert_eq!(call("acquire", |_| panic!("number {}", 7)), ErrorKind::Panic as c_int);
@@ -235,6 +236,7 @@ mod tests {
         assert_eq!(read(longest.as_ptr().cast()).map(str::len), Ok(MAX_URL_BYTES));
     }
 
+    /// FAULTS: C8
     #[test]
     fn sizes() {
         let served = |size| Call("status").size(size, 24).map_err(|error| error.kind());

@@ -41,6 +41,7 @@ fn packagers_get_all_of_it_under_destdir() {
     let mut installed: Vec<&str> = installed.lines().filter(|file| !file.contains("/share/man/")).collect();
     installed.sort();
     assert!(stage.join("opt/x/share/man/man1/ipcmutex.1").exists());
+    the_manual_has_each_function(&stage.join("opt/x/share/man/man3/ipcmutex.3"));
     let library = format!("./opt/x/lib/libipcmutex.so.{version}");
     assert_eq!(
         installed,
@@ -67,4 +68,30 @@ fn packagers_get_all_of_it_under_destdir() {
             .unwrap()
             .ends_with(library.rsplit('/').next().unwrap())
     );
+}
+
+fn the_manual_has_each_function(page: &Path) {
+    let text = std::fs::read_to_string(page).unwrap();
+    let header = std::fs::read_to_string(crate_dir().join("../include/ipcmutex.h")).unwrap();
+    let declared: Vec<&str> = header
+        .lines()
+        .filter(|line| line.starts_with(|first: char| first.is_ascii_lowercase()) && !line.starts_with("typedef"))
+        .filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next())
+        .collect();
+    assert!(declared.len() > 20, "{declared:?}");
+    for name in declared {
+        let (_, about) = text.split_once(&format!("\n.SS {name}()\n")).unwrap_or_else(|| panic!("no {name} in {text}"));
+        let about = about.split_once("\n.SS ").map_or(about, |(about, _)| about);
+        assert!(
+            about.split_once("\n.PP\n").is_some_and(|(_, words)| words.len() > 40),
+            "{name} is not explained: {about}"
+        );
+    }
+    for part in ["CAVEATS", "THREADS", "FORK", "SIGNALS", "TYPES AND CONSTANTS"] {
+        assert!(text.contains(&format!("\n.SH {part}\n")), "{part}");
+    }
+    if Command::new("groff").arg("--version").output().is_ok() {
+        let out = Command::new("groff").args(["-man", "-ww", "-z", "-Tutf8"]).arg(page).output().unwrap();
+        assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
 }

@@ -1,4 +1,4 @@
-/* Many times everything: no descriptor, no thread and no memory is left behind. */
+/* Many times everything: no descriptor, no thread and no memory is left behind. FAULTS: C10 */
 #include "check.h"
 
 #include <dirent.h>

@@ -1,5 +1,9 @@
-/* Handles that are dead, made up or of another kind; calls in every order. */
+/* Handles that are dead, made up or of another kind; calls in every order.
+ *
+ * FAULTS: C2, C3, C7 */
 #include "check.h"
+
+#include <sys/mman.h>
 
 /* xorshift64: the same calls in each run. */
 static uint64_t seed = 0x9e3779b97f4a7c15u;
@@ -37,6 +41,29 @@ static void dead(void) {
   none = next();
   EXPECT(ipcmutex_cancel(none), IPCMUTEX_BAD_HANDLE);
   OK(ipcmutex_close(again));
+}
+
+/* FAULTS: C7. URLs that end right before memory that must not be read, that never end, and that are no text. */
+static void urls(void) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), size = 4 * page, room;
+  char *memory = mmap(NULL, size + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ipcmutex_t mutex = 0;
+  CHECK(memory != MAP_FAILED && mprotect(memory + size, page, PROT_NONE) == 0);
+  for (room = 1; room <= 12; room++) {
+    char *url = memory + size - room;
+    memcpy(url, "spm:guarded", room - 1); /* the NUL is the last byte that may be read */
+    url[room - 1] = 0;
+    if (room <= 5) {
+      EXPECT(ipcmutex_open(url, &mutex), IPCMUTEX_INVALID);
+    } else {
+      OK(ipcmutex_open(url, &mutex));
+      OK(ipcmutex_close(mutex));
+    }
+  }
+  memset(memory, 'a', size); /* without any NUL, and longer than a URL can be */
+  EXPECT(ipcmutex_open(memory, &mutex), IPCMUTEX_INVALID);
+  EXPECT(ipcmutex_open("spm:\xff\xfe", &mutex), IPCMUTEX_INVALID);
+  CHECK(munmap(memory, size + page) == 0);
 }
 
 static ipcmutex_t shared;
@@ -150,6 +177,7 @@ int main(void) {
   pthread_t threads[3];
   int i;
   dead();
+  urls();
   closed_once();
   for (i = 0; i < KNOWN; i++) known[i] = next();
   fuzz((void *)(size_t)1); /* alone: the same calls in each run */

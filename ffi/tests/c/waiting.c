@@ -1,4 +1,6 @@
-/* Waits: ended by close and cancel, in threads and without; callbacks that call back in; an exit with waiters. */
+/* Waits: ended by close and cancel, in threads and without; callbacks that call back in; an exit with waiters.
+ *
+ * FAULTS: C4 (close_ends_waits), C5 (callbacks_release, loss), C9 (the end of main) */
 #include "check.h"
 
 typedef struct {

@@ -8,6 +8,17 @@ pub(crate) fn crate_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Whether a program that a test needs is there. `make test` installs it first, and says that none may be missing.
+#[allow(dead_code, reason = "not each test file needs one")]
+pub(crate) fn tool(name: &str) -> bool {
+    let found = Command::new(name).arg("--version").output().is_ok();
+    assert!(found || std::env::var_os("IPCMUTEX_REQUIRE_TOOLS").is_none(), "{name} is missing, and may not be");
+    if !found {
+        eprintln!("SKIPPED: {name} is missing");
+    }
+    found
+}
+
 /// Cargo builds neither of the two for a test, so this does; the folder they are in.
 pub(crate) fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
