@@ -11,6 +11,9 @@ mod hold;
 mod mutex;
 mod status;
 
+use std::sync::OnceLock;
+
+use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
 /// Native part of `ipcmutex`; import that.
@@ -29,7 +32,19 @@ mod _ipcmutex {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        only_interpreter(module.py())?;
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         error::export(module)
     }
+}
+
+/// Classes and callbacks belong to the interpreter that imported the module first. To another one of the same process
+/// they would be foreign objects, so it is refused; pyo3 refuses it only where the module is initialized in one phase.
+fn only_interpreter(py: Python<'_>) -> PyResult<()> {
+    static FIRST: OnceLock<usize> = OnceLock::new();
+    let own = py.import("sys")?.as_ptr() as usize; // each has its own, for as long as it lives
+    if *FIRST.get_or_init(|| own) == own {
+        return Ok(());
+    }
+    Err(PyImportError::new_err("ipcmutex works in one interpreter of a process, and another one has it already"))
 }

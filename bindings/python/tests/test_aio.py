@@ -113,7 +113,7 @@ async def test_tasks_are_served_one_after_another(url: str) -> None:
     assert order == list(range(10))
 
 
-async def test_a_thousand_waiters_cost_no_thread_each(url: str) -> None:
+async def test_y9_a_thousand_waiters_cost_no_thread_each(url: str) -> None:
     mutex = AsyncMutex(url)
     before = threading.active_count()
     await mutex.acquire()
@@ -126,7 +126,7 @@ async def test_a_thousand_waiters_cost_no_thread_each(url: str) -> None:
     await mutex.release()
 
 
-async def test_cancelled_acquires_leave_the_line(url: str) -> None:
+async def test_y9_cancelled_acquires_leave_the_line(url: str) -> None:
     mutex = AsyncMutex(url)
     async with mutex:
         for wait in mutex.acquire(), mutex.__aenter__(), mutex.hold().__aenter__():
@@ -142,7 +142,7 @@ async def test_cancelled_acquires_leave_the_line(url: str) -> None:
     await mutex.release()
 
 
-async def test_cancellations_that_race_with_grants_leave_nothing_held(url: str) -> None:
+async def test_y9_cancellations_that_race_with_grants_leave_nothing_held(url: str) -> None:
     mutex = AsyncMutex(url)
     granted = cancelled = 0
     for round in range(2000):
@@ -171,7 +171,7 @@ async def test_cancellations_that_race_with_grants_leave_nothing_held(url: str) 
     await mutex.release()
 
 
-async def test_a_cancelled_release_completes(url: str) -> None:
+async def test_y9_a_cancelled_release_completes(url: str) -> None:
     mutex = AsyncMutex(url)
     await mutex.acquire()
     task = asyncio.ensure_future(mutex.release())
@@ -240,7 +240,7 @@ async def test_looks(url: str) -> None:
     assert mutex.url == url
 
 
-async def test_what_is_collected_is_released_with_a_warning(url: str) -> None:
+async def test_y10_what_is_collected_is_released_with_a_warning(url: str) -> None:
     mutex = AsyncMutex(url)
     hold = await mutex.hold()
     with pytest.warns(ResourceWarning, match="unreleased hold"):
@@ -249,7 +249,7 @@ async def test_what_is_collected_is_released_with_a_warning(url: str) -> None:
             gc.collect()
 
 
-def test_a_loop_that_ends_with_waiters_leaves_nothing_held(url: str, child: Callable[..., Child]) -> None:
+def test_y9_a_loop_that_ends_with_waiters_leaves_nothing_held(url: str, child: Callable[..., Child]) -> None:
     code, out, err = child(
         """
         import asyncio, os, sys, time

@@ -129,7 +129,7 @@ def test_close_ends_waits(url: str) -> None:
             waiting.result()
 
 
-def test_a_hold_ends_only_itself(url: str) -> None:
+def test_y11_a_hold_ends_only_itself(url: str) -> None:
     mutex = Mutex(url)
     first = mutex.hold()
     first.check()
@@ -261,7 +261,7 @@ def test_a_secret_is_pickled_and_never_shown() -> None:
     )
 
 
-def test_what_is_collected_is_released_with_a_warning(url: str) -> None:
+def test_y10_what_is_collected_is_released_with_a_warning(url: str) -> None:
     mutex, other = Mutex(url), Mutex(url)
     hold = mutex.hold()
     with pytest.warns(ResourceWarning, match="unreleased hold"):
@@ -294,7 +294,7 @@ def test_a_cycle_through_on_lost_is_collected(url: str) -> None:
     assert not mutex.locked()
 
 
-def test_other_threads_run_meanwhile(url: str) -> None:
+def test_y1_other_threads_run_meanwhile(url: str) -> None:
     holder, waiter = Mutex(url), Mutex(url)
     with ThreadPoolExecutor(1) as pool:
         with holder:

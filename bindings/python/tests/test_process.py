@@ -14,7 +14,7 @@ from .conftest import Child
 Start = Callable[..., Child]
 
 
-def test_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(url: str, child: Start) -> None:
+def test_y5_y10_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(url: str, child: Start) -> None:
     code, out, err = child(
         """
         import gc, os, sys
@@ -55,7 +55,7 @@ def test_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(url: str
     assert code == 0, out + err
 
 
-def test_forks_while_threads_wait(mpm: str, child: Start) -> None:
+def test_y5_forks_while_threads_wait(mpm: str, child: Start) -> None:
     code, out, err = child(
         """
         import os, sys, threading, warnings
@@ -91,7 +91,7 @@ def test_forks_while_threads_wait(mpm: str, child: Start) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_multiprocessing(mpm: str, tmp_path_factory: pytest.TempPathFactory, child: Start, method: str) -> None:
+def test_y5_multiprocessing(mpm: str, tmp_path_factory: pytest.TempPathFactory, child: Start, method: str) -> None:
     script = tmp_path_factory.mktemp("mp") / "main.py"
     script.write_text(
         """
@@ -139,7 +139,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_an_exit_while_holding_frees_the_lock(url: str, child: Start, end: str) -> None:
+def test_y4_an_exit_while_holding_frees_the_lock(url: str, child: Start, end: str) -> None:
     statement, status = ENDS[end]
     code, out, err = child(
         f"""
@@ -158,7 +158,7 @@ def test_an_exit_while_holding_frees_the_lock(url: str, child: Start, end: str) 
         pass
 
 
-def test_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start) -> None:
+def test_y4_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start) -> None:
     # A dying process may be granted the lock; at a server that lasts as long as its lease.
     for _ in range(2 if url.startswith("rpm") else 10):
         ending = child(
@@ -184,7 +184,7 @@ def test_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start) ->
         assert (code, err) == (0, ""), out
 
 
-def test_an_exit_while_the_library_calls_python_is_quiet(url: str, child: Start) -> None:
+def test_y4_an_exit_while_the_library_calls_python_is_quiet(url: str, child: Start) -> None:
     for _ in range(3 if url.startswith("rpm") else 10):  # a server's hold learns of its loss when it is renewed
         code, out, err = child(
             """
@@ -248,3 +248,56 @@ def test_an_import_starts_no_thread_and_changes_no_handler(child: Start) -> None
         """
     ).end()
     assert code == 0, out + err
+
+
+def test_y6_no_thread_is_left_after_a_contended_lock(url: str, child: Start) -> None:
+    """Python 3.12 and later warn of a fork beside threads; there must be none of ours, unless a lease is renewed."""
+    code, out, err = child(
+        """
+        import asyncio, os, sys, time
+        from ipcmutex import AsyncMutex, Mutex
+        url = sys.argv[1]
+        async def main():
+            mutex = AsyncMutex(url)
+            await mutex.acquire()
+            waits = [asyncio.create_task(mutex.acquire()) for _ in range(3)]
+            while (await mutex.status()).waiters < 3:
+                await asyncio.sleep(0)
+            for wait in waits:
+                await mutex.release()
+                await wait
+            await mutex.release()
+            await mutex.close()
+        asyncio.run(main())
+        while len(os.listdir("/proc/self/task")) > 1:  # they end by themselves; the watchdog ends this
+            time.sleep(0.001)
+        with Mutex(url):  # held by nobody, and needing no thread on a host
+            if not url.startswith("rpm"):
+                assert len(os.listdir("/proc/self/task")) == 1
+                pid = os.fork()
+                if pid == 0:
+                    os._exit(0)
+                os.waitpid(pid, 0)
+        """,
+        url,
+    ).end()
+    assert code == 0, out + err
+
+
+def test_y7_a_subinterpreter_is_told_by_an_import_error(child: Start) -> None:
+    code, out, err = child(
+        """
+        import sys
+        try:
+            import _interpreters as interpreters  # 3.13 and later
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+        import ipcmutex
+        script = "try:\\n import ipcmutex\\nexcept ImportError as error:\\n print('refused', flush=True)\\nelse:\\n print('came in', flush=True)"
+        ended = interpreters.run_string(interpreters.create(), script)
+        assert ended is None, ended
+        with ipcmutex.Mutex("spm:main"):  # and nothing is the worse for it
+            print("works")
+        """
+    ).end()
+    assert (code, out.split()) == (0, ["refused", "works"]), out + err
