@@ -6,14 +6,14 @@ const test = require("node:test")
 const Mutex = require("..")
 const { name } = require("./helper.js")
 
-test("a signal that has aborted rejects at once with its own reason", async () => {
+test("n5 a signal that has aborted rejects at once with its own reason", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const reason = new Error("never mind")
     await assert.rejects(mutex.acquire({ signal: AbortSignal.abort(reason) }), (error) => error === reason)
     assert.strictEqual((await mutex.status()).state, "free")
 })
 
-test("an abort ends the wait with signal.reason, and leaves the line", async () => {
+test("n5 an abort ends the wait with signal.reason, and leaves the line", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const hold = await mutex.acquire()
     const controller = new AbortController()
@@ -28,7 +28,7 @@ test("an abort ends the wait with signal.reason, and leaves the line", async () 
     await hold.release()
 })
 
-test("an abort after the grant changes nothing", async () => {
+test("n5 an abort after the grant changes nothing", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const controller = new AbortController()
     const hold = await mutex.acquire({ signal: controller.signal })
@@ -37,7 +37,7 @@ test("an abort after the grant changes nothing", async () => {
     await hold.release()
 })
 
-test("no listener stays behind", async () => {
+test("n5 no listener stays behind", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const { signal } = new AbortController()
     let listening = 0
@@ -53,7 +53,7 @@ test("no listener stays behind", async () => {
     assert.strictEqual(listening, 0)
 })
 
-test("aborts that race with grants leave nothing held", { timeout: 120000 }, async () => {
+test("n5 aborts that race with grants leave nothing held", { timeout: 120000 }, async () => {
     const mutex = new Mutex(`spm:${name()}`)
     let granted = 0
     let aborted = 0

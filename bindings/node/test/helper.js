@@ -17,9 +17,12 @@ exports.folder = (t) => {
     return folder
 }
 
-/*  Runs a script in a process of its own; a hang is ended by the watchdog and seen as a signal.  */
-exports.run = (script, { args = [], env = {}, onLine = () => {}, watchdog = 20000 } = {}) => {
-    const child = spawn(process.execPath, [...args, "-e", script], {
+/*  Runs a script in a process of its own, out of `file` if it forks itself. A hang is ended by the watchdog and seen as a signal.  */
+exports.run = (script, { file = null, env = {}, onLine = () => {}, watchdog = 60000 } = {}) => {
+    if (file !== null) {
+        fs.writeFileSync(file, script)
+    }
+    const child = spawn(process.execPath, file === null ? ["-e", script] : [file], {
         env: { ...process.env, ...env, IPCMUTEX_TEST: path.join(__dirname, "..") },
         stdio: ["pipe", "pipe", "pipe"]
     })

@@ -150,7 +150,7 @@ test("the synchronous calls", async () => {
     two.acquireSync().release()
 })
 
-test("a hold out of sight is released with a warning", { timeout: 10000, skip: !global.gc && "needs --expose-gc" }, async () => {
+test("n9 a hold out of sight is released with a warning", { timeout: 10000, skip: !global.gc && "needs --expose-gc" }, async () => {
     const url = `spm:${name()}`
     const warned = new Promise((resolve) => process.on("warning", (warning) => {
         if (warning.message.includes(`${url} `)) {
@@ -165,7 +165,7 @@ test("a hold out of sight is released with a warning", { timeout: 10000, skip: !
     await (await new Mutex(url).acquire()).release()
 })
 
-test("a mutex that is in sight keeps its hold through collections", { skip: !global.gc && "needs --expose-gc" }, async () => {
+test("n9 a mutex that is in sight keeps its hold through collections", { skip: !global.gc && "needs --expose-gc" }, async () => {
     const mutex = new Mutex(`spm:${name()}`)
     await mutex.acquire()
     for (let round = 0; round < 10; round++) {
@@ -173,4 +173,42 @@ test("a mutex that is in sight keeps its hold through collections", { skip: !glo
         await new Promise(setImmediate)
     }
     await mutex.release()
+})
+
+test("n9 waits whose mutex is out of sight are settled, once", { skip: !global.gc && "needs --expose-gc" }, async () => {
+    const url = `spm:${name()}`
+    const holder = new Mutex(url)
+    await holder.acquire()
+    let settled = 0
+    const waits = Array.from({ length: 50 }, () => new Mutex(url).acquire().then((hold) => {
+        settled++
+        return hold.release()
+    }))
+    for (let round = 0; round < 5; round++) {
+        global.gc()
+        await new Promise(setImmediate)
+    }
+    await holder.release()
+    await Promise.all(waits)
+    assert.strictEqual(settled, 50)
+    assert.strictEqual((await holder.status()).waiters, 0)
+})
+
+test("n9 a token is a bigint, whole", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const hold = await mutex.acquire()
+    assert.strictEqual(typeof hold.token, "bigint")
+    assert.strictEqual((await mutex.status()).token, hold.token)
+    await hold.release()
+})
+
+test("n7 a loss that nobody listens to throws nowhere; the release tells it", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const hold = await mutex.acquire()
+    hold.signal // told, and nobody is there to hear
+    await mutex.breakLock()
+    while (!hold.signal.aborted) {
+        await new Promise(setImmediate)
+    }
+    await assert.rejects(hold.release(), { code: "ERR_IPCMUTEX_LOST" })
 })

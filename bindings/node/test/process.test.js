@@ -10,7 +10,7 @@ const { name, folder, run } = require("./helper.js")
 
 const load = "const Mutex = require(process.env.IPCMUTEX_TEST);"
 
-test("64 waiters do not hold up fs.readFile, with one thread in libuv's pool", async () => {
+test("n4 64 waiters do not hold up fs.readFile, with one thread in libuv's pool", async () => {
     const { code, out, err } = await run(`${load}
         const fs = require("node:fs")
         const mutex = new Mutex("spm:crowd")
@@ -31,14 +31,14 @@ test("64 waiters do not hold up fs.readFile, with one thread in libuv's pool", a
 for (const engine of ["spm", "mpm"]) {
     const url = (t) => engine === "spm" ? `spm:${name()}` : `mpm:${path.join(folder(t), "lock")}`
 
-    test(`${engine}: an idle mutex and a hold do not keep the process alive`, async (t) => {
+    test(`n2 ${engine}: an idle mutex and a hold do not keep the process alive`, async (t) => {
         const { code, err } = await run(`${load}
             const idle = new Mutex(${JSON.stringify(url(t))})
             idle.open().then(() => idle.acquire()).then((hold) => { hold.signal.onabort = () => {} })`)
         assert.strictEqual(code, 0, err)
     })
 
-    test(`${engine}: a pending acquire keeps it alive until it is served`, async (t) => {
+    test(`n2 ${engine}: a pending acquire keeps it alive until it is served`, async (t) => {
         const { code, out, err } = await run(`${load}
             const mutex = new Mutex(${JSON.stringify(url(t))})
             mutex.acquire().then((hold) => {
@@ -53,7 +53,7 @@ for (const engine of ["spm", "mpm"]) {
         ["an uncaught exception", "throw new Error('out')", 1],
         ["process.exit() with waiters", "for (let n = 0; n < 9; n++) mutex.acquire(); setImmediate(() => process.exit(4))", 4]
     ]) {
-        test(`${engine}: ${how} while holding ends cleanly`, async (t) => {
+        test(`n1 ${engine}: ${how} while holding ends cleanly`, async (t) => {
             const lock = url(t)
             const { code, signal, err } = await run(`${load}
                 const mutex = new Mutex(${JSON.stringify(lock)})
@@ -66,7 +66,7 @@ for (const engine of ["spm", "mpm"]) {
     }
 }
 
-test("mpm: a holder that is killed frees the lock, and the next one is told", async (t) => {
+for (const end of ["SIGKILL", "SIGTERM"]) test(`n1 mpm: a holder that ends by ${end} frees the lock, and the next one is told`, async (t) => {
     const url = `mpm:${path.join(folder(t), "lock")}`
     const mutex = new Mutex(url)
     let taken
@@ -74,19 +74,22 @@ test("mpm: a holder that is killed frees the lock, and the next one is told", as
         new Mutex(${JSON.stringify(url)}).acquire().then(() => { console.log("held"); setInterval(() => {}, 1000) })`, {
         onLine: async (line, child) => {
             taken = mutex.acquire()
-            child.kill("SIGKILL")
+            child.kill(end)
         }
     })
-    assert.strictEqual(signal, "SIGKILL")
+    assert.strictEqual(signal, end)
     const hold = await taken
     assert.strictEqual(hold.abandoned, true)
     await hold.release()
 })
 
+/*  How often a worker is terminated: IPCMUTEX_TERMINATIONS=1000 for a long look.  */
+const ROUNDS = Number(process.env.IPCMUTEX_TERMINATIONS ?? 20)
+
 const worker = (script, workerData) => new Worker(script, { eval: true, workerData: { ...workerData, module: path.join(__dirname, "..") } })
 const started = (thread) => new Promise((resolve, reject) => { thread.once("message", resolve); thread.once("error", reject) })
 
-test("worker threads share the lock", async () => {
+test("n8 worker threads share the lock", async () => {
     const url = `spm:${name()}`
     const mutex = new Mutex(url)
     const hold = await mutex.acquire()
@@ -108,11 +111,11 @@ for (const [what, script] of [
     ["waiting", "mutex.acquire(); parentPort.postMessage(0)"],
     ["waiting synchronously", "parentPort.postMessage(0); mutex.acquireSync()"]
 ]) {
-    test(`a worker that is terminated while ${what} leaves the line`, { timeout: 60000 }, async () => {
+    test(`n3 a worker that is terminated while ${what} leaves the line`, { timeout: 60000 + 500 * ROUNDS }, async () => {
         const url = `spm:${name()}`
         const mutex = new Mutex(url)
         const hold = await mutex.acquire()
-        for (let round = 0; round < 20; round++) {
+        for (let round = 0; round < ROUNDS; round++) {
             const thread = worker(`
                 const { workerData, parentPort } = require("node:worker_threads")
                 const Mutex = require(workerData.module)
@@ -127,7 +130,7 @@ for (const [what, script] of [
     })
 }
 
-test("a worker that is terminated while holding, or while it is being granted, releases", { timeout: 120000 }, async () => {
+test("n3 a worker that is terminated while holding, or while it is being granted, releases", { timeout: 120000 }, async () => {
     const url = `spm:${name()}`
     const mutex = new Mutex(url)
     for (let round = 0; round < 40; round++) {
