@@ -360,7 +360,7 @@ impl Mutex {
 }
 
 impl Session {
-    /// Two grants of one name cannot live at once: the earlier hold is lost.
+    /// Two grants of one name cannot live at once: one is lost, and remembered for its release.
     #[cold]
     fn supersede(&self, token: u64) {
         let mut superseded = self.superseded.lock();
@@ -439,9 +439,21 @@ impl Inner {
     /// Makes `grant` the handle's current hold.
     #[inline]
     fn adopt(&self, session: &Session, grant: Grant) -> Result<()> {
-        let before = session.current.swap(grant.token, Ordering::SeqCst);
-        if before != 0 {
-            session.supersede(before);
+        let mut before = session.current.load(Ordering::SeqCst);
+        loop {
+            // This is the lost one if it was told late: broken on its way here, while another thread took the lock anew.
+            if before > grant.token && session.backend.check(before).is_ok() {
+                session.supersede(grant.token);
+                break;
+            }
+            match session.current.compare_exchange(before, grant.token, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(0) => break,
+                Ok(before) => {
+                    session.supersede(before);
+                    break;
+                }
+                Err(now) => before = now,
+            }
         }
         if session.inherited.load(Ordering::Relaxed) {
             session.inherited.store(false, Ordering::Relaxed);

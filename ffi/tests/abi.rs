@@ -62,15 +62,13 @@ fn c8_breaks_of_the_abi_are_seen() {
     let two_parameters = declared.split_once("</function-decl>").unwrap().0;
     let last = two_parameters.rfind("<parameter").unwrap();
     let one_parameter = &two_parameters[..last];
+    let (_, size) = kept.split_once("name='ipcmutex_status_t' size-in-bits='").unwrap();
+    let status = format!("name='ipcmutex_status_t' size-in-bits='{}'", size.split_once('\'').unwrap().0);
     let known = "<elf-symbol name='ipcmutex_version'";
     let gone = format!("{} type='func-type' is-defined='yes'/>{known}", known.replace("version", "gone"));
     for (what, from, to) in [
         ("a function is gone", known, gone.as_str()),
-        (
-            "a struct has another size",
-            "name='ipcmutex_status_t' size-in-bits='1280'",
-            "name='ipcmutex_status_t' size-in-bits='1216'",
-        ),
+        ("a struct has another size", status.as_str(), "name='ipcmutex_status_t' size-in-bits='1216'"),
         ("a parameter more", two_parameters, &format!("{one_parameter}<return type-id='type-id-2'/>")),
         ("the name of the library", "soname='libipcmutex.so.0'", "soname='libipcmutex.so.9'"),
     ] {

@@ -142,6 +142,31 @@ fn c_programs_under_the_sanitizers() {
     programs(Link::Sanitized);
 }
 
+/// Sequences of calls that nobody meant, kept because they found something, or because they reach far.
+///
+/// FAULTS: C2, C3
+#[test]
+fn c2_c3_kept_sequences_of_calls() {
+    let dir = tempfile::tempdir().unwrap();
+    if !sanitizers(dir.path()) {
+        return;
+    }
+    std::os::unix::fs::symlink(library().join("libipcmutex.so"), dir.path().join(SONAME)).unwrap();
+    let program = dir.path().join("calls");
+    compile(&crate_dir().join("tests/c/calls.c"), &program, Link::Sanitized);
+    let folder = crate_dir().join("../tests/fuzz/corpus/calls");
+    let kept: Vec<String> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path().to_str().expect("a name in UTF-8").to_owned())
+        .collect();
+    assert!(!kept.is_empty());
+    let arguments: Vec<&str> = kept.iter().map(String::as_str).collect();
+    for _ in 0..5 {
+        run(&program, &arguments, 0); // what races, races anew
+    }
+}
+
 /// Programs are debugged under it; and it sees what the sanitizers, which know only the C half, do not.
 ///
 /// FAULTS: C10. No memory is out of reach at the end, and no descriptor of ours is open.

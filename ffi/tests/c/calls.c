@@ -1,0 +1,137 @@
+/* Calls in an order that bytes say: `calls FILE…` replays kept bytes, `calls -s SECONDS FILE` makes up new ones and
+ * keeps the last in FILE, for the case that it ends the program.
+ *
+ * Whatever the order, each call answers with a code of the table, and afterwards the locks can be taken.
+ *
+ * FAULTS: C2, C3 */
+#include "check.h"
+
+#include <time.h>
+
+enum { KNOWN = 8, MOST = 256 };
+
+/* One set for all callbacks: they run on a thread of the library. */
+static flag_t outcomes = FLAG;
+
+static void acquired(int code, ipcmutex_hold_t hold, void *user) {
+  (void)user;
+  CHECK((code == IPCMUTEX_OK) == (hold != 0));
+  if (code == IPCMUTEX_OK) {
+    code = ipcmutex_hold_release(hold);
+    CHECK(code == IPCMUTEX_OK || code == IPCMUTEX_NOT_OWNER || code == IPCMUTEX_LOST);
+  }
+  flag_raise(&outcomes);
+}
+
+static void lost(int reason, void *user) {
+  (void)user;
+  CHECK(reason == IPCMUTEX_LOST);
+}
+
+/* Two bytes a call: what, and with which of the handles that are known. */
+static void run(const unsigned char *bytes, size_t size) {
+  static const char *const names[] = {"calls-a", "calls-b?fair=strict"};
+  uint64_t known[KNOWN] = {0}, opened[MOST];
+  size_t at, opens = 0;
+  int started = outcomes.count;
+  for (at = 0; at + 1 < size && at / 2 < MOST; at += 2) {
+    unsigned char what = bytes[at], with = bytes[at + 1];
+    uint64_t handle = known[with % KNOWN], made = 0, token = 0;
+    int64_t ms = with >> 6; /* for ever would find nothing */
+    int code = IPCMUTEX_OK;
+    ipcmutex_status_t status;
+    ipcmutex_hold_info_t info;
+    status.size = with % (sizeof status + 1);
+    info.size = with % (sizeof info + 1);
+    switch (what % 18) {
+      case 0: {
+        char url[64];
+        snprintf(url, sizeof url, "%s%s", engine, names[with % 2]);
+        code = ipcmutex_open(url, &made);
+        OK(code);
+        opened[opens++] = made;
+        break;
+      }
+      case 1: code = ipcmutex_try_acquire(handle); break;
+      case 2: code = ipcmutex_acquire_timeout(handle, ms); break;
+      case 3: code = ipcmutex_release(handle); break;
+      case 4: code = ipcmutex_close(handle); break;
+      case 5: code = ipcmutex_hold(handle, ms, &made); break;
+      case 6: code = ipcmutex_hold_release(handle); break;
+      case 7: code = ipcmutex_hold_check(handle); break;
+      case 8: code = ipcmutex_hold_extend(handle, (int64_t)((uint64_t)with << (what % 60))); break;
+      case 9: code = ipcmutex_hold_info(handle, &info); break;
+      case 10: code = ipcmutex_hold_on_lost(handle, lost, NULL); break;
+      case 11:
+        code = ipcmutex_hold_async(handle, ms, acquired, NULL, with & 32 ? &made : NULL);
+        if (code == IPCMUTEX_OK) started++;
+        break;
+      case 12: code = ipcmutex_cancel(handle); break;
+      case 13: code = ipcmutex_token(handle, &token); break;
+      case 14: code = ipcmutex_status(handle, &status); break;
+      case 15: code = ipcmutex_break(handle); break;
+      case 16: code = ipcmutex_release(handle ^ (UINT64_C(1) << (with % 64))); break;
+      default: known[with % KNOWN] = known[(with >> 3) % KNOWN]; break;
+    }
+    CHECK(code >= IPCMUTEX_OK && code < IPCMUTEX_PANIC);
+    CHECK(*ipcmutex_strerror(code));
+    if (made) known[with % KNOWN] = made;
+  }
+  for (at = 0; at < KNOWN; at++) ipcmutex_hold_release(known[at]);
+  while (opens) ipcmutex_close(opened[--opens]);
+  flag_wait(&outcomes, started); /* each was told, once */
+  CHECK(outcomes.count == started);
+  for (at = 0; at < 2; at++) {
+    char url[64];
+    ipcmutex_t mutex;
+    snprintf(url, sizeof url, "%s%s", engine, names[at]);
+    OK(ipcmutex_open(url, &mutex));
+    OK(ipcmutex_acquire_timeout(mutex, 10000));
+    OK(ipcmutex_close(mutex));
+  }
+}
+
+static void replay(const char *path) {
+  unsigned char bytes[2 * MOST];
+  FILE *file = fopen(path, "rb");
+  CHECK(file);
+  run(bytes, fread(bytes, 1, sizeof bytes, file));
+  fclose(file);
+}
+
+static void make_up(long seconds, const char *path) {
+  time_t end = time(NULL) + seconds;
+  uint64_t seed = (uint64_t)end * 0x9e3779b97f4a7c15u | 1;
+  unsigned long runs = 0;
+  FILE *file = fopen(path, "wb");
+  CHECK(file);
+  setvbuf(file, NULL, _IONBF, 0);
+  while (time(NULL) < end) {
+    unsigned char bytes[2 * MOST];
+    size_t size = 2 * (8 + seed % (MOST - 8)), at;
+    for (at = 0; at < size; at++) {
+      seed ^= seed << 13;
+      seed ^= seed >> 7;
+      seed ^= seed << 17;
+      bytes[at] = (unsigned char)(seed >> 32);
+    }
+    rewind(file);
+    CHECK(fwrite(bytes, 1, size, file) == size && ftruncate(fileno(file), (off_t)size) == 0);
+    run(bytes, size);
+    runs++;
+  }
+  fclose(file);
+  fprintf(stderr, "%s: %lu sequences of calls\n", engine, runs);
+}
+
+int main(int argc, char **argv) {
+  static const char *const engines[] = {"spm:", "mpm:"};
+  int of, at;
+  for (of = 0; of < 2; of++) {
+    engine = engines[of];
+    if (argc == 4 && strcmp(argv[1], "-s") == 0) make_up(atol(argv[2]) / 2, argv[3]);
+    else
+      for (at = 1; at < argc; at++) replay(argv[at]);
+  }
+  return 0;
+}
