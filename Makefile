@@ -1,6 +1,7 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
 # make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
+# make fuzz                       bytes that nobody meant, for FUZZ_SECONDS=60 each target
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks
@@ -18,6 +19,7 @@ MAKEFLAGS += --no-print-directory
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PREFIX ?= /usr/local
 SOAK_SECONDS ?= 60
+FUZZ_SECONDS ?= 60
 
 target := $(CARGO_TARGET_DIR)
 # One profile and one selection of packages for everything, so that nothing is compiled twice.
@@ -27,7 +29,7 @@ installed := $(target)/installed
 venv := $(target)/venv
 node := $(target)/node
 
-.PHONY: neighbours demo test packages soak install lint clean build tools redis rust c python node test-rust test-python test-node
+.PHONY: neighbours demo test packages fuzz soak install lint clean build tools redis rust c python node test-rust test-python test-node
 
 demo: build redis
 	@$(built)/demo
@@ -51,6 +53,12 @@ packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tool
 	tests/packages/python.sh $(venv)/bin/python
 	tests/packages/node.sh $(target)/node-tools
 	@echo "make packages: all passed"
+
+# Each on its own, since one that ends the process ends all that are in it.
+fuzz: tools c
+	for target in url page resp; do \
+	  IPCMUTEX_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test $(packages) --test fuzz -- --nocapture $$target; done
+	tests/fuzz/calls.sh $(FUZZ_SECONDS) $(target)/fuzz
 
 soak: build redis
 	IPCMUTEX_HAMMER_SECONDS=$(SOAK_SECONDS) cargo test $(packages) --test exclusion -- --nocapture --test-threads=1

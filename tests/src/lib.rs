@@ -7,6 +7,7 @@ pub mod cell;
 pub mod certificates;
 pub mod chaos;
 pub mod cluster;
+pub mod fuzz;
 pub mod impossible;
 pub mod occupancy;
 pub mod place;
