@@ -70,7 +70,7 @@ class Agent:
 
     def close(self, lock):
         if lock in tasks:
-            in_loop(tasks[lock].close()).result()
+            in_loop(tasks.pop(lock).close()).result()
         locks[lock].close()
 
     def acquire(self, lock, limit):

@@ -302,6 +302,13 @@ impl Agent {
         self.send("", command)
     }
 
+    /// One command that the agent begins before it reads the next one, and answers when it is done. For `async`.
+    #[track_caller]
+    pub fn post(&self, command: &str) -> Pending<'_> {
+        // Node's agent would read on only after the answer; what it begins as a task it begins at once.
+        self.send(if self.language == Language::Node { "&" } else { "" }, command)
+    }
+
     #[track_caller]
     fn send(&self, mark: &str, command: &str) -> Pending<'_> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);

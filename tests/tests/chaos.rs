@@ -6,6 +6,7 @@ use ipcmutex_tests::agent::Language;
 use ipcmutex_tests::chaos::crew::CREW;
 use ipcmutex_tests::chaos::scene::Engine;
 use ipcmutex_tests::chaos::{Order, run};
+use ipcmutex_tests::servers::skipped;
 
 fn short(engine: Engine, faults: u64, lasting: Duration) {
     let seed = std::env::var("CHAOS_SEED").map_or(1, |text| text.parse().expect("a number"));
@@ -30,4 +31,11 @@ fn mpm() {
 #[test]
 fn mpm_strict() {
     short(Engine::MpmStrict, 250, Duration::from_secs(25));
+}
+
+#[test]
+fn redis() {
+    if !skipped("redis") {
+        short(Engine::Redis, 250, Duration::from_secs(50));
+    }
 }

@@ -56,8 +56,6 @@ pub struct Setting {
     pub url: String,
     /// Where the fence listens, if there is one.
     pub fence: Option<PathBuf>,
-    /// The environment they all have.
-    pub environment: Vec<(String, PathBuf)>,
     /// The seed.
     pub seed: u64,
 }
@@ -129,7 +127,6 @@ impl Crew {
         let log = Log::create(&self.setting.log(instance)).expect("the folder is writable");
         let errors = File::create(self.setting.errors(instance)).expect("the folder is writable");
         let mut command = command(language);
-        command.envs(self.setting.environment.iter().map(|(name, value)| (name, value)));
         command.env("CHAOS_URL", &self.setting.url).env("CHAOS_CELL", self.setting.cell());
         command.env("CHAOS_LOG", self.setting.log(instance)).env("CHAOS_INSTANCE", instance.to_string());
         // Of 31 bits: what every language can take.
@@ -163,10 +160,11 @@ impl Crew {
             until_stopped(group);
             if !whole {
                 let at = now();
-                for run in children(group).into_iter().filter(|pid| is_run(*pid)) {
-                    let under_it = children(run);
+                for run in children(group).into_iter().filter(|pid| does(*pid, b"run")) {
+                    // Its command dies with it, by the kernel's hand and before it is let go on. What has not become the
+                    // command yet looks for its parent when it goes on; stopped, it keeps what it shares with the dead.
+                    let under_it: Vec<Pid> = children(run).into_iter().filter(|pid| does(*pid, b"visit")).collect();
                     send(run, Signal::KILL, false);
-                    // Its command dies with it, by the kernel's hand and before it is let go on.
                     under_it.into_iter().chain([run]).for_each(|pid| until(pid, ENDED));
                 }
                 self.drain_member(place, judge);
@@ -340,10 +338,10 @@ fn children(pid: Pid) -> Vec<Pid> {
         .collect()
 }
 
-/// Whether it is an `ipcmutex run`, and not something else that the shell has started.
-fn is_run(pid: Pid) -> bool {
+/// Whether a process was started for this, by its first argument.
+fn does(pid: Pid, verb: &[u8]) -> bool {
     let text = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-    text.split(|byte| *byte == 0).nth(1) == Some(b"run")
+    text.split(|byte| *byte == 0).nth(1) == Some(verb)
 }
 
 const ENDED: &[&str] = &[") Z ", ") X "];

@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use super::fence::Written;
 use super::record::{CHILD, Deed, Event, Told};
 use super::visit::{Desk, End, Visit, code_name};
 use crate::agent::Language;
@@ -61,6 +62,14 @@ impl Span {
     }
 }
 
+/// What one visit wrote to the resource behind the fence.
+#[derive(Clone, Copy, Debug, Default)]
+struct Writes {
+    first: Option<u64>,
+    last: u64,
+    refused: Option<u64>,
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
@@ -78,6 +87,10 @@ pub struct Verdict {
     pub killed_inside: u64,
     /// How many holds were told that they were lost.
     pub lost: u64,
+    /// How many writes the fence took, and how many it refused.
+    pub taken: u64,
+    /// See `taken`.
+    pub refused: u64,
     /// How often two were inside at once because the lease of one had ended, by what had been done to it.
     pub overlaps: BTreeMap<Cause, u64>,
     /// Failed acquisitions, by code.
@@ -111,6 +124,8 @@ pub struct Judge {
     causes: VecDeque<(Cause, Span)>,
     /// Visits judged already, the latest last.
     before: VecDeque<Visit>,
+    /// Writes to the resource behind the fence, by who and token: their numbers, and when one was refused.
+    writes: HashMap<(u64, u64), Writes>,
     largest: Option<Visit>,
     judged_to: u64,
     /// Violations that still want to show what came next: index and how many lines.
@@ -131,6 +146,7 @@ impl Judge {
             stops: VecDeque::new(),
             causes: VecDeque::new(),
             before: VecDeque::new(),
+            writes: HashMap::new(),
             largest: None,
             judged_to: 0,
             open: Vec::new(),
@@ -177,6 +193,20 @@ impl Judge {
     /// The server or the network was disturbed for a time.
     pub fn disturbed(&mut self, cause: Cause, from: u64, until: u64) {
         self.causes.push_back((cause, Span { from, until }));
+    }
+
+    /// A write that the fence has seen; they come in its order.
+    pub fn wrote(&mut self, write: Written) {
+        let number = self.verdict.taken + self.verdict.refused;
+        let writes = self.writes.entry((write.who, write.token)).or_default();
+        if write.taken {
+            writes.first.get_or_insert(number);
+            writes.last = number;
+            self.verdict.taken += 1;
+        } else {
+            writes.refused.get_or_insert(write.at);
+            self.verdict.refused += 1;
+        }
     }
 
     /// Something else that cannot be.
@@ -251,6 +281,15 @@ impl Judge {
         if let Some((_, who)) = self.desk.longest_asking() {
             self.violation(format!("{} never had an answer", self.name(who)));
         }
+        for code in self.desk.gave_up.keys().copied().collect::<Vec<_>>() {
+            let fine = match self.law {
+                Law::Lock => matches!(code_name(code), "TIMEOUT" | "CANCELED" | "CLOSED"),
+                Law::Lease(_) => matches!(code_name(code), "TIMEOUT" | "CANCELED" | "CLOSED" | "UNAVAILABLE" | "LOST"),
+            };
+            if !fine {
+                self.violation(format!("an acquisition was answered {}", code_name(code)));
+            }
+        }
         if self.found as usize > self.verdict.violations.len() {
             let more = self.found as usize - self.verdict.violations.len();
             self.verdict.violations.push(format!("and {more} more"));
@@ -294,8 +333,10 @@ impl Judge {
             }
             self.open.retain(|(_, lines)| *lines > 0);
             self.before.push_back(visit);
-            if self.before.len() > 256 {
-                self.before.pop_front();
+            if self.before.len() > 256
+                && let Some(old) = self.before.pop_front()
+            {
+                self.writes.remove(&(old.who, old.token));
             }
         }
         let old = self.judged_to.saturating_sub(4 * HORIZON);
@@ -322,6 +363,7 @@ impl Judge {
         if clean {
             self.follows(&visit);
         }
+        self.fenced(&visit);
         self.idle(&visit);
         let larger = self.largest.is_none_or(|largest| visit.token > largest.token);
         if larger && (self.law == Law::Lock || visit.believed.is_some()) {
@@ -396,6 +438,29 @@ impl Judge {
             *self.verdict.overlaps.entry(cause).or_default() += 1;
         }
         clean
+    }
+
+    /// The rules of the resource behind the fence, between this visit and all before it.
+    fn fenced(&mut self, visit: &Visit) {
+        let of = |visit: &Visit| self.writes.get(&(visit.who, visit.token)).copied().unwrap_or_default();
+        let new = of(visit);
+        let mut wrong = Vec::new();
+        if let (Some(refused), Some(believed)) = (new.refused, visit.believed)
+            && believed > refused
+        {
+            wrong.push(format!("a write of a hold that stood was refused:\n{}", self.line(visit)));
+        }
+        // Asked for after the other had entered: granted later for certain.
+        for old in self.before.iter().filter(|old| old.entered < visit.asked && visit.asked < visit.entered) {
+            if let (Some(first), Some(_)) = (new.first, of(old).first)
+                && of(old).last > first
+            {
+                wrong.push(format!("a stale write was taken:\n{}{}", self.line(old), self.line(visit)));
+            }
+        }
+        for text in wrong {
+            self.violation(text);
+        }
     }
 
     /// What ended the lease of `visit` before `until`.

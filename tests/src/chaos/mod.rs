@@ -7,14 +7,17 @@
 //! | the participants | `crew`, `../../chaos/hammer.*` |
 //! | what they leave behind | `record`, `visit` |
 //! | what cannot be | `judge` |
-//! | the lock, and what is left of it at the end | `scene` |
+//! | the lock, and what is left of it at the end | `scene`, `server`, `wire`, `fence` |
 
 pub mod crew;
+pub mod fence;
 pub mod judge;
 pub mod plan;
 pub mod record;
 pub mod scene;
+pub mod server;
 pub mod visit;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -117,6 +120,10 @@ impl fmt::Display for Outcome {
             "  idle       the lock was free and waited for for {:.1} ms at most",
             verdict.longest_idle as f64 / 1e6
         )?;
+        write!(f, "{}", verdict.around_longest_idle)?;
+        if verdict.taken > 0 {
+            writeln!(f, "  fence      {} writes taken, {} of lost holds refused", verdict.taken, verdict.refused)?;
+        }
         if verdict.violations.is_empty() {
             return write!(f, "  violations none");
         }
@@ -151,13 +158,8 @@ fn somebody_inside(crew: &Crew, cell: &Cell) -> Option<usize> {
 pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
     let folder = tempfile::Builder::new().prefix("ipcmutex-chaos-").tempdir().expect("a temporary folder");
     let mut scene = Scene::new(order.engine, folder.path());
-    let setting = Setting {
-        folder: folder.path().to_owned(),
-        url: scene.url().to_owned(),
-        fence: None,
-        environment: Vec::new(),
-        seed: order.seed,
-    };
+    let setting =
+        Setting { folder: folder.path().to_owned(), url: scene.url(), fence: scene.fence(), seed: order.seed };
     let cell = Cell::create(&setting.cell()).expect("the folder is writable");
     let mut judge = Judge::new(order.engine.law(), order.engine.idle_limit());
     let mut crew = Crew::start(setting, &mut judge);
@@ -165,11 +167,11 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
     let begun = Instant::now();
     let mut looked = begun;
     let mut whole = false;
-    for (pause, fault) in Plan::new(order.seed, CREW.len(), false).take(order.faults as usize) {
+    for (pause, fault) in Plan::new(order.seed, CREW.len(), order.engine == Engine::Redis).take(order.faults as usize) {
         let due = Instant::now() + pause;
         loop {
-            let next = crew.wake(false, &mut judge);
-            let until = next.map_or(due, |next| next.min(due));
+            let next = [crew.wake(false, &mut judge), scene.wake(false, &mut judge)];
+            let until = next.into_iter().flatten().fold(due, Instant::min);
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() && due <= Instant::now() {
                 break;
@@ -189,20 +191,25 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
                 crew.stop(place, lasting);
                 *faults.entry("SIGSTOP").or_default() += 1;
             }
-            _ => {}
+            fault => {
+                if let Some(name) = scene.suffer(fault, &mut judge) {
+                    *faults.entry(name).or_default() += 1;
+                }
+            }
         }
         if looked.elapsed() > Duration::from_millis(250) {
             looked = Instant::now();
             let read_to = now();
             crew.drain(&mut judge);
             judge.advance(read_to);
-            scene.look(crew.processes());
+            scene.look(crew.processes(), &mut judge);
             show(&Progress { order: &order, faults: &faults, running: begun.elapsed(), found: judge.so_far() });
         }
         if begun.elapsed() > order.lasting || judge.so_far().1 > 0 {
             break;
         }
     }
+    scene.wake(true, &mut judge);
     cell.stop();
     crew.end(&mut judge);
     scene.inspect(&mut judge);

@@ -56,8 +56,10 @@ impl Iterator for Plan {
     type Item = (Duration, Fault);
 
     fn next(&mut self) -> Option<(Duration, Fault)> {
-        let pause = self.between(5, 120);
-        let (place, inside) = (self.random.usize(0..self.places), self.random.bool());
+        // Who is killed inside leaves a lease that must run out: then nothing happens, and faults hit only who waits.
+        let pause = self.between(5, if self.server { 300 } else { 120 });
+        let place = self.random.usize(0..self.places);
+        let inside = self.random.u8(0..4) < if self.server { 1 } else { 2 };
         let fault = match self.random.u32(0..if self.server { 110 } else { 100 }) {
             0..45 => Fault::Kill { place, inside },
             45..90 => Fault::Stop { place, inside, lasting: self.between(1, 150) },

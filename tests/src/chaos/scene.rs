@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use ipcmutex::{Mutex, State};
 
 use super::judge::{Judge, Law};
+use super::plan::Fault;
+use super::server::{Server, TTL};
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,17 +16,20 @@ pub enum Engine {
     Mpm,
     /// `mpm:` with `fair=strict`.
     MpmStrict,
+    /// `rpm+redis:`.
+    Redis,
 }
 
 impl Engine {
     /// All.
-    pub const ALL: [Engine; 2] = [Engine::Mpm, Engine::MpmStrict];
+    pub const ALL: [Engine; 3] = [Engine::Mpm, Engine::MpmStrict, Engine::Redis];
 
     /// Its name in `CHAOS_ENGINE`.
     pub const fn name(self) -> &'static str {
         match self {
             Engine::Mpm => "mpm",
             Engine::MpmStrict => "mpm-strict",
+            Engine::Redis => "redis",
         }
     }
 
@@ -32,6 +37,7 @@ impl Engine {
     pub const fn law(self) -> Law {
         match self {
             Engine::Mpm | Engine::MpmStrict => Law::Lock,
+            Engine::Redis => Law::Lease(TTL.as_nanos() as u64),
         }
     }
 
@@ -39,48 +45,93 @@ impl Engine {
     pub const fn idle_limit(self) -> Duration {
         match self {
             Engine::Mpm | Engine::MpmStrict => Duration::from_secs(5),
+            Engine::Redis => Duration::from_secs(10),
         }
     }
 }
 
-/// A lock file.
-pub struct Scene {
-    path: PathBuf,
-    url: String,
-    most_processes: usize,
+/// A lock, and what it is made of.
+pub enum Scene {
+    /// In a file.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// The lock's URL.
+        url: String,
+        /// How many processes can have had it open at a time.
+        most_processes: usize,
+    },
+    /// In a server.
+    Server(Server),
 }
 
 impl Scene {
-    /// A lock of its own in `folder`.
+    /// A lock of its own; what it needs is in `folder`.
     pub fn new(engine: Engine, folder: &Path) -> Scene {
         let path = folder.join("lock");
         let query = if engine == Engine::MpmStrict { "?fair=strict" } else { "" };
-        Scene { url: format!("mpm:{}{query}", path.display()), path, most_processes: 0 }
+        match engine {
+            Engine::Redis => Scene::Server(Server::start(folder)),
+            _ => Scene::File { url: format!("mpm:{}{query}", path.display()), path, most_processes: 0 },
+        }
     }
 
     /// The lock's URL.
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        match self {
+            Scene::File { url, .. } => url.clone(),
+            Scene::Server(server) => server.url(),
+        }
+    }
+
+    /// Where the fence listens, if there is one.
+    pub fn fence(&self) -> Option<PathBuf> {
+        match self {
+            Scene::File { .. } => None,
+            Scene::Server(server) => Some(server.fence().path().to_owned()),
+        }
+    }
+
+    /// Injects a fault that is none of a participant; its name.
+    pub fn suffer(&mut self, fault: Fault, judge: &mut Judge) -> Option<&'static str> {
+        match self {
+            Scene::File { .. } => None,
+            Scene::Server(server) => server.suffer(fault, judge),
+        }
+    }
+
+    /// Lets go on what is due; all, if `all`. When the next is due.
+    pub fn wake(&mut self, all: bool, judge: &mut Judge) -> Option<Instant> {
+        match self {
+            Scene::File { .. } => None,
+            Scene::Server(server) => server.wake(all, judge),
+        }
     }
 
     /// Looks at it while the crew is at work.
-    pub fn look(&mut self, processes: usize) {
-        // A participant may have forked, and a shell has a program beside it.
-        self.most_processes = self.most_processes.max(4 * processes);
+    pub fn look(&mut self, processes: usize, judge: &mut Judge) {
+        match self {
+            // A participant may have forked, and a shell has a program beside it.
+            Scene::File { most_processes, .. } => *most_processes = (*most_processes).max(4 * processes),
+            Scene::Server(server) => server.fence().read().into_iter().for_each(|write| judge.wrote(write)),
+        }
     }
 
     /// All have ended: whether they left anything behind.
-    pub fn inspect(&self, judge: &mut Judge) {
-        let locks = byte_locks(&self.path);
-        if locks != 0 {
-            judge.violation(format!("{locks} byte locks are left though nobody is"));
+    pub fn inspect(&mut self, judge: &mut Judge) {
+        self.look(0, judge);
+        if let Scene::File { path, most_processes, .. } = self {
+            let locks = byte_locks(path);
+            if locks != 0 {
+                judge.violation(format!("{locks} byte locks are left though nobody is"));
+            }
+            // 19 processes to a block: slots that are never used again would make it grow with the dead.
+            let blocks = std::fs::metadata(path).map_or(0, |file| file.len() as usize / 4096);
+            if blocks > *most_processes / 19 + 1 {
+                judge.violation(format!("the lock file has {blocks} blocks for at most {most_processes} processes"));
+            }
         }
-        // 19 processes to a block: a slot that is never used again would make it grow with the dead.
-        let blocks = std::fs::metadata(&self.path).map_or(0, |file| file.len() as usize / 4096);
-        if blocks > self.most_processes / 19 + 1 {
-            judge.violation(format!("the lock file has {blocks} blocks for at most {} processes", self.most_processes));
-        }
-        at_rest(&self.url, judge);
+        at_rest(&self.url(), judge);
     }
 }
 
