@@ -39,6 +39,21 @@ fn nobodys(place: &Place) -> Agent {
     Agent::start_under(Language::C, &["sh", "-c", &script])
 }
 
+/// A cleaner removes what has not been used for days: a lock that is opened has been used.
+#[test]
+fn f4_an_open_keeps_the_cleaners_away() {
+    let place = Place::new();
+    drop(Mutex::open(&place.url()).unwrap());
+    let days_ago = std::time::SystemTime::now() - Duration::from_secs(9 * 86_400);
+    let file = fs::File::options().write(true).open(place.path()).unwrap();
+    file.set_times(fs::FileTimes::new().set_accessed(days_ago).set_modified(days_ago)).unwrap();
+    drop(Mutex::open(&place.url()).unwrap());
+    let about = fs::metadata(place.path()).unwrap();
+    for time in [about.modified().unwrap(), about.accessed().unwrap()] {
+        assert!(time > days_ago + Duration::from_secs(8 * 86_400), "it is as old as before");
+    }
+}
+
 #[test]
 fn f7_who_may_only_read_cannot_hold() {
     if without_root("f7_who_may_only_read_cannot_hold") {

@@ -182,7 +182,18 @@ fn check(path: &Path, file: OwnedFd, target: &FileTarget) -> Result<(OwnedFd, St
                 error.with_help("use rpm+redis: for several hosts, or ?remotefs=1 if it is used by this host alone")
             });
     }
+    touch(&file, &stat);
     Ok((file, stat))
+}
+
+/// Cleaners of temporary folders go by a file's times, and what is done in memory changes none: once a day an open does.
+fn touch(file: &OwnedFd, stat: &Stat) {
+    let now = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+    let age = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec - stat.st_mtime;
+    if age > 86_400 {
+        // A cleaner's removal is noticed and told; that it was not put off is no reason to refuse.
+        let _ = fs::futimens(file, &fs::Timestamps { last_access: now, last_modification: now });
+    }
 }
 
 /// The name of the file system, if other hosts may share it.
