@@ -151,8 +151,14 @@ fn nothing_wakes_up_while_nobody_waits() {
     let before = has();
     agent.open(1, &place.url()).ok();
     agent.open(2, &url_of(&place.dir.path().join("other"))).ok();
-    agent.call("hold 1 1 0").ok();
-    assert_eq!(has(), before, "threads and descriptors");
+    // It has waited for longer than a moment, with all that the library starts for that.
+    let here = Mutex::open(&place.url()).unwrap();
+    let hold = here.acquire().unwrap();
+    let wait = agent.begin_alone("async 1 1 forever 1");
+    ipcmutex_tests::place::until("it is watched", || agent.threads().1.len() >= 2);
+    hold.release().unwrap();
+    wait.reply().ok();
+    ipcmutex_tests::place::until("its threads end", || has() == before);
     // Until it stands in its read again.
     let mut before = agent.switches();
     ipcmutex_tests::place::until("it rests", || {

@@ -298,7 +298,9 @@ fn killed_at_every_step_of_being_granted() {
 
 #[test]
 fn killed_at_every_step_of_waiting_and_leaving() {
-    for fair in ["eventual", "strict"] {
+    // The longest of them; the other fairness has the same steps but one.
+    let both = std::env::var_os("IPCMUTEX_SWEEP").is_some();
+    for fair in ["strict", "eventual"].into_iter().take(if both { 2 } else { 1 }) {
         let place = Place::new();
         let url = format!("{}?fair={fair}", place.url());
         let (owner, waiter) = (agent(&url), agent(&url));
