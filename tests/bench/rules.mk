@@ -36,7 +36,8 @@ $(bench_venv)/ready: tests/bench/python/requirements.txt
 
 bench-python: $(bench_venv)/ready $(venv)/ready
 	@rm -rf $(bench)/wheels
-	@cd bindings/python && $(venv)/bin/maturin build --release --quiet --interpreter $(bench_venv)/bin/python --out $(bench)/wheels >/dev/null
+	@cd bindings/python && $(venv)/bin/maturin build --release --quiet --interpreter $(bench_venv)/bin/python --out $(bench)/wheels \
+	  >$(bench)/wheel.log 2>&1 || { cat $(bench)/wheel.log >&2; exit 1; }
 	@$(bench_venv)/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(bench)/wheels/*.whl
 
 $(bench)/node/node_modules: tests/bench/node/package.json
