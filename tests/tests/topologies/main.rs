@@ -2,6 +2,7 @@
 //! starts the real servers that it needs.
 
 mod cluster;
+mod plain;
 mod redlock;
 mod replicas;
 mod rights;

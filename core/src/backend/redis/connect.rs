@@ -56,6 +56,8 @@ pub(super) struct Learned {
     alone: AtomicBool,
     /// It does not know RESP3.
     resp2: AtomicBool,
+    /// It forbids scripts.
+    plain: AtomicBool,
     /// Where it was last found.
     master: Guarded<Option<Address>>,
     /// The nodes of a cluster, as it last told them.
@@ -63,6 +65,14 @@ pub(super) struct Learned {
 }
 
 impl Learned {
+    pub(super) fn forbids_scripts(&self) -> bool {
+        self.plain.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn found_plain(&self) {
+        self.plain.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn found(&self, address: &Address) {
         *self.master.lock() = Some(address.clone());
     }
@@ -222,7 +232,7 @@ impl Server {
             let role = redis::cmd("ROLE").query(&mut single);
             self.check_role(&address, role)?;
         }
-        Ok(Connection::One(single))
+        Ok(Connection::One(single, learned.clone()))
     }
 
     /// One to the server at `address`, by the login that works there.

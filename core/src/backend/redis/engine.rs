@@ -262,6 +262,20 @@ impl Engine {
         }
     }
 
+    /// What the background thread does by script, where those are forbidden: what it watches for must be on a
+    /// connection for it alone.
+    pub(super) async fn aside(
+        self: &Arc<Engine>,
+        call: Arc<impl Fn(bool) -> redis::Cmd + Send + Sync + 'static>,
+    ) -> redis::RedisResult<Value> {
+        let engine = self.clone();
+        let work = move || engine.call_on(&engine.aside, "acquire", |connection| call(false).query(connection));
+        match tokio::task::spawn_blocking(work).await {
+            Ok(answer) => answer.map_err(|failed| std::io::Error::other(failed.error).into()),
+            Err(_) => Err((redis::ErrorKind::Client, "the call ended").into()),
+        }
+    }
+
     /// A script on the caller's connection.
     pub(super) fn run(
         &self,
@@ -458,18 +472,17 @@ impl Engine {
         if connection.set_limit(left()).is_err() {
             return;
         }
-        for chunk in owed.chunks(if cluster { 1 } else { 100 }) {
+        let alone = cluster || self.learned.forbids_scripts();
+        for chunk in owed.chunks(if alone { 1 } else { 100 }) {
             let mut pipeline = redis::pipe();
             for (at, (token, debt)) in chunk.iter().enumerate() {
                 // By text once: that also teaches it to a server that has forgotten it.
                 pipeline.add_command(self.release_command(at == 0, token, debt));
             }
             // Best effort: who is left to tell? What was not released ends with its lease.
-            let told = match &mut connection {
-                Connection::Cluster(nodes) => chunk
-                    .iter()
-                    .try_for_each(|(token, debt)| nodes.ask(&self.release_command(true, token, debt)).map(drop)),
-                Connection::One(single) => pipeline.query::<Value>(single).map(drop),
+            let told = match chunk {
+                [(token, debt)] => self.release_command(true, token, debt).query::<Value>(&mut connection),
+                _ => pipeline.query(&mut connection),
             };
             if told.is_err_and(|error| !wire::is_answer(&error)) || Instant::now() >= end {
                 return;

@@ -239,7 +239,8 @@ impl Worker {
     /// Sends a take for the waiter: to join, to look again, or to confirm.
     fn take(&mut self, serial: u64) {
         let Some(link) = self.link() else { return };
-        let (road, mut listens, number) = (link.road.clone(), link.listens, self.number());
+        let hears = link.listens && !self.engine.learned.forbids_scripts();
+        let (road, mut listens, number) = (link.road.clone(), hears, self.number());
         let now = lease::now();
         let Some(entry) = self.entries.get(&serial) else { return };
         if let Road::Cluster(_) = road {
@@ -426,7 +427,8 @@ impl Worker {
 
     fn refused(&mut self, serial: u64, lock: &Arc<Lock>, refusal: Refusal) {
         let first = self.is_first(serial, lock);
-        let listens = self.link().is_some_and(|link| link.listens)
+        let hears = !self.engine.learned.forbids_scripts();
+        let listens = self.link().is_some_and(|link| link.listens && hears)
             || self.lines.get(name(lock)).is_some_and(|line| line.ear == Ear::Open);
         let told = first && self.hears_others(lock, refusal.rank);
         let Some(entry) = self.entries.get_mut(&serial) else { return };

@@ -13,6 +13,7 @@
 //! | the background thread: its loop, the line, the renewals | `worker`, `line`, `renewal` |
 //! | beside other libraries | `tracking` |
 //! | on the way to the line | `arrival` (straight), `placing` (through the thread) |
+//! | the same without scripts | `plain` |
 //! | waiting for replicas | `witness` |
 //! | the backend | `lock` |
 //! | many independent servers, another backend | `redlock` |
@@ -46,6 +47,7 @@ mod line;
 mod lock;
 mod nodes;
 mod placing;
+mod plain;
 mod redlock;
 mod renewal;
 mod sentinel;

@@ -3,12 +3,15 @@
 //! The client library's own one cannot be given a stream, and would take TLS with whatever provider of cryptography the
 //! host program has set for its process, or set one. Commands and replies are read and written by the library.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Cmd, ConnectionLike, Parser, RedisError, RedisResult, Value};
 
+use super::connect::Learned;
 use super::dial::{Address, Stream, dial};
 use super::nodes::Nodes;
+use super::plain::{self, forbids_scripts};
 use super::tls::Tls;
 
 /// Who we are to a server. It has no `Debug`, since it knows the secret.
@@ -101,7 +104,7 @@ impl ConnectionLike for Single {
 
 /// What a call is made on: one server, or the nodes of a cluster.
 pub(super) enum Connection {
-    One(Single),
+    One(Single, Arc<Learned>),
     Cluster(Box<Nodes>),
 }
 
@@ -109,14 +112,14 @@ impl Connection {
     /// The answers of the server, or of all masters.
     pub(super) fn ask_each(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
         match self {
-            Connection::One(single) => Ok(vec![single.req_command(command)?.extract_error()?]),
+            Connection::One(single, _) => Ok(vec![single.req_command(command)?.extract_error()?]),
             Connection::Cluster(nodes) => nodes.ask_each(command),
         }
     }
 
     pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
         match self {
-            Connection::One(single) => single.set_limit(limit),
+            Connection::One(single, _) => single.set_limit(limit),
             Connection::Cluster(nodes) => nodes.set_limit(limit),
         }
     }
@@ -125,34 +128,34 @@ impl Connection {
 impl ConnectionLike for Connection {
     fn req_command(&mut self, command: &Cmd) -> RedisResult<Value> {
         match self {
-            Connection::One(single) => single.req_command(command),
+            Connection::One(single, learned) => act(single, learned, command),
             Connection::Cluster(nodes) => nodes.ask(command),
         }
     }
 
     fn req_packed_command(&mut self, words: &[u8]) -> RedisResult<Value> {
         match self {
-            Connection::One(single) => single.req_packed_command(words),
+            Connection::One(single, _) => single.req_packed_command(words),
             Connection::Cluster(_) => Err(unrouted()),
         }
     }
 
     fn req_packed_commands(&mut self, words: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
         match self {
-            Connection::One(single) => single.req_packed_commands(words, offset, count),
+            Connection::One(single, _) => single.req_packed_commands(words, offset, count),
             Connection::Cluster(_) => Err(unrouted()),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Connection::One(single) => single.get_db(),
+            Connection::One(single, _) => single.get_db(),
             Connection::Cluster(_) => 0,
         }
     }
 
     fn supports_pipelining(&self) -> bool {
-        matches!(self, Connection::One(_))
+        matches!(self, Connection::One(..))
     }
 
     fn check_connection(&mut self) -> bool {
@@ -162,6 +165,18 @@ impl ConnectionLike for Connection {
     fn is_open(&self) -> bool {
         true
     }
+}
+
+/// By script, or where those are forbidden by the steps that it would take.
+fn act(single: &mut Single, learned: &Learned, command: &Cmd) -> RedisResult<Value> {
+    if !learned.forbids_scripts() {
+        let answer = single.req_command(command)?;
+        match &answer {
+            Value::ServerError(error) if forbids_scripts(&RedisError::from(error.clone())) => learned.found_plain(),
+            _ => return Ok(answer),
+        }
+    }
+    plain::act(single, command).unwrap_or_else(|| single.req_command(command))
 }
 
 /// Which node words are for is seen by their key, and here nobody looks at them any more.

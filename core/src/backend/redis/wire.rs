@@ -70,7 +70,31 @@ impl Scripts {
     }
 }
 
+/// What a script is for.
+#[derive(Clone, Copy)]
+pub(super) enum Kind {
+    Take,
+    Release,
+    Renew,
+    Break,
+    Status,
+}
+
 impl Scripts {
+    /// Which of the scripts for one server `word` means, by digest or text.
+    pub(super) fn kind_of(word: &str) -> Option<Kind> {
+        static KNOWN: std::sync::OnceLock<Scripts> = std::sync::OnceLock::new();
+        let known = KNOWN.get_or_init(|| Scripts::new(false));
+        let kinds = [
+            (&known.take, Kind::Take),
+            (&known.release, Kind::Release),
+            (&known.renew, Kind::Renew),
+            (&known.break_lock, Kind::Break),
+            (&known.status, Kind::Status),
+        ];
+        kinds.into_iter().find(|(script, _)| script.digest == word || script.code == word).map(|(_, kind)| kind)
+    }
+
     /// So that no call needs to be sent twice, and calls keep their order. A server that forbids this learns the scripts
     /// from their first use.
     pub(super) async fn teach(&self, connection: &mut redis::aio::MultiplexedConnection) {

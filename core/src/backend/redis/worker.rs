@@ -23,6 +23,7 @@ use super::line::{Entry, Line, Owned};
 use super::lock::Lock;
 use super::nodes::Road;
 use super::placing::Placing;
+use super::plain::forbids_scripts;
 use super::sentinel;
 use super::wire::{self, Message};
 use crate::error::{Error, ErrorKind, Result};
@@ -412,7 +413,8 @@ impl Worker {
     }
 
     fn linked(&mut self, link: Link) {
-        self.engine.board().arrivals.hearing = if link.listens { self.number } else { 0 };
+        self.engine.board().arrivals.hearing =
+            if link.listens && !self.engine.learned.forbids_scripts() { self.number } else { 0 };
         self.state = State::Up(link);
         self.failures = 0;
         self.down = None;
@@ -539,9 +541,20 @@ impl Worker {
         call: impl Fn(bool) -> redis::Cmd + Send + Sync + 'static,
         event: impl FnOnce(RedisResult<Value>) -> Event + Send + 'static,
     ) {
-        let moves = self.engine.server.moves();
+        let (engine, call) = (self.engine.clone(), Arc::new(call));
+        let moves = engine.server.moves();
         self.report(async move {
-            let mut reply = road.call(call).await;
+            let mut reply = if engine.learned.forbids_scripts() {
+                engine.aside(call).await
+            } else {
+                match road.call(|by_text| call(by_text)).await {
+                    Err(error) if forbids_scripts(&error) && !engine.server.is_cluster() => {
+                        engine.learned.found_plain();
+                        engine.aside(call).await
+                    }
+                    reply => reply,
+                }
+            };
             if moves && reply.as_ref().is_err_and(wire::is_demoted) {
                 // As good as gone: the next connection leads to the master.
                 reply = Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());

@@ -1,0 +1,316 @@
+//! Servers that forbid scripts: the same steps by WATCH and MULTI, on the same keys, so that clients with scripts and
+//! without exclude each other. Two round trips where a script takes one, and no line: who waits looks for itself.
+//!
+//! A step reads what it watches, and is done by EXEC only if nothing of that has changed; else it is begun anew.
+
+use redis::{Arg, Cmd, ConnectionLike, Pipeline, RedisError, RedisResult, Value, from_redis_value};
+
+use super::talk::Single;
+use super::wire::{Kind, Scripts};
+
+/// What lives a week, in ms.
+const WEEK: u64 = 604_800_000;
+/// How often a step is begun anew that others have disturbed.
+const ROUNDS: usize = 32;
+
+/// Whether the server, or this user's rights, forbid scripts.
+pub(super) fn forbids_scripts(error: &RedisError) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    text.contains("'eval") && (error.code() == Some("NOPERM") || text.contains("unknown command"))
+}
+
+/// A call of a script, taken apart.
+struct Call {
+    kind: Kind,
+    keys: Vec<String>,
+    args: Vec<String>,
+}
+
+impl Call {
+    fn of(command: &Cmd) -> Option<Call> {
+        let mut words = command.args_iter().filter_map(|word| match word {
+            Arg::Simple(word) => std::str::from_utf8(word).ok().map(str::to_owned),
+            _ => None,
+        });
+        words.next().filter(|word| word == "EVALSHA" || word == "EVAL")?;
+        let kind = Scripts::kind_of(&words.next()?)?;
+        let count = words.next()?.parse().ok()?;
+        let keys: Vec<String> = words.by_ref().take(count).collect();
+        Some(Call { kind, keys, args: words.collect() })
+    }
+}
+
+/// Does what the script that `command` calls would do, and answers as it would; `None` if it is no call of a script.
+pub(super) fn act(server: &mut Single, command: &Cmd) -> Option<RedisResult<Value>> {
+    let call = Call::of(command)?;
+    let (keys, args) = (&call.keys, &call.args);
+    Some(match call.kind {
+        Kind::Take => again(|| take(server, keys, args)),
+        Kind::Release => again(|| release(server, keys, args)),
+        Kind::Renew => renew(server, keys, args),
+        Kind::Break => again(|| break_lock(server, keys)),
+        Kind::Status => status(server, keys),
+    })
+}
+
+fn strange() -> RedisError {
+    (redis::ErrorKind::UnexpectedReturnType, "an answer that a lock does not give").into()
+}
+
+/// Runs `step` until nobody disturbs it.
+fn again(mut step: impl FnMut() -> RedisResult<Option<Value>>) -> RedisResult<Value> {
+    for _ in 0..ROUNDS {
+        if let Some(done) = step()? {
+            return Ok(done);
+        }
+    }
+    let busy = redis::ServerErrorKind::TryAgain;
+    Err((redis::ErrorKind::Server(busy), "others change the lock all the time").into())
+}
+
+/// All the replies; the first refusal among them instead.
+fn send(server: &mut Single, words: &Pipeline) -> RedisResult<Vec<Value>> {
+    let replies = server.req_packed_commands(&words.get_packed_pipeline(), 0, words.len())?;
+    let mut checked = Vec::with_capacity(replies.len());
+    for reply in replies {
+        checked.push(reply.extract_error()?);
+    }
+    Ok(checked)
+}
+
+/// Watches `keys` and reads.
+fn look(server: &mut Single, keys: &[&str], read: impl FnOnce(&mut Pipeline)) -> RedisResult<Vec<Value>> {
+    let mut words = redis::pipe();
+    words.cmd("WATCH").arg(keys);
+    read(&mut words);
+    Ok(send(server, &words)?.split_off(1))
+}
+
+fn unwatch(server: &mut Single) -> RedisResult<()> {
+    redis::cmd("UNWATCH").query(server)
+}
+
+/// Writes if nothing that is watched has changed; whether it was written.
+fn write(server: &mut Single, steps: impl FnOnce(&mut Pipeline)) -> RedisResult<bool> {
+    let mut words = redis::pipe();
+    words.cmd("MULTI");
+    steps(&mut words);
+    words.cmd("EXEC");
+    let mut replies = server.req_packed_commands(&words.get_packed_pipeline(), 0, words.len())?;
+    let done = replies.pop().ok_or_else(strange)?;
+    for reply in replies {
+        // What was refused before EXEC says more than that EXEC was.
+        reply.extract_error()?;
+    }
+    match done.extract_error()? {
+        Value::Nil => Ok(false),
+        Value::Array(done) => {
+            for one in done {
+                one.extract_error()?;
+            }
+            Ok(true)
+        }
+        _ => Err(strange()),
+    }
+}
+
+fn read<T: redis::FromRedisValue>(replies: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
+    Ok(from_redis_value(replies.next().ok_or_else(strange)?)?)
+}
+
+fn some(field: Option<String>) -> Option<String> {
+    field.filter(|text| !text.is_empty())
+}
+
+fn at(words: &[String], at: usize) -> &str {
+    words.get(at).map_or("", String::as_str)
+}
+
+fn bulk(text: impl ToString) -> Value {
+    Value::BulkString(text.to_string().into_bytes())
+}
+
+fn micros(clock: (u64, u64)) -> u64 {
+    clock.0 * 1_000_000 + clock.1
+}
+
+/// KEYS: lock, line, state. ARGV: token, ttl, proc, info, ticket, floor.
+fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
+    let (key, state) = (at(keys, 0), at(keys, 2));
+    let (token, ttl, process, info) = (at(args, 0), at(args, 1), at(args, 2), at(args, 3));
+    let floor: u64 = at(args, 5).parse().unwrap_or(0);
+    let mut seen = look(server, &[key, state], |words| {
+        words.cmd("GET").arg(key);
+        words.cmd("PTTL").arg(key);
+        words.cmd("HMGET").arg(state).arg(&["o", "l", "f", "g", "i", "s", "a"]);
+        words.cmd("TIME");
+    })?
+    .into_iter();
+    let value: Option<String> = read(&mut seen)?;
+    let left: i64 = read(&mut seen)?;
+    let mut fields = read::<Vec<Option<String>>>(&mut seen)?.into_iter().map(some);
+    let [owner, released, last, granted, by, since, died] = std::array::from_fn(|_| fields.next().flatten());
+    let now = micros(read(&mut seen)?);
+    if released.as_deref() == Some(token) {
+        unwatch(server)?;
+        return Ok(Some(Value::Array(vec![Value::Int(2)])));
+    }
+    if value.as_deref().is_some_and(|value| value != token) {
+        unwatch(server)?;
+        let kind = if value == owner {
+            0
+        } else if value == granted {
+            1
+        } else {
+            2
+        };
+        let held =
+            since.and_then(|since| since.parse::<u64>().ok()).map_or(0, |since| (now / 1000).saturating_sub(since));
+        let (shown, held) = if kind == 0 { (by.unwrap_or_default(), held) } else { (String::new(), 0) };
+        let held = i64::try_from(held).unwrap_or(0);
+        return Ok(Some(Value::Array(vec![
+            Value::Int(0),
+            Value::Int(left),
+            Value::Int(0),
+            bulk(0),
+            Value::Int(0),
+            Value::Int(kind),
+            bulk(shown),
+            Value::Int(held),
+            Value::Int(0),
+        ])));
+    }
+    let last: u64 = last.and_then(|last| last.parse().ok()).unwrap_or(0);
+    let repeated = value.is_some() && owner.as_deref() == Some(token);
+    let fence = if repeated { last } else { (last + 1).max(now).max(floor + 1) };
+    let abandoned = match &owner {
+        Some(owner) if owner != token => 1,
+        Some(_) => died.and_then(|died| died.parse().ok()).unwrap_or(0),
+        None => 0,
+    };
+    let done = write(server, |words| {
+        words.cmd("SET").arg(key).arg(token).arg("PX").arg(ttl);
+        let fields = [("o", token), ("i", info), ("p", process), ("g", "")];
+        words.cmd("HSET").arg(state).arg(&fields).arg("f").arg(fence).arg("a").arg(abandoned).arg("s").arg(now / 1000);
+        words.cmd("PEXPIRE").arg(state).arg(WEEK);
+    })?;
+    let owned = || Value::Array(vec![Value::Int(1), bulk(fence), Value::Int(abandoned), Value::Int(0)]);
+    Ok(done.then(owned))
+}
+
+/// ARGV: token, proc, keep abandoned.
+fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
+    let (key, state, token, keep) = (at(keys, 0), at(keys, 2), at(args, 0), at(args, 2) == "1");
+    let mut seen = look(server, &[key, state], |words| {
+        words.cmd("GET").arg(key);
+        words.cmd("HMGET").arg(state).arg(&["o", "l"]);
+    })?
+    .into_iter();
+    let value: Option<String> = read(&mut seen)?;
+    let fields: Vec<Option<String>> = read(&mut seen)?;
+    let [owner, released] = <[Option<String>; 2]>::try_from(fields).map_err(|_| strange())?;
+    if value.as_deref() != Some(token) {
+        unwatch(server)?;
+        return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
+    }
+    let held = owner.as_deref() == Some(token);
+    let noted = write(server, |words| {
+        words.cmd("DEL").arg(key);
+        words.cmd("HSET").arg(state).arg("l").arg(token).arg("g").arg("");
+        if held && !keep {
+            words.cmd("HSET").arg(state).arg("o").arg("");
+        }
+        words.cmd("PEXPIRE").arg(state).arg(WEEK);
+    });
+    let done = match noted {
+        // Without a note, then: the next one may hear "abandoned", but it is free.
+        Err(error) if error.to_string().contains("OOM") => {
+            let value: Vec<Value> = look(server, &[key], |words| _ = words.cmd("GET").arg(key))?;
+            if value.into_iter().next() != Some(bulk(token)) {
+                unwatch(server)?;
+                return Ok(None);
+            }
+            write(server, |words| _ = words.cmd("DEL").arg(key))?
+        }
+        noted => noted?,
+    };
+    Ok(done.then_some(Value::Int(if held { 1 } else { 3 })))
+}
+
+/// KEYS: lock and state of each hold. ARGV: token and ttl of each.
+fn renew(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Value> {
+    let mut renewed = Vec::new();
+    for (keys, args) in keys.chunks(2).zip(args.chunks(2)) {
+        let (key, state, token, ttl) = (at(keys, 0), at(keys, 1), at(args, 0), at(args, 1));
+        renewed.push(again(|| {
+            let value = look(server, &[key], |words| _ = words.cmd("GET").arg(key));
+            let value = match value {
+                // A key of another type is a loss of that hold alone.
+                Err(error) if error.code() == Some("WRONGTYPE") => None,
+                value => value?.into_iter().next(),
+            };
+            if value != Some(bulk(token)) {
+                unwatch(server)?;
+                return Ok(Some(Value::Int(0)));
+            }
+            let done = write(server, |words| {
+                words.cmd("PEXPIRE").arg(key).arg(ttl);
+                words.cmd("PEXPIRE").arg(state).arg(WEEK);
+            })?;
+            Ok(done.then_some(Value::Int(1)))
+        })?);
+    }
+    Ok(Value::Array(renewed))
+}
+
+fn break_lock(server: &mut Single, keys: &[String]) -> RedisResult<Option<Value>> {
+    let (key, state) = (at(keys, 0), at(keys, 2));
+    let mut seen = look(server, &[key], |words| {
+        words.cmd("GET").arg(key);
+        words.cmd("HGET").arg(state).arg("p");
+    })?
+    .into_iter();
+    let value: Option<String> = read(&mut seen)?;
+    let holder: Option<String> = read(&mut seen)?;
+    let Some(value) = value else {
+        unwatch(server)?;
+        return Ok(Some(Value::Int(0)));
+    };
+    let done = write(server, |words| {
+        words.cmd("DEL").arg(key);
+        words.cmd("HSET").arg(state).arg("g").arg("");
+    })?;
+    if let (true, Some(holder)) = (done, holder) {
+        // Who may not publish leaves the holder to its next renewal.
+        let _ =
+            redis::cmd("PUBLISH").arg(format!("ipcmutex:w:{holder}")).arg(format!("L {value}")).query::<Value>(server);
+    }
+    Ok(done.then_some(Value::Int(1)))
+}
+
+fn status(server: &mut Single, keys: &[String]) -> RedisResult<Value> {
+    let (key, line, state) = (at(keys, 0), at(keys, 1), at(keys, 2));
+    let mut words = redis::pipe();
+    words.cmd("GET").arg(key);
+    words.cmd("HMGET").arg(state).arg(&["o", "g", "f", "i", "s"]);
+    words.cmd("TIME");
+    words.cmd("ZCARD").arg(line);
+    let mut seen = send(server, &words)?.into_iter();
+    let value: Option<String> = read(&mut seen)?;
+    let mut fields = read::<Vec<Option<String>>>(&mut seen)?.into_iter().map(some);
+    let [owner, granted, fence, info, since] = std::array::from_fn(|_| fields.next().flatten());
+    let now = micros(read(&mut seen)?) / 1000;
+    let waiters = read::<i64>(&mut seen)?;
+    let kind = match &value {
+        None if owner.is_some() => 4,
+        None => 0,
+        _ if value == owner => 1,
+        _ if value == granted => 2,
+        _ => 3,
+    };
+    let since: u64 = since.and_then(|since| since.parse().ok()).unwrap_or(now);
+    let shown = if matches!(kind, 1 | 4) { info.unwrap_or_default() } else { String::new() };
+    let held = if kind == 1 { i64::try_from(now.saturating_sub(since)).unwrap_or(0) } else { 0 };
+    let fence = fence.unwrap_or_else(|| "0".to_owned());
+    Ok(Value::Array(vec![Value::Int(kind), bulk(fence), bulk(shown), Value::Int(held), Value::Int(waiters)]))
+}

@@ -1,0 +1,126 @@
+//! Servers and users without scripts: the same lock by WATCH and MULTI, without a line.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ipcmutex::{ErrorKind, State};
+use ipcmutex_tests::servers::Redis;
+
+use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+
+/// A server with a user who may do everything but run scripts.
+fn without_scripts() -> Redis {
+    let redis = Redis::start();
+    let rules = ["ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-@scripting"];
+    assert_eq!(redis.command(&rules).text(), "OK");
+    redis
+}
+
+fn plain(redis: &Redis, id: &str) -> String {
+    redis.url_with_user("plain", "secret", id)
+}
+
+#[test]
+fn a_lock_without_scripts() {
+    needs_redis!();
+    let redis = without_scripts();
+    carries_a_lock(&plain(&redis, "x"));
+    carries_a_lock(&plain(&redis, "x?protocol=2"));
+    carries_a_lock(&plain(&redis, "x?redis_key=shared"));
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let line = stats.text().lines().find(|line| line.starts_with("cmdstat_evalsha:")).expect("it was tried");
+    let count = |name: &str| {
+        line.split(&format!("{name}=")).nth(1).and_then(|rest| rest.split([',', '\r']).next()?.parse::<u64>().ok())
+    };
+    assert_eq!(count("calls"), Some(0), "no script has run: {line}");
+    // A server that does not even know the words.
+    let old =
+        Redis::with(None, &["rename-command EVAL \"\"", "rename-command EVALSHA \"\"", "rename-command SCRIPT \"\""]);
+    carries_a_lock(&old.url("x"));
+}
+
+#[test]
+fn with_and_without_scripts_exclude_each_other() {
+    needs_redis!();
+    let redis = without_scripts();
+    let (scripted, bare) = (open(&redis.url("both")), open(&plain(&redis, "both")));
+    let mut last = 0;
+    for (one, other) in [(&scripted, &bare), (&bare, &scripted)] {
+        let hold = one.acquire().expect("acquired");
+        assert!(hold.token() > last && !hold.abandoned());
+        last = hold.token();
+        assert!(other.try_acquire().expect("an answer").is_none());
+        let status = other.status().expect("status");
+        assert_eq!((status.state, status.token), (State::Held, hold.token()));
+        assert_eq!(status.owner.expect("an owner").pid, std::process::id());
+        assert_eq!(kind_of(other.acquire_with(within(Duration::from_millis(50)))), ErrorKind::Timeout);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| other.acquire_with(within(LONG)));
+            std::thread::sleep(Duration::from_millis(50));
+            hold.release().expect("released");
+            let next = waits.join().expect("no panic").expect("acquired");
+            assert!(next.token() > last && !next.abandoned());
+            last = next.token();
+            next.release().expect("released");
+        });
+    }
+    // Broken, and abandoned, both ways.
+    for (one, other) in [(&scripted, &bare), (&bare, &scripted)] {
+        let hold = one.acquire_with(within(LONG)).expect("acquired");
+        let (tell, told) = mpsc::channel();
+        hold.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
+        assert!(other.break_lock().expect("broken"));
+        assert!(!other.break_lock().expect("nothing to break"));
+        assert_eq!(told.recv_timeout(LONG).expect("the loss is told"), ErrorKind::Lost);
+        assert_eq!(one.status().expect("status").state, State::Abandoned);
+        let next = other.acquire().expect("acquired");
+        assert!(next.abandoned());
+        next.release().expect("released");
+    }
+}
+
+#[test]
+fn without_scripts_a_hold_lives_by_its_renewals() {
+    needs_redis!();
+    let redis = without_scripts();
+    let mutex = open(&plain(&redis, "renewed?ttl=600ms"));
+    let hold = mutex.acquire().expect("acquired");
+    // Far longer than its lease.
+    std::thread::sleep(Duration::from_millis(1500));
+    hold.check().expect("renewed");
+    hold.release().expect("released");
+    let hold = mutex.acquire().expect("acquired");
+    redis.command(&["DEL", "ipcmutex:renewed"]);
+    until("the loss is seen", || hold.check().is_err());
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    redis.command(&["RPUSH", "ipcmutex:renewed", "a"]);
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Config);
+}
+
+#[test]
+fn a_storm_with_and_without_scripts_lets_nobody_in_twice() {
+    needs_redis!();
+    let redis = without_scripts();
+    let (inside, last, turns) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            // Connections of their own, and locks that do not know of each other.
+            let id = format!("storm?connect_timeout={}ms", 2000 + thread);
+            let mutex = open(&if thread % 3 == 0 { redis.url(&id) } else { plain(&redis, &id) });
+            let (inside, last, turns) = (&inside, &last, &turns);
+            scope.spawn(move || {
+                for _ in 0..60 {
+                    if let Some(hold) = mutex.try_acquire().unwrap_or_else(|error| panic!("{error}")) {
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two inside");
+                        assert!(last.swap(hold.token(), Ordering::SeqCst) < hold.token(), "the token rises");
+                        turns.fetch_add(1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        hold.release().expect("released");
+                    }
+                }
+            });
+        }
+    });
+    assert!(turns.load(Ordering::SeqCst) > 10);
+}
