@@ -240,6 +240,11 @@ impl Crew {
                 self.replace(place, judge);
             }
         }
+        self.drain_past(judge);
+    }
+
+    /// Reads the logs of those that have ended; forgets who has left nothing behind.
+    fn drain_past(&mut self, judge: &mut Judge) {
         let setting = &self.setting;
         self.past.retain_mut(|past| {
             let gone = test_kill_process_group(past.group).is_err();
@@ -281,7 +286,7 @@ impl Crew {
                 }
                 ended.is_none()
             });
-            self.drain(judge);
+            self.drain_past(judge);
             if Instant::now() > until {
                 for member in &self.members {
                     judge.violation(format!(
@@ -296,7 +301,7 @@ impl Crew {
             std::thread::sleep(Duration::from_millis(5));
         }
         while !self.past.is_empty() {
-            self.drain(judge);
+            self.drain_past(judge);
             if Instant::now() > until {
                 judge.violation(format!("{} processes are left that were forked", self.past.len()));
                 break;
