@@ -82,8 +82,12 @@ test("two objects of one URL exclude each other, and tokens rise", async () => {
     assert.ok(second.token > first.token)
     assert.throws(() => first.check(), code("NOT_OWNER"))
     second.check()
-    assert.deepStrictEqual(Object.keys(await one.status()),
-        ["state", "token", "waiters", "ownerPid", "ownerHost", "ownerLabel", "heldMs"])
+    const status = await one.status()
+    assert.deepStrictEqual(Object.keys(status).sort(),
+        ["acquisitions", "contended", "gaveUp", "heldMs", "losses", "ownerHost", "ownerLabel", "ownerPid", "rechecks",
+            "state", "token", "waiters", "waits"])
+    assert.deepStrictEqual([status.acquisitions, status.contended, status.gaveUp], [2, 1, 1])
+    assert.strictEqual(status.waits.reduce((sum, waits) => sum + waits), 1)
     assert.strictEqual((await one.status()).token, second.token)
     await two.close()
     assert.strictEqual((await one.status()).state, "free")
