@@ -22,6 +22,8 @@ use crate::url::{RedisTarget, Topology};
 
 /// How long to try to connect unless the URL says (`connect_timeout=`).
 const CONNECT: Duration = Duration::from_secs(2);
+/// No answer is given up sooner than this, whatever was asked for: else a short wait on a slow line would cut it.
+pub(super) const PATIENT: Duration = Duration::from_millis(200);
 /// How long to wait for an answer. A connection that does not answer is given up: TCP would hold on to it for minutes.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
@@ -207,6 +209,11 @@ impl Server {
         Login { user, secret: self.secret.as_deref(), db: self.db }
     }
 
+    /// How long a caller waits for an answer: who gives up on connecting sooner gives up on this sooner, too.
+    pub(super) fn patience(&self) -> Duration {
+        ANSWER.min(self.connect_timeout.max(PATIENT))
+    }
+
     /// The logins to try, as `alone`: with the user and then, since a password-only server knows no users, with the
     /// secret alone. What worked last comes first.
     fn logins(&self, learned: &Learned) -> impl Iterator<Item = bool> + use<> {
@@ -242,7 +249,7 @@ impl Server {
             match Single::open(address, self.tls.as_ref(), &self.login(alone), limit) {
                 Ok(single) => {
                     learned.alone.store(alone, Ordering::Relaxed);
-                    single.set_limit(ANSWER)?;
+                    single.set_limit(self.patience())?;
                     return Ok(single);
                 }
                 // What the first refusal says is about what the URL says.

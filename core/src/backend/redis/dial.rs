@@ -56,7 +56,9 @@ impl Stream for rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
 /// Small messages at once; a peer that is gone is noticed in seconds, not in TCP's quarter of an hour.
 fn tune(socket: SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(10)))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(Duration::from_secs(2)).with_interval(Duration::from_secs(1)),
+    )?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(Duration::from_secs(5)))?;
     Ok(())

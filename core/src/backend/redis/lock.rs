@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
+use super::connect::PATIENT;
 use super::engine::{self, Debt, Ending, Engine, Failed};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
@@ -186,7 +187,7 @@ pub(super) struct Redis(pub(super) Arc<Lock>);
 impl Redis {
     /// Takes the lock on the caller's connection; else, if this process hears of its turn, lines up there when
     /// `waits`, and says under which number.
-    fn take(&self, waits: bool) -> Result<Result<Grant, u64>> {
+    fn take(&self, waits: bool, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
         let lock = &self.0;
         let engine = &lock.engine;
         if engine.placings.any(lock.keys.lock()) {
@@ -196,14 +197,14 @@ impl Redis {
         let token = engine::new_token()?;
         let serial = engine.next_serial();
         let lines_up = waits && engine.board().arrivals.announce(serial, &token);
-        let outcome = self.take_as(&token, lines_up.then_some(serial));
+        let outcome = self.take_as(&token, lines_up.then_some(serial), deadline);
         if lines_up && !matches!(outcome, Ok(Err(_))) {
             engine.board().arrivals.take(serial);
         }
         outcome
     }
 
-    fn take_as(&self, token: &Token, serial: Option<u64>) -> Result<Result<Grant, u64>> {
+    fn take_as(&self, token: &Token, serial: Option<u64>, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
         let lock = &self.0;
         let engine = &lock.engine;
         let mut sent = 0;
@@ -211,7 +212,17 @@ impl Redis {
             // Before the send, and again before a second one: that is where the lease begins at the latest.
             sent = lease::now();
             let ask = lock.ask(token, serial.map(|_| 0));
-            engine::run(connection, |by_text| engine.scripts.take(by_text, &lock.keys, &ask))
+            let patience = engine.server.patience();
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()).max(PATIENT));
+            let left = left.filter(|left| *left < patience);
+            if let Some(left) = left {
+                connection.set_limit(left)?;
+            }
+            let reply = engine::run(connection, |by_text| engine.scripts.take(by_text, &lock.keys, &ask));
+            if left.is_some() {
+                connection.set_limit(patience)?;
+            }
+            reply
         });
         let taken = match answer {
             Ok(reply) => wire::taken(&reply)?,
@@ -256,15 +267,15 @@ impl Redis {
 
 impl Backend for Redis {
     fn try_take(&self) -> Result<Option<Grant>> {
-        Ok(self.take(false)?.ok())
+        Ok(self.take(false, None)?.ok())
     }
 
     fn is_remote(&self) -> bool {
         true
     }
 
-    fn take_or_line_up(&self, _deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
-        self.take(true)
+    fn take_or_line_up(&self, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
+        self.take(true, deadline)
     }
 
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {

@@ -1,0 +1,116 @@
+//! Servers that are silent, refuse, or say what no server says.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::servers::Redis;
+
+use super::{LONG, kind_of, needs_redis, open, until, within};
+
+#[test]
+fn a_frozen_server_does_not_outlast_the_callers_patience() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (patient, short) = (open(&redis.url("frozen")), open(&redis.url("frozen?connect_timeout=300ms")));
+    for mutex in [&patient, &short] {
+        mutex.acquire().expect("acquired").release().expect("released");
+    }
+    redis.freeze();
+    // By itself an answer is waited for 2 s; the bounds leave a busy machine most of that.
+    let begun = Instant::now();
+    assert_eq!(kind_of(patient.acquire_with(within(Duration::from_millis(300)))), ErrorKind::Unavailable);
+    assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    assert_eq!(kind_of(short.try_acquire()), ErrorKind::Unavailable);
+    assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
+    redis.thaw();
+    for mutex in [&patient, &short] {
+        mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+    }
+}
+
+#[test]
+fn r10_a_renewal_that_fails_is_tried_again_within_the_lease() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r10?ttl=6s"));
+    let hold = mutex.acquire().expect("acquired");
+    // Silent when the first renewal comes, at 2 s, and until after it was given up.
+    std::thread::sleep(Duration::from_millis(1200));
+    redis.freeze();
+    std::thread::sleep(Duration::from_millis(2900));
+    redis.thaw();
+    std::thread::sleep(Duration::from_millis(3200));
+    hold.check().expect("renewed after all");
+    hold.release().expect("released");
+    let next = mutex.acquire().expect("acquired");
+    until("the next hold is renewed, too", || next.valid_for().is_some_and(|left| left < Duration::from_millis(5000)));
+    until("it is", || next.valid_for().is_some_and(|left| left > Duration::from_millis(5500)));
+    next.release().expect("released");
+}
+
+#[test]
+fn r20_a_server_that_refuses_writes_costs_the_hold_and_leaves_no_key() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r20?ttl=1s"));
+    let (kept, released) = (mutex.acquire().expect("acquired"), open(&redis.url("r20-released?ttl=1s")));
+    let hold = released.acquire().expect("acquired");
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert_eq!(kind_of(released.try_acquire()), ErrorKind::Unavailable);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Unavailable);
+    until("its lease ends it", || kept.check().is_err());
+    assert_eq!(kind_of(kept.release()), ErrorKind::Lost);
+    until("no key is left", || redis.command(&["EXISTS", "ipcmutex:r20", "ipcmutex:r20-released"]).number() == 0);
+    redis.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    let next = mutex.acquire_with(within(LONG)).expect("acquired");
+    assert!(next.abandoned(), "its lease ran out");
+    next.release().expect("released");
+}
+
+#[test]
+fn r26_what_is_no_answer_is_an_error() {
+    // Each answer to whatever is asked; then it is silent.
+    let answers: [&[u8]; 8] = [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\0\0\0\0\0\0\0\0\r\n",
+        b":12abc\r\n",
+        b"$-7\r\n",
+        b"$5\r\nabcdefgh\r\n",
+        b"*-3\r\n",
+        b"?what\r\n",
+        b"=3\r\nxy\r\n",
+    ];
+    for answer in answers {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                let mut asked = [0; 4096];
+                while client.read(&mut asked).is_ok_and(|read| read > 0) {
+                    if client.write_all(answer).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        let url = format!("rpm+redis://:hunter2-canary@{address}/r26?connect_timeout=500ms");
+        let begun = Instant::now();
+        let error = Mutex::open(&url).and_then(|mutex| mutex.try_acquire().map(drop)).expect_err("it is no server");
+        let shown = String::from_utf8_lossy(answer);
+        let wrong = [ErrorKind::Protocol, ErrorKind::Unavailable].contains(&error.kind());
+        assert!(wrong, "{shown:?}: {error:?}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        assert!(begun.elapsed() < LONG, "{shown:?}");
+    }
+}
+
+#[test]
+fn r30_leases_that_are_none() {
+    for ttl in ["0", "0s", "1ms", "99ms", "25h", "-1s", "9223372036854775807ms", "1e9s", "x"] {
+        let refused = Mutex::open(&format!("rpm+redis://127.0.0.1:1/r30?ttl={ttl}"));
+        assert_eq!(kind_of(refused), ErrorKind::Invalid, "{ttl}");
+    }
+}
