@@ -115,7 +115,7 @@ static void futex_release(void *lock) {
 /* ---- POSIX named semaphore: its name is the file's, with the folder's in front ---- */
 
 static const char *semaphore_name(const char *place) {
-    static char name[256];
+    static _Thread_local char name[256];
     const char *slash = strrchr(place, '/'), *folder = slash;
     while (folder > place && folder[-1] != '/') folder--;
     snprintf(name, sizeof name, "/%.*s.%s", (int)(slash - folder), folder, slash + 1);

@@ -58,6 +58,8 @@ def scale_bounds() -> list[Bound]:
         Bound("a pair with 10,000 open locks / with one", ("many", "10000", "c", "ipcmutex"), "ns", 1.5, ("many", "1", "c", "ipcmutex")),
         Bound("from owner to owner, 10,000 waiters / 10, strict", ("async", "10000", "c", "ipcmutex-strict"), "ns", 1.5,
               ("async", "10", "c", "ipcmutex-strict")),
+        Bound("from owner to owner, 1,000 waiting threads / 10, strict", ("line", "1000", "c", "ipcmutex-strict"), "ns", 1.5,
+              ("line", "10", "c", "ipcmutex-strict")),
         Bound("Redis, commands of a waiter of 60 s", ("commands", "redis", "c", "ipcmutex-unix"), "commands", 10, unit="commands"),
         Bound("Redis, 1,000 renewals, reads of the server / those the bytes need", ("renewal", "redis", "c", "ipcmutex-unix"),
               "reads_over_needed", 2, unit="times"),
