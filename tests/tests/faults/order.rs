@@ -79,5 +79,6 @@ fn eventual_is_overtaken_for_a_moment_only() {
         .collect();
     overtaken.sort_unstable();
     println!("fair=eventual: overtaken by holds of 2 ms: median {}, at most {}", overtaken[15], overtaken[29]);
-    assert!(overtaken[15] <= 3, "{overtaken:?}");
+    // Without the millisecond's bound it is some by luck, and now and then a hundred.
+    assert!(overtaken.iter().sum::<u64>() <= 60, "{overtaken:?}");
 }
