@@ -23,6 +23,7 @@ impl Losses {
     }
 
     /// The hold ended as it should: nobody is told.
+    #[cfg(feature = "redis")]
     pub(crate) fn forget(&self, token: u64) {
         drop(self.take(token));
     }
