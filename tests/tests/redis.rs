@@ -446,6 +446,31 @@ fn r9_nothing_is_renewed_after_a_release() {
 }
 
 #[test]
+fn many_holds_are_renewed_by_few_calls() {
+    needs_redis!();
+    const HOLDS: u64 = 300;
+    let redis = Redis::start();
+    let mutexes: Vec<_> = (0..HOLDS).map(|lock| open(&redis.url(&format!("many-{lock}?ttl=3s")))).collect();
+    let holds: Vec<_> = mutexes
+        .iter()
+        .map(|mutex| {
+            // One after another, over the period.
+            std::thread::sleep(Duration::from_millis(3));
+            mutex.acquire().expect("acquired")
+        })
+        .collect();
+    // Each has been renewed once; then come three periods, and some.
+    std::thread::sleep(Duration::from_millis(1500));
+    let before = redis.commands();
+    std::thread::sleep(Duration::from_secs(3));
+    let renewals = redis.commands() - before;
+    assert!((9..=HOLDS / 4).contains(&renewals), "{renewals} calls for {HOLDS} holds in three periods");
+    for hold in holds {
+        hold.release().expect("it was renewed");
+    }
+}
+
+#[test]
 fn r11_a_waiter_whose_connection_is_cut_is_served_all_the_same() {
     needs_redis!();
     let redis = Redis::start();

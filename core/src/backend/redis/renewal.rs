@@ -17,6 +17,8 @@ use super::worker::{AGAIN, Event, Worker};
 use crate::error::{Error, ErrorKind, Result};
 
 const BATCH: usize = 100;
+/// Holds whose renewals lie within this part of their lease go together.
+const TOGETHER: u32 = 12;
 /// When to look again at a renewal for which the batch had no place, in ns.
 const TURN: u64 = 5_000_000;
 
@@ -38,12 +40,15 @@ impl Worker {
         let mut batch = Vec::new();
         let mut board = self.engine.board();
         while let Some((due, serial)) = board.due.first().copied()
-            && due <= now
+            && (due <= now || !batch.is_empty())
         {
             let Some(hold) = board.holds.get(&serial).cloned() else {
                 board.due.remove(&(due, serial));
                 continue;
             };
+            if due > now && !self.goes_along(&hold, due - now, batch.len()) {
+                break;
+            }
             if hold.deadline() <= now {
                 board.due.remove(&(due, serial));
                 lost.push(hold);
@@ -78,6 +83,15 @@ impl Worker {
         } else if !batch.is_empty() {
             self.renew(batch, None);
         }
+    }
+
+    /// Whether a hold that is not due yet is renewed with those that are: holds that were taken one after another come
+    /// together, and a call renews many.
+    fn goes_along(&self, hold: &Hold, early: u64, others: usize) -> bool {
+        hold.renew
+            && early <= lease::nanos(hold.ttl() / TOGETHER)
+            && others + self.renewing.len() < BATCH
+            && !self.renewing.contains(&hold.serial)
     }
 
     /// The link is new: all holds are looked at at once, since the server may be, too.
