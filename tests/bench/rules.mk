@@ -1,5 +1,5 @@
 # make bench            everything beside its peers, into docs/benchmarks and the README's table: about 15 minutes of a quiet machine
-# make bench QUICK=1    the same in under a minute, into target/bench/partial: for developing
+# make bench QUICK=1    the same in some two minutes, into target/bench/partial: for developing; PUBLISH=1: into docs/benchmarks all the same
 # make bench-smoke      that the harness works, and finds out a lock that is none: part of make test
 # BENCH_ONLY=c,handover picks languages (c, rust, python, node), tasks, or both (c:pair), also into target/bench/partial
 
@@ -56,7 +56,7 @@ bench-build:
 
 bench: bench-build redis
 	@PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=tests/bench $(bench_venv)/bin/python -m harness --target $(bench) $(if $(QUICK),--quick) \
-	  --only "$(BENCH_ONLY)" $(if $(or $(QUICK),$(BENCH_ONLY)),--results $(bench)/partial,--results docs/benchmarks --readme README.md)
+	  --only "$(BENCH_ONLY)" $(if $(or $(if $(PUBLISH),,$(QUICK)),$(BENCH_ONLY)),--results $(bench)/partial,--results docs/benchmarks --readme README.md)
 
 # With what the tests have built, so that nothing is built twice.
 bench-smoke: build redis

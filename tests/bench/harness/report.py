@@ -144,7 +144,7 @@ def section(written: dict[str, Any]) -> str:
     met = sum(verdict["met"] is True for verdict in verdicts)
     lines = [
         BEGIN,
-        f"`make bench`, on {machine['cpu']}{' (virtual)' if machine['virtual'] else ''}, {machine['cores']} cores, Linux {machine['kernel']}, "
+        f"`make bench{' QUICK=1 PUBLISH=1` (few rounds' if written['quick'] else '` (all rounds'}), on {machine['cpu']}{' (virtual)' if machine['virtual'] else ''}, {machine['cores']} cores, Linux {machine['kernel']}, "
         f"{machine['when'][:10]}. Medians; all figures with their spread are in [docs/benchmarks](docs/benchmarks/results.json).",
         "",
         *kinds_table(rows, ""),
