@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod artifacts;
+pub mod asking;
 pub mod broken;
 pub mod cell;
 pub mod certificates;

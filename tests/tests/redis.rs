@@ -11,19 +11,10 @@ use std::time::{Duration, Instant};
 use ipcmutex::{Cancel, Error, ErrorKind, Mutex, State, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::artifacts::programs;
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
+use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::occupancy::now;
-use ipcmutex_tests::servers::{Redis, Reply, skipped};
-
-macro_rules! needs_redis {
-    () => {
-        if skipped(std::thread::current().name().unwrap_or("a test")) {
-            return;
-        }
-    };
-}
-
-/// A watchdog, not a stop-watch.
-const LONG: Duration = Duration::from_secs(30);
+use ipcmutex_tests::servers::{Redis, Reply};
 
 fn rust() -> Agent {
     Agent::start(Language::Rust)
@@ -49,34 +40,6 @@ fn freeze(agent: &Agent) {
             stat.is_some_and(|stat| stat.contains(") T "))
         })
     });
-}
-
-fn within(limit: Duration) -> Waiting<'static> {
-    Waiting { timeout: limit.into(), ..Waiting::default() }
-}
-
-#[track_caller]
-fn kind_of<T: std::fmt::Debug>(outcome: ipcmutex::Result<T>) -> ErrorKind {
-    outcome.expect_err("it must be refused").kind()
-}
-
-#[track_caller]
-fn open(url: &str) -> Mutex {
-    Mutex::open(url).unwrap_or_else(|error| panic!("{error}"))
-}
-
-/// Waits until it is so, on the server's word and not on a clock's.
-#[track_caller]
-fn until(what: &str, mut is_it: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_it() {
-        assert!(begun.elapsed() < LONG, "not so after {LONG:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn waiters(mutex: &Mutex) -> u32 {
-    mutex.status().map_or(0, |status| status.waiters)
 }
 
 /// The lock's keys that are there.

@@ -10,7 +10,8 @@ use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::artifacts;
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
-use super::{LONG, kind_of, needs_redis, open, until, waiters, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
+use ipcmutex_tests::needs_redis;
 
 const KEY: &str = "shared";
 

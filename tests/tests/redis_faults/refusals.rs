@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::servers::Redis;
 
-use super::{LONG, kind_of, needs_redis, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::needs_redis;
 
 #[test]
 fn a_frozen_server_does_not_outlast_the_callers_patience() {

@@ -8,7 +8,10 @@ use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::Redis;
 
-use super::{LONG, both_ways, kind_of, needs_redis, until, waiters, within};
+use ipcmutex_tests::asking::{LONG, kind_of, until, waiters, within};
+use ipcmutex_tests::needs_redis;
+
+use super::both_ways;
 
 /// Runs `exchange` with a cut after each number of bytes, until one comes that the exchange does not reach; how many
 /// there were. `lane` of `lanes` does its share of the numbers.

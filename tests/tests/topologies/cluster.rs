@@ -7,7 +7,10 @@ use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::servers::Redis;
 
-use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::needs_redis;
+
+use super::carries_a_lock;
 
 /// Less than the look that a waiter takes by itself (20 s): who is served within it was told.
 const TOLD: Duration = Duration::from_secs(10);

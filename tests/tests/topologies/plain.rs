@@ -7,7 +7,10 @@ use std::time::Duration;
 use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::servers::Redis;
 
-use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::needs_redis;
+
+use super::carries_a_lock;
 
 /// A server with a user who may do everything but run scripts.
 fn without_scripts() -> Redis {

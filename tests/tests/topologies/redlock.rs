@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::servers::Redis;
 
-use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::needs_redis;
+
+use super::carries_a_lock;
 
 fn five() -> Vec<Redis> {
     (0..5).map(|_| Redis::start()).collect()

@@ -5,7 +5,10 @@ use std::time::Duration;
 use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::servers::Redis;
 
-use super::{LONG, carries_a_lock, needs_redis, open, until, within};
+use ipcmutex_tests::asking::{LONG, open, until, within};
+use ipcmutex_tests::needs_redis;
+
+use super::carries_a_lock;
 
 /// A server and its replica, which has caught up.
 fn pair() -> (Redis, Redis) {

@@ -4,7 +4,10 @@ use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::artifacts::checkout;
 use ipcmutex_tests::servers::{Redis, Reply};
 
-use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::needs_redis;
+
+use super::carries_a_lock;
 
 /// The rules that docs/REDIS.md tells people to give.
 fn documented() -> Vec<String> {

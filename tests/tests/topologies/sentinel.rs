@@ -6,7 +6,10 @@ use std::time::Duration;
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
-use super::{LONG, carries_a_lock, kind_of, needs_redis, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::needs_redis;
+
+use super::carries_a_lock;
 
 struct Guarded {
     master: Redis,

@@ -7,7 +7,10 @@ use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::servers::Redis;
 
-use super::{carries_a_lock, kind_of, needs_redis};
+use ipcmutex_tests::asking::kind_of;
+use ipcmutex_tests::needs_redis;
+
+use super::carries_a_lock;
 
 fn url(redis: &Redis, host: &str, query: &str) -> String {
     format!("rpm+rediss://{host}:{}/tls?{query}", redis.second_port())

@@ -1,0 +1,50 @@
+//! How the tests of Redis ask: open, wait until, and what kind of refusal it was.
+
+use std::time::{Duration, Instant};
+
+use ipcmutex::{ErrorKind, Mutex, Waiting};
+
+/// A watchdog, not a stop-watch.
+pub const LONG: Duration = Duration::from_secs(30);
+
+/// Leaves the test, and says so, if there is no server to be had.
+#[macro_export]
+macro_rules! needs_redis {
+    () => {
+        if $crate::servers::skipped(std::thread::current().name().unwrap_or("a test")) {
+            return;
+        }
+    };
+}
+
+/// The lock, which must open.
+#[track_caller]
+pub fn open(url: &str) -> Mutex {
+    Mutex::open(url).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Of what kind a refusal is; it must be one.
+#[track_caller]
+pub fn kind_of<T: std::fmt::Debug>(outcome: ipcmutex::Result<T>) -> ErrorKind {
+    outcome.expect_err("it must be refused").kind()
+}
+
+/// A wait that ends.
+pub fn within(limit: Duration) -> Waiting<'static> {
+    Waiting { timeout: limit.into(), ..Waiting::default() }
+}
+
+/// Waits until it is so, on the server's word and not on a clock's.
+#[track_caller]
+pub fn until(what: &str, mut is_it: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_it() {
+        assert!(begun.elapsed() < LONG, "not so after {LONG:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How many wait, as the lock's status says.
+pub fn waiters(mutex: &Mutex) -> u32 {
+    mutex.status().map_or(0, |status| status.waiters)
+}
