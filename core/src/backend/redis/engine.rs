@@ -349,12 +349,7 @@ impl Engine {
     }
 
     fn start(self: &Arc<Engine>, sender: UnboundedSender<Event>, receiver: UnboundedReceiver<Event>) -> Result<()> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(4).build();
-        let runtime = runtime.map_err(|error| {
-            Error::new(ErrorKind::Resource, "acquire", format!("no event loop can be set up: {error}"))
-                .with_source(error)
-        })?;
+        let runtime = worker::event_loop()?;
         let engine = self.clone();
         thread::spawn("ipcmutex-redis", thread::FULL_STACK, move || worker::work(engine, runtime, sender, receiver))
     }
@@ -462,7 +457,8 @@ impl Engine {
         let mut caller = loop {
             match self.caller.try_lock() {
                 Some(caller) => break caller,
-                // Another thread waits for an answer; it will not outlive this process either.
+                // Another thread waits for an answer; it will not outlive this process either. A mutex has no wait that ends, so
+                // it is looked at again, at the end of the process alone and for no longer than FAREWELL.
                 None if Instant::now() >= end => return,
                 None => std::thread::sleep(Duration::from_millis(1)),
             }

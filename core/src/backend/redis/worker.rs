@@ -147,6 +147,14 @@ pub(super) struct Worker {
     alarm: Instant,
 }
 
+/// What a background thread of this engine runs on.
+pub(super) fn event_loop() -> Result<tokio::runtime::Runtime> {
+    let built = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(4).build();
+    built.map_err(|error| {
+        Error::new(ErrorKind::Resource, "acquire", format!("no event loop can be set up: {error}")).with_source(error)
+    })
+}
+
 /// The body of the thread.
 pub(super) fn work(
     engine: Arc<Engine>,

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::super::connect::{ANSWER, Learned, Server, Task};
 use super::super::engine::LINGER;
-use super::super::wire;
+use super::super::{wire, worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
@@ -100,12 +100,7 @@ impl Quorum {
     }
 
     fn start(self: &Arc<Quorum>, sender: UnboundedSender<Message>, receiver: UnboundedReceiver<Message>) -> Result<()> {
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_io().enable_time().max_blocking_threads(4).build();
-        let runtime = runtime.map_err(|error| {
-            Error::new(ErrorKind::Resource, "acquire", format!("no event loop can be set up: {error}"))
-                .with_source(error)
-        })?;
+        let runtime = worker::event_loop()?;
         let quorum = self.clone();
         thread::spawn("ipcmutex-redlock", thread::FULL_STACK, move || {
             let voters = Arc::new(Voters::new(&quorum));
