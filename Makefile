@@ -5,7 +5,7 @@
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks
-# make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: under a minute, for developing)
+# make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, some three minutes with the builds)
 # make install PREFIX= DESTDIR=   header, libraries, command
 # make lint                       format, clippy, rustdoc, each combination of features
 # make clean

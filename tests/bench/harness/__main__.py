@@ -19,7 +19,7 @@ def main() -> None:
     """One run: measure, judge, write."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--target", type=Path, required=True, help="where the workers were built")
-    parser.add_argument("--quick", action="store_true", help="under a minute, for developing")
+    parser.add_argument("--quick", action="store_true", help="a few rounds, for developing")
     parser.add_argument("--only", default="", help="languages or tasks, with commas between")
     parser.add_argument("--results", type=Path, required=True, help="where the JSON goes")
     parser.add_argument("--readme", type=Path, help="whose section on speed is written anew")
