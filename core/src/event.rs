@@ -22,7 +22,6 @@ struct Pending {
     done: Guarded<Option<Done>>,
     /// Set once it waits in line.
     wait: Guarded<Option<Wait>>,
-    remote: bool,
 }
 
 impl Pending {
@@ -68,20 +67,11 @@ impl EventWait {
     /// nothing changes.
     pub fn cancel(&self) -> bool {
         let wait = self.0.wait.lock().clone();
-        if let Some(wait) = &wait
-            && !self.0.remote
-        {
-            return wait.cancel();
+        match wait {
+            Some(wait) => wait.cancel(),
+            // It is on the way to the line still, or over.
+            None => self.0.settle(Err(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))),
         }
-        let ended = self.0.settle(Err(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled")));
-        if let Some(wait) = wait
-            && ended
-        {
-            offload(move || {
-                wait.cancel(); // leaving a server's line may take as long as a network does
-            });
-        }
-        ended
     }
 }
 
@@ -95,10 +85,9 @@ impl Mutex {
     /// be short and call nothing of this crate but [`offload`] and [`deliver`](crate::deliver). The calling thread
     /// does no network I/O: what a server is asked is offloaded.
     pub fn acquire_event(&self, timeout: Timeout, done: impl FnOnce(Result<Hold>) + Send + 'static) -> EventWait {
-        let remote = self.is_remote();
         let done: Done = Box::new(done);
-        let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None), remote });
-        if remote {
+        let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None) });
+        if self.is_remote() {
             let (mutex, pending, deadline) = (self.clone(), pending.clone(), timeout.deadline());
             let start = move || {
                 let timeout = match deadline {

@@ -3,14 +3,16 @@
 //! | state | by | to |
 //! |---|---|---|
 //! | WAITING | the engine, with a grant or an error | SETTLED |
-//! | WAITING | deadline, cancel, close: with that error, then `leave` | SETTLED |
+//! | WAITING | deadline, cancel, close | ENDING: the engine is told (`leave`), nobody else yet |
+//! | ENDING | the same, with that error | SETTLED |
 //! | SETTLED | the thread or future that takes the outcome; a callback gets it at once | TAKEN |
 //!
 //! Whoever moves a waiter out of WAITING decides its outcome; everybody else is refused. So a wait that has ended
-//! never takes the lock, and a grant that comes too late goes back to the engine.
+//! never takes the lock, and a grant that comes too late goes back to the engine. Who is told that its wait has ended may
+//! end the process with its next step: by then it has left the line.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, MutexGuard, Weak};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -42,6 +44,7 @@ pub(crate) struct Waiter {
 
 enum State {
     Waiting(Audience),
+    Ending(Audience),
     Settled(Result<Grant>),
     Taken,
 }
@@ -89,10 +92,35 @@ impl Waiter {
 
     /// Decides the outcome. Refused, with what was offered, if it is decided already.
     pub(crate) fn settle(&self, outcome: Result<Grant>) -> Result<(), Result<Grant>> {
-        let mut state = self.state.lock();
+        let state = self.state.lock();
         let State::Waiting(_) = *state else { return Err(outcome) };
-        let State::Waiting(audience) = std::mem::replace(&mut *state, State::Taken) else { return Err(outcome) };
         self.waiting.store(false, Ordering::Release);
+        self.tell(state, outcome);
+        Ok(())
+    }
+
+    /// Ends the wait with `error`, which is told when `leave` has returned. False if its outcome is decided already.
+    fn end(&self, error: Error, leave: impl FnOnce()) -> bool {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, State::Taken) {
+            State::Waiting(audience) => *state = State::Ending(audience),
+            decided => {
+                *state = decided;
+                return false;
+            }
+        }
+        self.waiting.store(false, Ordering::Release);
+        drop(state);
+        leave();
+        self.tell(self.state.lock(), Err(error));
+        true
+    }
+
+    /// Tells the audience, which is still in `state`.
+    fn tell(&self, mut state: MutexGuard<'_, State>, outcome: Result<Grant>) {
+        let (State::Waiting(audience) | State::Ending(audience)) = std::mem::replace(&mut *state, State::Taken) else {
+            return;
+        };
         match audience {
             Audience::Thread => {
                 *state = State::Settled(outcome);
@@ -116,7 +144,6 @@ impl Waiter {
             }
         }
         clock::cancel(self.timer.load(Ordering::Acquire));
-        Ok(())
     }
 
     fn take(&self) -> Option<Result<Grant>> {
@@ -243,10 +270,8 @@ impl Pending {
         if !waiter.is_waiting() {
             return false;
         }
-        let error = error(&*backend);
-        let ended = waiter.settle(Err(error)).is_ok();
+        let ended = waiter.end(error(&*backend), || backend.leave(&waiter));
         if ended {
-            backend.leave(&waiter);
             backend.nudge(&waiter);
         }
         ended
@@ -327,9 +352,7 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
         } else {
             continue;
         };
-        if waiter.settle(Err(reason)).is_ok() {
-            backend.leave(&waiter);
-        }
+        waiter.end(reason, || backend.leave(&waiter));
     }
 }
 
@@ -379,9 +402,7 @@ fn begin(
         match timer {
             Ok(timer) => waiter.timer.store(timer, Ordering::Release),
             Err(error) => {
-                if waiter.settle(Err(error)).is_ok() {
-                    backend.leave(waiter);
-                }
+                waiter.end(error, || backend.leave(waiter));
                 return Ok(());
             }
         }
@@ -423,7 +444,7 @@ impl FutureWait {
 
     pub(crate) fn poll(&self, waker: &Waker) -> Option<Result<Grant>> {
         let mut state = self.waiter.state.lock();
-        if let State::Waiting(Audience::Future(known)) = &mut *state {
+        if let State::Waiting(Audience::Future(known)) | State::Ending(Audience::Future(known)) = &mut *state {
             if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
                 *known = Some(waker.clone());
             }
@@ -436,10 +457,71 @@ impl FutureWait {
 
 impl Drop for FutureWait {
     fn drop(&mut self) {
-        if self.waiter.settle(Err(canceled())).is_ok() {
-            self.backend.leave(&self.waiter);
-        } else if let Some(Ok(grant)) = self.waiter.take() {
+        if self.waiter.end(canceled(), || self.backend.leave(&self.waiter)) {
+            return;
+        }
+        if let Some(Ok(grant)) = self.waiter.take() {
             self.backend.give_back(grant);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// Who hears that its wait has ended may end the process: a place in a server's line would stay behind.
+    #[test]
+    fn who_waited_hears_of_the_end_after_the_engine() {
+        let (told, heard) = channel();
+        let audiences = [
+            Audience::Thread,
+            Audience::Future(None),
+            Audience::Callback(Box::new(move |_| told.send(()).expect("the test waits"))),
+        ];
+        for audience in audiences {
+            let is_callback = matches!(audience, Audience::Callback(_));
+            let waiter = Waiter::new(audience, Timeout::FOREVER, 0);
+            let ended = waiter.end(canceled(), || {
+                assert!(!waiter.is_waiting() && waiter.take().is_none() && heard.try_recv().is_err());
+                assert!(waiter.settle(Ok(Grant { token: 1, abandoned: false })).is_err(), "a late grant goes back");
+                assert!(!waiter.end(canceled(), || panic!("it leaves once")));
+            });
+            assert!(ended && !waiter.end(canceled(), || panic!("it is over")));
+            if is_callback {
+                heard.recv().expect("it is told");
+            } else {
+                assert!(waiter.take().is_some_and(|outcome| outcome.is_err()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_future_that_moves_while_its_wait_ends_is_woken_where_it_is() {
+        let (old, new) = (Arc::new(Flag::default()), Arc::new(Flag::default()));
+        let backend = crate::backend::open::open(&"spm:moves-while-it-ends".parse().expect("a URL")).expect("it opens");
+        let waiter = Waiter::new(Audience::Future(Some(old.clone().into())), Timeout::FOREVER, 0);
+        let wait = FutureWait { backend, waiter: waiter.clone() };
+        let waker = new.clone().into();
+        waiter.end(canceled(), || assert!(wait.poll(&waker).is_none()));
+        assert!(new.is_up() && !old.is_up());
+        assert!(wait.poll(&waker).is_some());
+    }
+
+    #[derive(Default)]
+    struct Flag(AtomicBool);
+
+    impl Flag {
+        fn is_up(&self) -> bool {
+            self.0.load(Ordering::Acquire)
+        }
+    }
+
+    impl std::task::Wake for Flag {
+        fn wake(self: Arc<Flag>) {
+            self.0.store(true, Ordering::Release);
         }
     }
 }

@@ -144,7 +144,8 @@ pub(crate) trait Backend: Send + Sync {
         waiter.unpark();
     }
 
-    /// Takes a waiter that has ended out of the line. What it stood in the way of goes on.
+    /// Takes a waiter that has ended out of the line, or leaves word that it is to be: an event loop may call it, it waits for
+    /// no server. Who waited is told afterwards. What it stood in the way of goes on.
     fn leave(&self, waiter: &Arc<Waiter>);
 
     /// Ends the hold with this token.
