@@ -1,5 +1,6 @@
 /* The C agent: see README.md. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -225,11 +227,30 @@ static void *threaded(void *line) {
     return NULL;
 }
 
+/* The agent's own input and output are readv and writev, which the library does not call: who lets the library's n-th read
+   fail does not hit these. A signal does not end the input. */
+static ssize_t take(void *file, char *bytes, size_t size) {
+    struct iovec whole = {bytes, size};
+    ssize_t got;
+    while ((got = readv((int)(intptr_t)file, &whole, 1)) < 0 && errno == EINTR) {}
+    return got;
+}
+
+static ssize_t give(void *file, const char *bytes, size_t size) {
+    struct iovec whole = {(char *)bytes, size};
+    ssize_t given;
+    while ((given = writev((int)(intptr_t)file, &whole, 1)) < 0 && errno == EINTR) {}
+    return given < 0 ? 0 : given;
+}
+
 int main(void) {
     char *line = NULL;
     size_t size = 0;
+    FILE *input = fopencookie((void *)(intptr_t)STDIN_FILENO, "r", (cookie_io_functions_t){.read = take});
+    stdout = fopencookie((void *)(intptr_t)STDOUT_FILENO, "w", (cookie_io_functions_t){.write = give});
+    if (!input || !stdout) abort();
     setvbuf(stdout, NULL, _IOLBF, 0);
-    while (getline(&line, &size, stdin) > 0) {
+    while (getline(&line, &size, input) > 0) {
         line[strcspn(line, "\n")] = 0;
         char *rest = line, *command = strchr(line, ' ') + 1;
         if (*command == '&') {
@@ -242,5 +263,6 @@ int main(void) {
         }
     }
     free(line);
+    fclose(input);
     return 0;
 }

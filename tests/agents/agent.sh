@@ -22,9 +22,12 @@ hold() { # number lock hold timeout
   read -ra option <<<"$(limit "$4")"
   rm -f "$here".*
   mkfifo "$here.go" "$here.code"
-  "$IPCMUTEX" run "${option[@]}" "${url[$2]}" -- bash -c \
-    'touch "$1.in"; echo "$0 OK token=$IPCMUTEX_TOKEN abandoned=$IPCMUTEX_ABANDONED pid=$PPID"; read -r _ <"$1.go"' "$1" "$here" 2>"$here.err" &
-  echo $! >"$here.pid"
+  # The number is noted before it waits: who sees it wait may want to end it.
+  (
+    echo "$BASHPID" >"$here.pid"
+    exec "$IPCMUTEX" run "${option[@]}" "${url[$2]}" -- bash -c \
+      'touch "$1.in"; echo "$0 OK token=$IPCMUTEX_TOKEN abandoned=$IPCMUTEX_ABANDONED pid=$PPID"; read -r _ <"$1.go"' "$1" "$here" 2>"$here.err"
+  ) &
   wait $!
   local code=$?
   if [ -e "$here.in" ]; then mv "$here.in" "$here.out"; echo "$code" >"$here.code"; else say "$1 EXIT$code | $(one_line "$here.err")"; fi

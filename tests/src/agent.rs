@@ -316,7 +316,9 @@ impl Agent {
         let (sender, answer) = mpsc::channel();
         self.replies.lock().expect("no panic under it").insert(number, sender);
         let mut stdin = self.stdin.lock().expect("no panic under it");
-        let sent = stdin.as_mut().map(|stdin| writeln!(stdin, "{number} {mark}{command}").and_then(|()| stdin.flush()));
+        // In one write: a signal, or an error that is injected, must not meet an agent that has read half a command.
+        let line = format!("{number} {mark}{command}\n");
+        let sent = stdin.as_mut().map(|stdin| stdin.write_all(line.as_bytes()).and_then(|()| stdin.flush()));
         drop(stdin);
         if !matches!(sent, Some(Ok(()))) {
             self.fail(&step);

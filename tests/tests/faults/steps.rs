@@ -16,6 +16,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
 const PAGE: usize = 4096;
+/// The system call in which the C agent waits for its next command.
+const READV: u64 = nix::libc::SYS_readv as u64;
 /// What a waiter may take to go on: a watchdog.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -110,8 +112,8 @@ impl<'a> Victim<'a> {
         loop {
             let registers = ptrace::getregs(self.pid).expect("it stands still");
             let calls = self.is_syscall(registers.rip);
-            // read(0, …): it has done its command. The first of them, which gets the command, is entered within a few steps.
-            if calls && registers.rax == 0 && registers.rdi == 0 && steps > 100 {
+            // readv(0, …): it has done its command. The first of them, which gets the command, is entered within a few steps.
+            if calls && registers.rax == READV && registers.rdi == 0 && steps > 100 {
                 return End::Done;
             }
             self.go(ptrace::step);
@@ -143,9 +145,9 @@ impl<'a> Victim<'a> {
 
 /// Lets `agent` run the commands, kills it after event `last` of all of them; the word as it left it, or `None` if it did not come so far.
 fn killed_at(agent: &Agent, file: &File, commands: &[&str], last: usize) -> Option<Word> {
-    // It stands in read(0).
-    let call = format!("/proc/{}/syscall", agent.pid());
-    until("it waits for a command", || std::fs::read_to_string(&call).expect("it runs").starts_with("0 0x0 "));
+    // It stands in readv(0).
+    let (call, stands) = (format!("/proc/{}/syscall", agent.pid()), format!("{READV} 0x0 "));
+    until("it waits for a command", || std::fs::read_to_string(&call).expect("it runs").starts_with(&stands));
     let mut victim = Victim::attach(agent);
     for command in commands {
         let pending = agent.begin_alone(command);
