@@ -5,8 +5,10 @@
 //! of it is kept until the waiter has come.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::hold::Token;
+use super::lock::Lock;
 
 /// What came on the channel for a token.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,6 +21,7 @@ pub(super) enum Word {
 
 pub(super) struct Arrival {
     pub(super) token: Token,
+    pub(super) lock: Arc<Lock>,
     /// The link that heard when it joined; on another one, something may have been missed.
     pub(super) link: u64,
     /// Its place in the line.
@@ -39,10 +42,10 @@ pub(super) struct Arrivals {
 
 impl Arrivals {
     /// One is about to join; whether it may.
-    pub(super) fn announce(&mut self, serial: u64, token: &Token) -> bool {
+    pub(super) fn announce(&mut self, serial: u64, token: &Token, lock: &Arc<Lock>) -> bool {
         if self.hearing != 0 {
-            let (token, link) = (token.clone(), self.hearing);
-            let new = Arrival { token, link, ticket: 0, left: 0, rank: 0, foreign: false, heard: None };
+            let (token, lock, link) = (token.clone(), lock.clone(), self.hearing);
+            let new = Arrival { token, lock, link, ticket: 0, left: 0, rank: 0, foreign: false, heard: None };
             self.by_serial.insert(serial, new);
         }
         self.hearing != 0
@@ -64,6 +67,10 @@ impl Arrivals {
             arrival.heard = Some(word);
         }
         true
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arrival> {
+        self.by_serial.values()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -10,7 +10,7 @@
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -32,12 +32,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::numbers::count;
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
-use crate::sys::thread;
+use crate::sys::{exit, thread};
 
 /// How long the background thread stays with nothing to do: a burst of holds shares one thread.
 pub(super) const LINGER: Duration = Duration::from_millis(250);
 /// How much of a process's exit the releases may take, per server.
-const FAREWELL: Duration = Duration::from_millis(80);
+const FAREWELL: Duration = Duration::from_millis(400);
 
 static ENGINES: PerProcess<Guarded<HashMap<Server, Weak<Engine>>>> = PerProcess::new();
 
@@ -54,6 +54,8 @@ pub(super) struct Engine {
     /// Who is on the way to a line.
     pub(super) placings: Arc<Placings>,
     caller: Guarded<Caller>,
+    /// Takes that were sent on the caller's connection and of whose outcome the board does not know.
+    taking: AtomicUsize,
     /// For what makes all behind it wait (`witness`).
     pub(super) aside: Guarded<Caller>,
     board: Guarded<Board>,
@@ -159,6 +161,7 @@ impl Engine {
             serial: AtomicU64::new(0),
             placings: Arc::default(),
             caller: Guarded::default(),
+            taking: AtomicUsize::new(0),
             aside: Guarded::default(),
             board: Guarded::new(Board {
                 thread: None,
@@ -383,7 +386,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes it off.
+    /// Takes it off; when what it leaves in the server has been let go or is a debt, so that the end of the process, which
+    /// looks at the board, always finds it.
     pub(super) fn unwatch(&self, hold: &Hold) {
         let mut board = self.board.lock();
         if board.holds.remove(&hold.serial).is_none() {
@@ -429,28 +433,23 @@ impl Engine {
 
     // ---- the end of the process
 
+    /// A take goes out, on the caller's connection: until what is returned is dropped, the end of the process waits for it.
+    pub(super) fn begin_taking(&self) -> Taking<'_> {
+        self.taking.fetch_add(1, Ordering::AcqRel);
+        Taking(&self.taking)
+    }
+
     /// Releases what is held, as well as that goes in [`FAREWELL`].
     fn farewell(&self) {
         let end = Instant::now() + FAREWELL;
-        // A wait that has just ended may not be on the board yet, or be joining still: its place would stay in the line.
+        // A wait that has just ended may not be on the board yet, or be joining still: its place would stay in the line. Those
+        // that go on step aside: what is released here must not be granted to a thread that ends with the process.
         let thread = self.board.lock().thread.clone();
         if let Some(thread) = thread {
             let (done, told) = sync_channel(1);
             if thread.send(Event::Done(done)).is_ok() {
-                let _ = told.recv_timeout(FAREWELL);
+                let _ = told.recv_timeout(FAREWELL / 2);
             }
-        }
-        let board = self.board.lock();
-        let mut owed: Vec<(Token, Debt)> =
-            board.debts.iter().map(|(token, debt)| (token.clone(), debt.clone())).collect();
-        for hold in board.holds.values() {
-            if let (true, Some(lock)) = (hold.is_live(), hold.lock.upgrade()) {
-                owed.push((hold.token.clone(), lock.debt(Ending::Released)));
-            }
-        }
-        drop(board);
-        if owed.is_empty() {
-            return;
         }
         let left = || end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let cluster = self.server.is_cluster();
@@ -463,6 +462,14 @@ impl Engine {
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         };
+        // No call begins any more. Those that were answered are on the board in a moment.
+        while self.taking.load(Ordering::Acquire) != 0 && Instant::now() < end {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        let owed = self.owed();
+        if owed.is_empty() {
+            return;
+        }
         let connection = caller.connection.take().or_else(|| self.server.connect(&self.learned, left()).ok());
         let Some(mut connection) = connection else { return };
         if connection.set_limit(left()).is_err() {
@@ -486,6 +493,22 @@ impl Engine {
         }
     }
 
+    /// All that stands in the server for this process and that the board knows of.
+    fn owed(&self) -> Vec<(Token, Debt)> {
+        let board = self.board.lock();
+        let arrivals = board.arrivals.all();
+        let mut owed: Vec<(Token, Debt)> =
+            arrivals.map(|arrival| (arrival.token.clone(), arrival.lock.debt(Ending::Undone))).collect();
+        owed.extend(board.debts.iter().map(|(token, debt)| (token.clone(), debt.clone())));
+        for hold in board.holds.values() {
+            // One that has ended and is still there is being released by another thread, whose words may not go out any more.
+            if let (None, Some(lock)) = (hold.loss(), hold.lock.upgrade()) {
+                owed.push((hold.token.clone(), lock.debt(Ending::Released)));
+            }
+        }
+        owed
+    }
+
     pub(super) fn release_command(&self, by_text: bool, token: &str, debt: &Debt) -> redis::Cmd {
         self.scripts.release(by_text, &debt.keys, token, debt.ending, debt.beside_others, &self.process)
     }
@@ -500,6 +523,15 @@ impl Engine {
     }
 }
 
+/// A take that is under way.
+pub(super) struct Taking<'a>(&'a AtomicUsize);
+
+impl Drop for Taking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Runs a script; by text if the server has forgotten it.
 pub(super) fn run(connection: &mut Connection, call: impl Fn(bool) -> redis::Cmd) -> redis::RedisResult<Value> {
     match call(false).query::<Value>(connection) {
@@ -510,6 +542,7 @@ pub(super) fn run(connection: &mut Connection, call: impl Fn(bool) -> redis::Cmd
 
 /// At a normal end of the process: holds are released, so that nobody waits for their leases.
 pub(super) extern "C" fn farewell() {
+    exit::begins_here();
     redlock::farewell(Instant::now() + FAREWELL);
     let Some(engines) = ENGINES.get() else { return };
     let engines: Vec<Arc<Engine>> = engines.lock().values().filter_map(Weak::upgrade).collect();

@@ -20,7 +20,7 @@ use super::engine::{self, Debt, Ending, jitter};
 use super::hold::Token;
 use super::keys::Keys;
 use super::lease;
-use super::lock::Lock;
+use super::lock::{ASIDE, Lock};
 use super::nodes::Road;
 use super::placing::Placing;
 use super::tracking;
@@ -122,6 +122,10 @@ impl Worker {
         }
         let token = arrival.token.clone();
         self.enter(serial, waiter, lock.clone(), arrival.token, arrival.ticket, None);
+        if self.aside.is_some_and(|until| until > Instant::now()) {
+            self.leave_for_now(serial);
+            return self.set_timer(name(&lock), self.aside);
+        }
         match arrival.heard {
             Some(Word::Turn) => self.take(serial),
             // What was published while nobody heard is lost: it looks for itself. While the link is down, later.
@@ -135,6 +139,40 @@ impl Worker {
             }
             None => {}
         }
+    }
+
+    /// The process ends, and with it whoever would be granted a lock now. All leave their lines; if the process is still there
+    /// after a while, they come back to their places.
+    pub(super) fn step_aside(&mut self) {
+        self.aside = Some(Instant::now() + ASIDE);
+        for serial in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.leave_for_now(serial);
+        }
+        for lock in self.lines.keys().cloned().collect::<Vec<_>>() {
+            self.set_timer(&lock, self.aside);
+        }
+    }
+
+    fn leave_for_now(&mut self, serial: u64) {
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
+        (entry.call, entry.again) = (None, false);
+        let doubt = entry.doubt.take();
+        if (entry.ticket != 0 || doubt.is_some())
+            && let Some(old) = self.rename(serial)
+            && let Some(entry) = self.entries.get(&serial)
+        {
+            self.engine.owe(&old, entry.lock.debt(Ending::Undone));
+        }
+    }
+
+    /// A new token for the waiter; the old one.
+    fn rename(&mut self, serial: u64) -> Option<Token> {
+        let entry = self.entries.get_mut(&serial)?;
+        let fresh = engine::new_token().ok()?;
+        let old = std::mem::replace(&mut entry.token, fresh.clone());
+        self.by_token.remove(&old);
+        self.by_token.insert(fresh, serial);
+        Some(old)
     }
 
     fn enter(
@@ -238,6 +276,12 @@ impl Worker {
 
     /// Sends a take for the waiter: to join, to look again, or to confirm.
     fn take(&mut self, serial: u64) {
+        if let Some(until) = self.aside.filter(|until| *until > Instant::now()) {
+            if let Some(lock) = self.entries.get(&serial).map(|entry| entry.lock.clone()) {
+                self.set_timer(name(&lock), Some(until));
+            }
+            return;
+        }
         let Some(link) = self.link() else { return };
         let hears = link.listens && !self.engine.learned.forbids_scripts();
         let (road, mut listens, number) = (link.road.clone(), hears, self.number());
@@ -264,13 +308,12 @@ impl Worker {
         }
         if entry.doubt.is_some_and(|since| now.saturating_sub(since) > lease::nanos(entry.lock.ttl)) {
             // What the server may have given it has lapsed: a copy of that take, late, must not meet this one.
-            let Ok(fresh) = engine::new_token() else { return };
-            let old = std::mem::replace(&mut entry.token, fresh.clone());
             entry.doubt = None;
-            self.engine.owe(&old, entry.lock.debt(Ending::Undone));
-            self.by_token.remove(&old);
-            self.by_token.insert(fresh, serial);
+            let debt = entry.lock.debt(Ending::Undone);
+            let Some(old) = self.rename(serial) else { return };
+            self.engine.owe(&old, debt);
         }
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
         self.calls += 1;
         entry.call = Some(self.calls);
         entry.again = false;
@@ -417,12 +460,9 @@ impl Worker {
 
     /// Its token is used up, its turn is not: it goes on with a new one and its old ticket.
     fn renamed(&mut self, serial: u64) {
-        let Some(entry) = self.entries.get_mut(&serial) else { return };
-        let Ok(fresh) = engine::new_token() else { return };
-        let old = std::mem::replace(&mut entry.token, fresh.clone());
-        self.by_token.remove(&old);
-        self.by_token.insert(fresh, serial);
-        self.take(serial);
+        if self.rename(serial).is_some() {
+            self.take(serial);
+        }
     }
 
     fn refused(&mut self, serial: u64, lock: &Arc<Lock>, refusal: Refusal) {

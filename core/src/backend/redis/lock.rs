@@ -25,6 +25,13 @@ use crate::wait::Waiter;
 
 /// Holds that were lost and not yet released, remembered for the release.
 const REMEMBERED: usize = 64;
+/// How long, from when the process begins to end, its other threads take nothing: by then most processes are gone.
+pub(super) const ASIDE: Duration = Duration::from_secs(1);
+
+/// How long it must wait with a take that would be for a thread that ends with the process.
+pub(super) fn pause() -> Option<Duration> {
+    exit::begun_elsewhere().map(|since| ASIDE.saturating_sub(since.elapsed()))
+}
 
 pub(super) struct Lock {
     pub(super) engine: Arc<Engine>,
@@ -143,9 +150,9 @@ impl Lock {
     pub(super) fn give_back(&self, grant: Grant) {
         let Some(hold) = self.remove(grant.token) else { return };
         hold.end();
-        self.engine.unwatch(&hold);
         self.losses.forget(grant.token);
         self.engine.owe(&hold.token, self.debt(Ending::Undone));
+        self.engine.unwatch(&hold);
     }
 
     /// Notes what a refused take saw.
@@ -194,9 +201,12 @@ impl Redis {
             // Somebody of this process was first, and is on the way to the line, as far as the server lets it.
             return self.unserved().map_or(Ok(Err(0)), Err);
         }
+        if let Some(pause) = pause() {
+            std::thread::sleep(pause);
+        }
         let token = engine::new_token()?;
         let serial = engine.next_serial();
-        let lines_up = waits && engine.board().arrivals.announce(serial, &token);
+        let lines_up = waits && engine.board().arrivals.announce(serial, &token, lock);
         let outcome = self.take_as(&token, lines_up.then_some(serial), deadline);
         if lines_up && !matches!(outcome, Ok(Err(_))) {
             engine.board().arrivals.take(serial);
@@ -208,7 +218,9 @@ impl Redis {
         let lock = &self.0;
         let engine = &lock.engine;
         let mut sent = 0;
+        let mut taking = None;
         let answer = engine.call("acquire", |connection| {
+            taking.get_or_insert_with(|| engine.begin_taking());
             // Before the send, and again before a second one: that is where the lease begins at the latest.
             sent = lease::now();
             let ask = lock.ask(token, serial.map(|_| 0));
@@ -315,20 +327,22 @@ impl Backend for Redis {
             }
             return Err(loss.error("release"));
         }
-        engine.unwatch(&hold);
         let debt = lock.debt(Ending::Released);
         let mut sends = 0;
         let answer = engine.call("release", |connection| {
             sends += 1;
             engine::run(connection, |by_text| engine.release_command(by_text, &hold.token, &debt))
         });
+        if answer.is_err() {
+            engine.owe(&hold.token, debt);
+        }
+        engine.unwatch(&hold);
         let stood = match answer {
             // Sent twice, the first may have released it and somebody else may have held it since: the server remembers only
             // the last release. By our own clock the lease stood, so that is what a "not yours" to the second means.
             Ok(reply) => wire::released(&reply)? || sends > 1,
             Err(Failed { error, .. }) => {
                 lock.losses.forget(token);
-                engine.owe(&hold.token, debt);
                 return Err(error);
             }
         };
@@ -409,8 +423,8 @@ impl Drop for Redis {
         let holds = std::mem::take(&mut *self.0.holds.lock());
         for hold in holds {
             if hold.end() {
-                self.0.engine.unwatch(&hold);
                 self.0.engine.owe(&hold.token, self.0.debt(Ending::Released));
+                self.0.engine.unwatch(&hold);
             }
         }
     }

@@ -54,7 +54,7 @@ impl Worker {
                 lost.push(hold);
                 continue;
             }
-            let renews = hold.renew && !self.renewing.contains(&serial);
+            let renews = hold.renew && hold.is_live() && !self.renewing.contains(&serial);
             let full = up && self.renewing.len() + batch.len() >= BATCH;
             // If no answer comes, the deadline does.
             let next = if renews && full { hold.deadline().min(now + TURN) } else { hold.deadline() };
@@ -89,6 +89,7 @@ impl Worker {
     /// together, and a call renews many.
     fn goes_along(&self, hold: &Hold, early: u64, others: usize) -> bool {
         hold.renew
+            && hold.is_live()
             && early <= lease::nanos(hold.ttl() / TOGETHER)
             && others + self.renewing.len() < BATCH
             && !self.renewing.contains(&hold.serial)

@@ -52,7 +52,8 @@ pub(super) enum Event {
         lock: Arc<Lock>,
     },
     Leave(u64),
-    /// Answered when all that was posted before is done, what it asked the server for included.
+    /// The process ends: the waiters step aside. Answered when that and all that was posted before is done, what it asked
+    /// the server for included.
     Done(SyncSender<()>),
     Owed(Token),
     Extend {
@@ -139,6 +140,8 @@ pub(super) struct Worker {
     pay_at: Option<Instant>,
     /// The process ends, and waits a little for the last task.
     farewell: Option<SyncSender<()>>,
+    /// Until when nothing is taken, since the process ends.
+    pub(super) aside: Option<Instant>,
     /// Since when there is nothing to do, and the count of holds then.
     idle: Option<(Instant, u64)>,
     /// The count of holds at the last look.
@@ -214,6 +217,7 @@ impl Worker {
             extensions: Vec::new(),
             pay_at: None,
             farewell: None,
+            aside: None,
             idle: None,
             taken: 0,
             alarm: Instant::now(),
@@ -274,7 +278,10 @@ impl Worker {
             }
             Event::Arrived { serial, waiter, lock } => self.arrived(serial, waiter, lock),
             Event::Leave(serial) => self.leave(serial),
-            Event::Done(answer) => self.farewell = Some(answer),
+            Event::Done(answer) => {
+                self.farewell = Some(answer);
+                self.step_aside();
+            }
             Event::Owed(token) => self.pay(&token),
             Event::Extend { hold, ttl, answer } => self.extend(hold, ttl, answer),
             Event::Linked { number, link } => {

@@ -167,6 +167,9 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
 impl Lock {
     /// Asks the majority once.
     async fn attempt(self: &Arc<Lock>, voters: &Arc<Voters>) -> Result<Option<Grant>> {
+        if let Some(pause) = super::lock::pause() {
+            tokio::time::sleep(pause).await;
+        }
         let token = engine::new_token()?;
         let took = self.rounds.take(voters, &token, self.floor.load(Ordering::Relaxed)).await;
         match took {
