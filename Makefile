@@ -41,6 +41,7 @@ test: tools redis lint build test-rust test-python test-node bench-smoke
 # the programs whose handling of signals is tested: they start with the signals as a terminal gives them.
 test-rust: build redis neighbours debian-strace debian-abigail-tools debian-valgrind
 	IPCMUTEX_REQUIRE_REDIS=1 IPCMUTEX_REQUIRE_TOOLS=1 RUST_BACKTRACE=0 env --default-signal cargo test $(packages) --no-fail-fast
+	cargo test -p ipcmutex -p ipcmutex-ffi --features ipcmutex/schedules,ipcmutex-ffi/schedules --lib schedules
 
 test-python: python redis
 	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal $(venv)/bin/python -m pytest -p no:cacheprovider

@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::backend::contract::Grant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutex::{Inner, Mutex, Session, ended, forked};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::fork;
 
 /// One acquisition. It belongs to whoever has it, not to a thread. Dropping it releases, as well as that can be done

@@ -37,6 +37,8 @@ pub mod logging;
 mod loss;
 mod mutex;
 mod numbers;
+#[cfg(all(test, feature = "schedules"))]
+mod schedules;
 mod service;
 mod sync;
 mod sys;

@@ -1,12 +1,12 @@
 //! Who wants to hear of a loss: the list that each engine keeps.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::backend::contract::OnLost;
 use crate::error::Error;
 use crate::service::call;
 use crate::sync::Guarded;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Callbacks by token. Costs one relaxed load while nobody listens.
 #[derive(Default)]

@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::hold::Hold;
 use crate::service::offload::Lane;
 use crate::sync::Guarded;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sys::fork::{self, PerProcess};
 use crate::timeout::Timeout;
 use crate::url::LockUrl;

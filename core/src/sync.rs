@@ -4,16 +4,29 @@
 //! whole process; a fork in the moment a thread has one of its buckets locked leaves that bucket locked
 //! for ever in the child, for every lock that hashes to it.
 
+//!
+//! In the tests of `schedules` it is the crate shuttle's, and so are the atomics, the sleep and the threads of those modules that take them
+//! from here: shuttle then decides at each of their steps who runs next.
+
+use std::sync::PoisonError;
 #[cfg(feature = "redis")]
 use std::sync::TryLockError;
-use std::sync::{MutexGuard, PoisonError};
+
+#[cfg(all(test, feature = "schedules"))]
+pub(crate) use crate::schedules::{futex, thread};
+#[cfg(not(all(test, feature = "schedules")))]
+pub(crate) use crate::sys::{futex, thread};
+#[cfg(all(test, feature = "schedules"))]
+pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
+#[cfg(not(all(test, feature = "schedules")))]
+pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
 
 #[derive(Default)]
-pub(crate) struct Guarded<T>(std::sync::Mutex<T>);
+pub(crate) struct Guarded<T>(Mutex<T>);
 
 impl<T> Guarded<T> {
     pub(crate) const fn new(value: T) -> Guarded<T> {
-        Guarded(std::sync::Mutex::new(value))
+        Guarded(Mutex::new(value))
     }
 
     #[cfg(feature = "redis")]

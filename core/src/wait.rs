@@ -11,16 +11,16 @@
 //! never takes the lock, and a grant that comes too late goes back to the engine. Who is told that its wait has ended may
 //! end the process with its next step: by then it has left the line.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, MutexGuard, Weak};
+use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Instant;
 
 use crate::backend::contract::{Backend, Grant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::service::{call, clock};
-use crate::sync::Guarded;
-use crate::sys::futex::{self, Woken};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Guarded, MutexGuard, futex};
+use crate::sys::futex::Woken;
 use crate::timeout::Timeout;
 
 /// What a callback is given.
@@ -333,6 +333,11 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
     loop {
         if let Some(outcome) = waiter.take() {
             return outcome;
+        }
+        if !waiter.is_waiting() {
+            // Somebody ends it, and tells when it has left the line.
+            waiter.park(None);
+            continue;
         }
         let slice = interrupt.as_ref().map(|_| Instant::now() + INTERRUPT_SLICE);
         let until = match (deadline, slice) {

@@ -20,7 +20,11 @@ use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::OnceLock;
+#[cfg(not(all(test, feature = "schedules")))]
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+#[cfg(all(test, feature = "schedules"))]
+use shuttle::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use ipcmutex_core::{Hold, Mutex, Wait};
 
@@ -246,6 +250,9 @@ impl<T: Send + Sync> Drop for Pin<T> {
         }
     }
 }
+
+#[cfg(all(test, feature = "schedules"))]
+mod schedules;
 
 #[cfg(test)]
 mod tests {

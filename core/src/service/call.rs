@@ -3,9 +3,8 @@
 
 use std::collections::VecDeque;
 
-use crate::sync::Guarded;
+use crate::sync::{Guarded, thread};
 use crate::sys::fork::PerProcess;
-use crate::sys::thread;
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -30,7 +30,7 @@ use super::wire::{self, Script, Scripts};
 use super::worker::{self, Event};
 use crate::error::{Error, ErrorKind, Result};
 use crate::numbers::count;
-use crate::sync::Guarded;
+use crate::sync::{Guarded, MutexGuard};
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::{exit, thread};
 
@@ -192,7 +192,7 @@ impl Engine {
         format!("ipcmutex:w:{}", self.process)
     }
 
-    pub(super) fn board(&self) -> std::sync::MutexGuard<'_, Board> {
+    pub(super) fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock()
     }
 

@@ -1,6 +1,5 @@
 //! One hold on this side of the wire: until when it can be relied on, and how it was lost.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use super::lease;
 use super::lock::Lock;
 use crate::error::Error;
 use crate::hold::lost;
+use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// An owner token: what the key holds. 128 random bits, in hex.
 pub(super) type Token = Arc<str>;

@@ -146,6 +146,18 @@ impl Lock {
         }
     }
 
+    /// Ends the hold on this side of the wire: nothing renews it from here on. Else how it was lost.
+    pub(super) fn end(&self, hold: &Hold) -> Result<(), Loss> {
+        if hold.left().is_none() {
+            self.engine.lose(hold, Loss::Expired);
+        }
+        if !hold.end() {
+            return Err(hold.loss().unwrap_or(Loss::Gone));
+        }
+        self.engine.unwatch(hold);
+        Ok(())
+    }
+
     /// Undoes a grant that reached nobody.
     pub(super) fn give_back(&self, grant: Grant) {
         let Some(hold) = self.remove(grant.token) else { return };
@@ -316,11 +328,7 @@ impl Backend for Redis {
         let lock = &self.0;
         let engine = &lock.engine;
         let Some(hold) = lock.remove(token) else { return Err(Loss::Gone.error("release")) };
-        if hold.left().is_none() {
-            engine.lose(&hold, Loss::Expired);
-        }
-        if !hold.end() {
-            let loss = hold.loss().unwrap_or(Loss::Gone);
+        if let Err(loss) = lock.end(&hold) {
             if loss == Loss::Expired {
                 // By the server's clock it may stand a little longer: nobody needs to wait for that.
                 engine.owe(&hold.token, lock.debt(Ending::Lost));

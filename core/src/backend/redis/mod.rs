@@ -51,6 +51,8 @@ mod placing;
 mod plain;
 mod redlock;
 mod renewal;
+#[cfg(all(test, feature = "schedules"))]
+mod schedules;
 mod sentinel;
 mod slots;
 mod talk;

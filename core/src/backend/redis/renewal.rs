@@ -16,6 +16,8 @@ use super::wire;
 use super::worker::{AGAIN, Event, Worker};
 use crate::error::{Error, ErrorKind, Result};
 
+pub(super) type Batch = Vec<(Arc<Hold>, Duration)>;
+
 const BATCH: usize = 100;
 /// Holds whose renewals lie within this part of their lease go together.
 const TOGETHER: u32 = 12;
@@ -34,7 +36,24 @@ fn schedule(board: &mut Board, hold: &Hold, due: u64) {
 impl Worker {
     /// Renews the holds whose time has come, and tells those whose lease ran out.
     pub(super) fn renew_due(&mut self) {
-        let up = self.link().is_some();
+        let (batch, lost) = self.due(self.link().is_some());
+        for hold in lost {
+            self.engine.lose(&hold, Loss::Expired);
+        }
+        if self.engine.server.is_cluster() {
+            // One call is for one slot.
+            let mut by_slot = HashMap::<u16, Vec<_>>::new();
+            for renewal in batch {
+                by_slot.entry(slot(renewal.0.keys.lock().as_bytes())).or_default().push(renewal);
+            }
+            by_slot.into_values().for_each(|batch| self.renew(batch, None));
+        } else if !batch.is_empty() {
+            self.renew(batch, None);
+        }
+    }
+
+    /// The holds to renew, if the link is `up`, each with its lease; and those whose lease ran out.
+    pub(super) fn due(&mut self, up: bool) -> (Batch, Vec<Arc<Hold>>) {
         let now = lease::now();
         let mut lost = Vec::new();
         let mut batch = Vec::new();
@@ -69,20 +88,7 @@ impl Worker {
                 self.overdue = true;
             }
         }
-        drop(board);
-        for hold in lost {
-            self.engine.lose(&hold, Loss::Expired);
-        }
-        if self.engine.server.is_cluster() {
-            // One call is for one slot.
-            let mut by_slot = HashMap::<u16, Vec<_>>::new();
-            for renewal in batch {
-                by_slot.entry(slot(renewal.0.keys.lock().as_bytes())).or_default().push(renewal);
-            }
-            by_slot.into_values().for_each(|batch| self.renew(batch, None));
-        } else if !batch.is_empty() {
-            self.renew(batch, None);
-        }
+        (batch, lost)
     }
 
     /// Whether a hold that is not due yet is renewed with those that are: holds that were taken one after another come
@@ -121,7 +127,7 @@ impl Worker {
         }
     }
 
-    fn renew(&mut self, batch: Vec<(Arc<Hold>, Duration)>, answer: Option<SyncSender<Result<()>>>) {
+    fn renew(&mut self, batch: Batch, answer: Option<SyncSender<Result<()>>>) {
         let Some(link) = self.link() else { return };
         let (road, number) = (link.road.clone(), self.number());
         self.renewing.extend(batch.iter().map(|(hold, _)| hold.serial));
@@ -142,7 +148,7 @@ impl Worker {
 
     pub(super) fn renewed(
         &mut self,
-        batch: Vec<(Arc<Hold>, Duration)>,
+        batch: Batch,
         answer: Option<SyncSender<Result<()>>>,
         sent: u64,
         number: u64,

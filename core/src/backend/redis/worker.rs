@@ -24,6 +24,7 @@ use super::lock::Lock;
 use super::nodes::Road;
 use super::placing::Placing;
 use super::plain::forbids_scripts;
+use super::renewal::Batch;
 use super::sentinel;
 use super::wire::{self, Message};
 use crate::error::{Error, ErrorKind, Result};
@@ -94,7 +95,7 @@ pub(super) enum Event {
         reply: RedisResult<(Value, i64)>,
     },
     Renewed {
-        batch: Vec<(Arc<Hold>, Duration)>,
+        batch: Batch,
         answer: Option<SyncSender<Result<()>>>,
         sent: u64,
         number: u64,
@@ -196,7 +197,7 @@ fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
 }
 
 impl Worker {
-    fn new(engine: Arc<Engine>, events: UnboundedSender<Event>) -> Worker {
+    pub(super) fn new(engine: Arc<Engine>, events: UnboundedSender<Event>) -> Worker {
         Worker {
             engine,
             events,

@@ -18,12 +18,12 @@
 //! made outside the lock: the word is HELD for the one who is asked; if it refuses, the asker releases again.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::numbers::{Numbers, Tally, count};
 use crate::sync::Guarded;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sys::coarse_ms;
 use crate::sys::copies::{Guest, RawStatus, SharedLock};
 use crate::sys::fork::PerProcess;

@@ -1,0 +1,114 @@
+//! What ends a wait, against the grant.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake};
+
+use shuttle::thread::{self, Thread};
+
+use super::{Inside, must_be_free, play};
+use crate::{Cancel, ErrorKind, Hold, Mutex, Result, Timeout, Waiting};
+
+const URL: &str = "spm:schedules-wait";
+
+/// One waits and is cancelled, the owner releases, another one waits behind: whatever becomes of the first, the second
+/// is served, and nothing is left behind.
+fn against_a_grant(wait_and_cancel: impl Fn(Mutex, Inside) + Copy + Send + Sync + 'static) {
+    play(move || {
+        let inside = Inside::default();
+        let mutex = Mutex::open(URL).expect("it opens");
+        let hold = mutex.acquire().expect("it is free");
+        let owner = thread::spawn({
+            let inside = inside.clone();
+            move || inside.visit(hold)
+        });
+        let behind = thread::spawn({
+            let (mutex, inside) = (mutex.clone(), inside.clone());
+            move || inside.visit(mutex.acquire().expect("it is served"))
+        });
+        wait_and_cancel(mutex, inside);
+        owner.join().expect("it went well");
+        behind.join().expect("it went well");
+        must_be_free(URL);
+    });
+}
+
+#[test]
+fn a_thread_that_is_cancelled() {
+    against_a_grant(|mutex, inside| {
+        let cancel = Cancel::new();
+        let canceller = thread::spawn({
+            let cancel = cancel.clone();
+            move || cancel.cancel()
+        });
+        let outcome = mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() });
+        inside.visit_unless(ErrorKind::Canceled, outcome);
+        canceller.join().expect("it went well");
+    });
+}
+
+#[test]
+fn a_callback_that_is_cancelled() {
+    against_a_grant(|mutex, inside| {
+        let (tell, hear) = shuttle::sync::mpsc::channel::<Result<Hold>>();
+        let done = move |outcome| tell.send(outcome).expect("it is awaited");
+        let wait = mutex.acquire_callback(Timeout::FOREVER, done).expect("it begins");
+        let canceller = thread::spawn(move || wait.cancel());
+        let outcome = hear.recv().expect("it is told");
+        let ended = outcome.is_err();
+        inside.visit_unless(ErrorKind::Canceled, outcome);
+        assert_eq!(canceller.join().expect("it went well"), ended, "who cancels knows whether it did");
+    });
+}
+
+/// As Python and Node wait, in an event loop.
+#[test]
+fn an_event_that_is_cancelled() {
+    against_a_grant(|mutex, inside| {
+        let (tell, hear) = shuttle::sync::mpsc::channel::<Result<Hold>>();
+        let wait = mutex.acquire_event(Timeout::FOREVER, move |outcome| tell.send(outcome).expect("it is awaited"));
+        let canceller = thread::spawn(move || wait.cancel());
+        let outcome = hear.recv().expect("it is told");
+        let ended = outcome.is_err();
+        inside.visit_unless(ErrorKind::Canceled, outcome);
+        assert_eq!(canceller.join().expect("it went well"), ended, "who cancels knows whether it did");
+    });
+}
+
+/// Wakes a thread.
+struct Waker(Thread);
+
+impl Wake for Waker {
+    fn wake(self: Arc<Waker>) {
+        self.0.unpark();
+    }
+}
+
+#[test]
+fn a_future_that_is_dropped() {
+    against_a_grant(|mutex, inside| {
+        let waker = Arc::new(Waker(thread::current())).into();
+        let mut acquire = pin!(mutex.acquire_async());
+        for _ in 0..2 {
+            if let Poll::Ready(outcome) = acquire.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return inside.visit(outcome.expect("it is served"));
+            }
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_future_that_is_awaited() {
+    against_a_grant(|mutex, inside| {
+        let waker = Arc::new(Waker(thread::current())).into();
+        let mut acquire = pin!(mutex.acquire_async());
+        loop {
+            if let Poll::Ready(outcome) = acquire.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return inside.visit(outcome.expect("it is served"));
+            }
+            thread::park();
+        }
+    });
+}
