@@ -70,6 +70,25 @@ pub(crate) fn wake(word: &AtomicU32, count: u32, bits: u32, shared: bool) -> u32
     u32::try_from(answer).unwrap_or(0)
 }
 
+/// Whether a word of a shared mapping could be touched. Where its file ends before it, a touch is a SIGBUS; the kernel says EFAULT.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_there(word: std::ptr::NonNull<u32>) -> bool {
+    let past = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel checks the address; the deadline, long past, outlives the call, so that it never sleeps.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT_BITSET,
+            0u32,
+            &past,
+            std::ptr::null::<u32>(),
+            ANY,
+        )
+    };
+    answer == 0 || std::io::Error::last_os_error().raw_os_error() != Some(libc::EFAULT)
+}
+
 /// Off Linux only the private waits of one process exist; a short sleep stands in for the futex.
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn wait(word: &AtomicU32, expected: u32, _bits: u32, until: Option<Instant>, _shared: bool) -> Woken {

@@ -2,15 +2,21 @@
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
+
+use super::futex;
 
 /// A shared, writable mapping from the start of a file. It keeps the file's open description, and so its byte locks,
 /// alive after the descriptor is closed. A forked child does not have it.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// How far the file was seen to reach. Beyond it nothing is touched, whatever the file says of itself.
+    reach: AtomicUsize,
+    /// Stands for what lies beyond: it reads as zero, and what is written there is in no file.
+    nowhere: AtomicU64,
     epoch: u32,
 }
 
@@ -20,8 +26,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes. They may reach beyond the file's end; who touches such a page gets SIGBUS.
-    pub(crate) fn new(file: BorrowedFd<'_>, len: usize) -> Result<Mapping, Errno> {
+    /// Maps `len` bytes of a file that has `reach` of them. Who touches a page beyond a file's end gets SIGBUS.
+    pub(crate) fn new(file: BorrowedFd<'_>, len: usize, reach: usize) -> Result<Mapping, Errno> {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of this process; what other
         // processes do to it is only ever seen through atomics.
@@ -34,20 +40,48 @@ impl Mapping {
             let _ = unsafe { munmap(start, len) };
             return Err(error);
         }
-        Ok(Mapping { start: pointer, len, epoch: super::fork::epoch() })
+        let (reach, nowhere) = (AtomicUsize::new(reach.min(len)), AtomicU64::new(0));
+        Ok(Mapping { start: pointer, len, reach, nowhere, epoch: super::fork::epoch() })
+    }
+
+    #[inline]
+    pub(crate) fn reach(&self) -> usize {
+        self.reach.load(Ordering::Relaxed)
+    }
+
+    /// Whether the file has `end` bytes by now. The kernel is asked for the last of them: it says no where a touch would be
+    /// a SIGBUS, and needs no descriptor and no path.
+    pub(crate) fn reaches(&self, end: usize) -> bool {
+        if end <= self.reach() {
+            return true;
+        }
+        let there = end <= self.len && {
+            // SAFETY: inside the mapping and aligned, and only its address is used here; the kernel alone looks at it.
+            futex::is_there(unsafe { self.start.add(end / 4 * 4 - 4) }.cast())
+        };
+        if there {
+            self.reach.fetch_max(end, Ordering::Relaxed);
+        }
+        there
+    }
+
+    /// The file was seen to have `len` bytes and no more.
+    pub(crate) fn shrink(&self, len: usize) {
+        self.reach.fetch_min(len, Ordering::Relaxed);
     }
 
     fn at<T>(&self, offset: usize) -> NonNull<T> {
-        // The offsets are this crate's own layout; the clamp keeps a slip of ours inside the mapping.
         debug_assert!(offset + size_of::<T>() <= self.len && offset.is_multiple_of(align_of::<T>()));
-        let offset = if offset + size_of::<T>() <= self.len { offset } else { 0 };
-        // SAFETY: the offset lies inside the mapping, checked above.
+        if offset + size_of::<T>() > self.reach() {
+            return NonNull::from(&self.nowhere).cast();
+        }
+        // SAFETY: the offset lies inside the mapping: `reach` is never more than its length.
         unsafe { self.start.add(offset).cast() }
     }
 
     #[inline]
     pub(crate) fn u64(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: inside the mapping and aligned (`at`); any bytes are a valid AtomicU64; `&self` keeps the mapping.
+        // SAFETY: inside the mapping or `nowhere`, and aligned (`at`); any bytes are a valid AtomicU64; `&self` keeps both.
         unsafe { self.at::<AtomicU64>(offset).as_ref() }
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::super::layout::{self, Cell};
 use super::super::word::{ABANDONED, HAND_OVER, LINE, State, Word};
 use super::super::{Mpm, bells, pulse};
+use super::open::damaged;
 use super::{ASYNC_BIT, CLAIM_MS, Entry, Local, Look, PATIENCE, Site};
 use crate::backend::contract::Grant;
 use crate::numbers;
@@ -89,7 +90,7 @@ impl Site {
     /// The lowest ticket in the file. It may be of a process that has died.
     pub(super) fn first_in_line(&self) -> Option<(u16, Cell)> {
         let mut first: Option<(u16, Cell)> = None;
-        for slot in layout::slots(layout::blocks(&self.page)) {
+        for slot in layout::slots(self.blocks()) {
             let cell = Cell(self.page.u64(layout::cell(slot)).load(SeqCst));
             if cell != Cell::EMPTY && first.is_none_or(|(_, best)| cell.ticket() < best.ticket()) {
                 first = Some((slot, cell));
@@ -281,7 +282,20 @@ impl Site {
             self.page.u64(layout::cell(self.slot)).fetch_or(Cell::ASLEEP, SeqCst);
             let strict = front.strict;
             let hand_over = strict || front.waiter.created.elapsed() >= PATIENCE;
-            let Some(grant) = self.attempt(look, strict, hand_over) else { return false };
+            let Some(grant) = self.attempt(look, strict, hand_over) else {
+                if self.state(self.word()) != State::Bad {
+                    return false;
+                }
+                let gone = local.line.pop_front();
+                self.promote(&mut local);
+                drop(local);
+                if let Some(Entry { waiter, ticket, .. }) = gone {
+                    // A refusal means that it has ended; it stands in no line any more.
+                    let _ = waiter.settle(Err(damaged("acquire", &self.path)));
+                    self.ring_own(1 << Self::bit(&waiter, ticket));
+                }
+                continue;
+            };
             let Some(front) = local.line.pop_front() else { return false };
             self.promote(&mut local);
             if let Some(next) = local.line.front() {
@@ -318,7 +332,7 @@ impl Site {
         loop {
             let word = self.word();
             let free = |site: &Site| site.enter(word, word.has(ABANDONED), strict);
-            let entered = match word.state() {
+            let entered = match self.state(word) {
                 State::Free => match self.first_in_line() {
                     // Only newcomers pass, in `take`; among those in line whoever is first is woken instead.
                     Some((slot, cell)) if slot != self.slot && !(look == Look::Late && self.is_stale()) => {
@@ -406,7 +420,7 @@ impl Site {
             Some((slot, _)) => slot == self.slot,
         };
         let word = self.word();
-        match word.state() {
+        match self.state(word) {
             State::Held if word.slot() == self.slot => return false,
             State::Held if !self.is_dead(word.slot()) => return true,
             // The others have their own pulse, and the first of them is to have it; who stays away for too long is passed.

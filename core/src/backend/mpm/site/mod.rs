@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use rustix::fs::{self, Mode, OFlags};
 
+use self::open::damaged;
 use super::Mpm;
 use super::layout::{self, BLOCK};
 use super::place::{self, Identity};
 use super::word::{self, ABANDONED, HAND_OVER, LINE, State, Word};
 use crate::backend::contract::Grant;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::hold::lost;
 use crate::loss::{self, Losses};
 use crate::sync::Guarded;
@@ -110,6 +111,25 @@ impl Site {
             Ok(_) => Ok(()),
             Err(now) => Err(Word(now)),
         }
+    }
+
+    /// The state that `word` says. A slot that the file has no room for is no process's.
+    #[inline]
+    fn state(&self, word: Word) -> State {
+        match word.state() {
+            State::Held | State::Reserved if !self.has_room(word.slot()) => State::Bad,
+            state => state,
+        }
+    }
+
+    fn has_room(&self, slot: u16) -> bool {
+        slot == self.slot || slot != 0 && self.page.reaches((layout::block_of(slot) + 1) * BLOCK)
+    }
+
+    /// How many blocks there are. Others may have added some.
+    fn blocks(&self) -> usize {
+        let said = layout::blocks(&self.page);
+        if self.page.reaches(said * BLOCK) { said } else { self.page.reach() / BLOCK }
     }
 
     fn note_passing(&self) {
@@ -216,10 +236,10 @@ impl Site {
         let mut first = None;
         let grant = loop {
             let word = self.word();
-            let entered = match word.state() {
+            let entered = match self.state(word) {
                 State::Free if strict && word.has(LINE) && self.first_alive().is_some() => return Ok(None),
                 State::Free => self.enter(word, word.has(ABANDONED), strict),
-                State::Bad => return Err(self.damaged()),
+                State::Bad => return Err(damaged("acquire", &self.path)),
                 State::Held | State::Reserved if word.slot() == self.slot => return Ok(None),
                 state => {
                     // Somebody else. If the lock moves on while we look, its owner lives and need not be asked after.
@@ -254,13 +274,10 @@ impl Site {
     #[inline]
     pub(super) fn note_hold(&self) -> bool {
         let tick = coarse_ms();
+        // The look comes first: where the file was cut off, nothing is to be noted.
+        let here = self.is_here_at(tick);
         self.page.u64(layout::since(self.slot)).store(tick, Relaxed);
-        self.is_here_at(tick)
-    }
-
-    fn damaged(&self) -> Error {
-        Error::new(ErrorKind::Protocol, "acquire", format!("the lock file {} is damaged", self.path.display()))
-            .with_help("stop the programs that use it and remove it")
+        here
     }
 
     #[inline]
@@ -301,7 +318,15 @@ impl Site {
     #[cold]
     fn look(&self) {
         let here = match place::identity(&self.path) {
-            Ok(Some((identity, len))) => identity == self.identity && len >= BLOCK as u64,
+            Ok(Some((identity, len))) if identity == self.identity => {
+                // Cut off by somebody: what is gone may not be touched any more.
+                let whole = len >= self.page.reach() as u64;
+                if !whole {
+                    self.page.shrink(len as usize / BLOCK * BLOCK);
+                }
+                whole
+            }
+            Ok(Some(_)) => false,
             // Nothing there; but seen from another root (chroot, another mount namespace) that says nothing.
             Ok(None) => fs::stat("/").ok().map(|stat| Identity::of(&stat)) != self.root,
             Err(_) => true,

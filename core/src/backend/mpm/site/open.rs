@@ -80,7 +80,8 @@ impl Site {
             if (stat.st_size as usize) < BLOCK {
                 allocate(&file, 0).map_err(io("allocating"))?;
             }
-            let page = Mapping::new(file.as_fd(), MAX_LEN).map_err(io("mapping"))?;
+            let reach = (stat.st_size as usize).max(BLOCK);
+            let page = Mapping::new(file.as_fd(), MAX_LEN, reach).map_err(io("mapping"))?;
             begin_page(&page, identity, &path)?;
             let slot = claim_slot(&file, &page).map_err(io("taking a slot"))?.ok_or_else(|| {
                 Error::new(
@@ -183,6 +184,12 @@ fn allocate(file: &OwnedFd, block: usize) -> Result<(), Errno> {
     }
 }
 
+/// What no program of ours has written.
+pub(super) fn damaged(operation: &'static str, path: &Path) -> Error {
+    Error::new(ErrorKind::Protocol, operation, format!("the lock file {} is damaged", path.display()))
+        .with_help("stop the programs that use it and remove it")
+}
+
 /// Makes a new page ours, or checks that it is. An all-zero page is a valid one: nothing here is half done, whoever dies.
 fn begin_page(page: &Mapping, identity: Identity, path: &Path) -> Result<()> {
     let header = page.u64(layout::HEADER).load(Acquire);
@@ -198,6 +205,10 @@ fn begin_page(page: &Mapping, identity: Identity, path: &Path) -> Result<()> {
             Error::new(ErrorKind::Unsafe, "open", format!("{} has content that is not a lock's", path.display()))
                 .with_help("name a path that is free, or remove the file if it is not needed")
         });
+    }
+    // Others add a block to the file before they count it here.
+    if !page.reaches(page.u32(layout::BLOCKS).load(Acquire) as usize * BLOCK) {
+        return Err(damaged("open", path));
     }
     let boot = boot_id();
     let known = page.u64(layout::BOOT).load(Acquire) == boot && page.u64(layout::INODE).load(Acquire) == identity.inode;
@@ -216,8 +227,7 @@ fn begin_page(page: &Mapping, identity: Identity, path: &Path) -> Result<()> {
 
 /// Takes CLAIM of a slot that nobody has, growing the file if need be.
 fn claim_slot(file: &OwnedFd, page: &Mapping) -> Result<Option<u16>, Errno> {
-    let len = (fs::fstat(file)?.st_size as usize / BLOCK).clamp(1, MAX_BLOCKS);
-    let mut blocks = layout::blocks(page).min(len);
+    let mut blocks = layout::blocks(page);
     // First the slots that say they are empty, then those that say they are not: their occupants may have died.
     for say_empty in [true, false] {
         for slot in layout::slots(blocks) {
@@ -230,6 +240,9 @@ fn claim_slot(file: &OwnedFd, page: &Mapping) -> Result<Option<u16>, Errno> {
     while blocks < MAX_BLOCKS {
         allocate(file, blocks)?;
         blocks += 1;
+        if !page.reaches(blocks * BLOCK) {
+            return Err(Errno::IO); // It was cut off in this very moment.
+        }
         page.u32(layout::BLOCKS).fetch_max(blocks as u32, AcqRel);
         for slot in layout::slots(blocks) {
             if layout::block_of(slot) == blocks - 1 && lock_byte(file.as_fd(), layout::claim_byte(slot))? {
