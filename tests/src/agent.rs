@@ -290,23 +290,18 @@ impl Agent {
         self.send("", command).reply()
     }
 
-    /// One command that may wait: the agent goes on reading meanwhile.
+    /// One command that may wait: the agent goes on reading meanwhile. An `async` has begun by then, and can be cancelled.
     #[track_caller]
     pub fn begin(&self, command: &str) -> Pending<'_> {
-        self.send("&", command)
+        // What Node's and the shell's begin as a task they begin at once; the others would begin it on another thread.
+        let at_once = command.starts_with("async ") && !matches!(self.language, Language::Node | Language::Shell);
+        self.send(if at_once { "" } else { "&" }, command)
     }
 
     /// One command on its main thread: until it is answered, the agent does nothing else.
     #[track_caller]
     pub fn begin_alone(&self, command: &str) -> Pending<'_> {
         self.send("", command)
-    }
-
-    /// One command that the agent begins before it reads the next one, and answers when it is done. For `async`.
-    #[track_caller]
-    pub fn post(&self, command: &str) -> Pending<'_> {
-        // Node's agent would read on only after the answer; what it begins as a task it begins at once.
-        self.send(if self.language == Language::Node { "&" } else { "" }, command)
     }
 
     #[track_caller]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Mutex, Waiting};
+use ipcmutex::{ErrorKind, Hold, Mutex, Waiting};
 
 /// A watchdog, not a stop-watch.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -47,4 +47,11 @@ pub fn until(what: &str, mut is_it: impl FnMut() -> bool) {
 /// How many wait, as the lock's status says.
 pub fn waiters(mutex: &Mutex) -> u32 {
     mutex.status().map_or(0, |status| status.waiters)
+}
+
+/// Waits until a hold has been renewed.
+#[track_caller]
+pub fn until_renewed(hold: &Hold) {
+    let mut last = hold.valid_for();
+    until("it is renewed", || std::mem::replace(&mut last, hold.valid_for()) < last);
 }

@@ -93,7 +93,7 @@ impl<'a> Cell<'a> {
 
     /// A URL of this cell's own; the same for the same `name` and `query`.
     pub fn url(&self, name: &str, query: &str) -> String {
-        let id = format!("{name}-{}", self.number);
+        let id = self.id(name);
         let url = match self.engine {
             Engine::Spm => format!("spm:{id}"),
             Engine::Mpm => format!("mpm:{id}"),
@@ -103,6 +103,11 @@ impl<'a> Cell<'a> {
             "" => url,
             query => format!("{url}{}{query}", if url.contains('?') { '&' } else { '?' }),
         }
+    }
+
+    /// A name of this cell's own.
+    pub fn id(&self, name: &str) -> String {
+        format!("{name}-{}", self.number)
     }
 
     /// A program of `language`.
@@ -130,7 +135,7 @@ impl<'a> Cell<'a> {
 
     /// A new folder for this cell's own files.
     pub fn folder(&self, name: &str) -> PathBuf {
-        let folder = self.ground.folder().join(format!("{name}-{}", self.number));
+        let folder = self.ground.folder().join(self.id(name));
         std::fs::create_dir_all(&folder).expect("the tests' folder is writable");
         folder
     }

@@ -348,7 +348,7 @@ impl<'a> Run<'a> {
         };
         let free = self.model.owner.is_none();
         self.model.taken.push(Taken { handle, how, is: Is::Over });
-        let pending = if how == How::Async { self.agent.post(&command) } else { self.agent.begin(&command) };
+        let pending = self.agent.begin(&command);
         if free {
             let reply = pending.reply();
             let outcome = self.model.own(number);

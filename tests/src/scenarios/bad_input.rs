@@ -186,12 +186,12 @@ fn secrets_stay_secret(cell: &Cell<'_>) {
         assert!(!reply.is_ok(), "{reply:?}");
         told.push_str(&reply.text);
     }
-    let guarded = cell.ground.guarded();
-    let wrong = agent.open(1, &guarded.url_with_password(CANARY, "x")).err(Auth);
+    let (guarded, id) = (cell.ground.guarded(), cell.id("lock"));
+    let wrong = agent.open(1, &guarded.url_with_password(CANARY, &id)).err(Auth);
     told.push_str(&wrong.text);
     // The right one opens, and shows itself nowhere either.
     let secret = guarded.password();
-    agent.open(1, &guarded.url_with_password(secret, "x")).ok();
+    agent.open(1, &guarded.url_with_password(secret, &id)).ok();
     let held = agent.begin("hold 1 1 forever").reply().ok();
     let status = agent.call("status 1").ok();
     let late = agent.begin("hold 1 2 0").reply();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::servers::Redis;
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -87,10 +87,10 @@ fn with_and_without_scripts_exclude_each_other() {
 fn without_scripts_a_hold_lives_by_its_renewals() {
     needs_redis!();
     let redis = without_scripts();
-    let mutex = open(&plain(&redis, "renewed?ttl=600ms"));
+    let mutex = open(&plain(&redis, "renewed?ttl=2s"));
     let hold = mutex.acquire().expect("acquired");
-    // Far longer than its lease.
-    std::thread::sleep(Duration::from_millis(1500));
+    until_renewed(&hold);
+    until_renewed(&hold);
     hold.check().expect("renewed");
     hold.release().expect("released");
     let hold = mutex.acquire().expect("acquired");
