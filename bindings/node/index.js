@@ -68,13 +68,13 @@ function wait (native, timeout, signal) {
                 reject(signal.reason)
             }
         }
-        const id = begin((error, hold) => {
+        const id = begin((error, taken) => {
             finish()
-            error === null ? resolve(hold) : reject(error)
+            error === null ? resolve(taken) : reject(error)
         })
         signal?.addEventListener("abort", onAbort, { once: true })
         try {
-            events.acquire(id, native, timeout)
+            events.acquire(id, native.id, timeout)
         } catch (error) {
             finish()
             reject(error)
@@ -116,80 +116,97 @@ function checked (operation, options) {
 }
 
 /*  A hold that nobody can release any more is released, and said so.  */
-const lostSight = new FinalizationRegistry(({ native, remote, shown, onLost }) => {
-    pending.delete(onLost.id)
-    if (!native.isLive) {
-        return
-    }
-    process.emitWarning(`a hold of ${shown} was garbage-collected without a release; it is released now`,
-        { type: "ResourceWarning", code: "IPCMUTEX_UNRELEASED" })
-    const report = (error) => process.emitWarning(error)
-    if (remote) {
-        later((id) => events.releaseHold(id, native)).catch(report)
-    } else {
+const lostSight = new FinalizationRegistry(async ({ id, remote, shown, watch }) => {
+    pending.delete(watch)
+    if (addon.isHeld(id)) {
+        process.emitWarning(`a hold of ${shown} was garbage-collected without a release; it is released now`,
+            { type: "ResourceWarning", code: "IPCMUTEX_UNRELEASED" })
         try {
-            native.release()
+            remote ? await later((call) => events.release(call, id)) : addon.release(id)
         } catch (error) {
-            report(error)
+            process.emitWarning(error)
         }
     }
+    addon.forget(id)
 })
+
+/*  An open lock: its number in the addon. Its Mutex and its holds have it; when all of them are gone, it is.  */
+class Opened {
+    constructor (id, remote, shown) {
+        this.id = id
+        this.remote = remote
+        /*  `watch` is what the last hold that is watched waits for.  */
+        this.left = { id, remote, shown, watch: 0 }
+        lostSight.register(this, this.left)
+    }
+}
+
+let unwatch
 
 class Hold {
     #native
-    #remote
+    /*  The token; in an object if the previous hold was abandoned.  */
+    #taken
     #controller = null
-    #onLost = { id: 0 }
+    #watch = 0
     #released = false
 
-    constructor (key, native, remote, shown) {
+    static {
+        unwatch = (hold) => {
+            if (hold.#watch !== 0) {
+                pending.delete(hold.#watch)
+            }
+        }
+    }
+
+    constructor (key, native, taken) {
         if (key !== PRIVATE) {
             throw failure(CODES.INVALID, "a Hold comes from Mutex.acquire()")
         }
         this.#native = native
-        this.#remote = remote
-        lostSight.register(this, { native, remote, shown, onLost: this.#onLost }, this)
+        this.#taken = taken
     }
 
     get token () {
-        return this.#native.token
+        return typeof this.#taken === "bigint" ? this.#taken : this.#taken.token
     }
 
     get abandoned () {
-        return this.#native.abandoned
+        return typeof this.#taken !== "bigint"
     }
 
     /*  How long it lasts for certain without a renewal; null if it has no lease.  */
     get validMs () {
-        return this.#native.validMs ?? null
+        return addon.validMs(this.#native.id, this.token) ?? null
     }
 
     /*  Aborts, with the error, when the hold is lost; never when it is released.  */
     get signal () {
         if (this.#controller === null) {
+            const { id, left } = this.#native
             const controller = this.#controller = new AbortController()
-            if (this.#native.isLive) {
+            if (addon.isLive(id, this.token)) {
                 /*  It keeps nothing alive: no open promise is counted.  */
-                const id = this.#onLost.id = ++lastId
-                pending.set(id, (error) => {
-                    pending.delete(id)
+                const watch = this.#watch = left.watch = ++lastId
+                pending.set(watch, (error) => {
+                    pending.delete(watch)
                     controller.abort(error)
                 })
-                events.onLost(id, this.#native)
+                events.onLost(watch, id, this.token)
             }
         }
         return this.#controller.signal
     }
 
     check () {
-        this.#native.check()
+        addon.check(this.#native.id, this.token)
     }
 
     async extend (ttlMs) {
         if (ttlMs !== undefined && typeof ttlMs !== "number") {
             throw failure(CODES.INVALID, `extend: a lease is a number of milliseconds, not a ${typeof ttlMs}`)
         }
-        await later((id) => events.extend(id, this.#native, ttlMs))
+        await later((call) => events.extend(call, this.#native.id, this.token, ttlMs))
     }
 
     async release () {
@@ -197,12 +214,11 @@ class Hold {
             return
         }
         this.#released = true
-        lostSight.unregister(this)
-        pending.delete(this.#onLost.id)
-        if (this.#remote) {
-            await later((id) => events.releaseHold(id, this.#native))
+        unwatch(this)
+        if (this.#native.remote) {
+            await later((call) => events.releaseHold(call, this.#native.id, this.token))
         } else {
-            this.#native.release()
+            addon.releaseHold(this.#native.id, this.token)
         }
     }
 
@@ -218,7 +234,7 @@ class Mutex {
     #native = null
     #opening = null
     #closed = false
-    /*  The current hold stays reachable: who calls mutex.release() need not keep it.  */
+    /*  The current one.  */
     #hold = null
 
     constructor (url) {
@@ -249,18 +265,19 @@ class Mutex {
         if (native === null && opening === null) {
             throw this.#notOpened("close")
         }
-        this.#native = this.#opening = this.#hold = null
+        this.#ended()
+        this.#native = this.#opening = null
         this.#closed = true
         if (native === null) {
             /*  What is being opened is closed once it is; why it could not be opened is told to who asked for it.  */
             const late = await opening.catch(() => null)
             if (late !== null) {
-                await later((id) => events.close(id, late))
+                await later((call) => events.close(call, late.id))
             }
         } else if (this.#remote) {
-            await later((id) => events.close(id, native))
+            await later((call) => events.close(call, native.id))
         } else {
-            native.close()
+            addon.close(native.id)
         }
     }
 
@@ -271,10 +288,10 @@ class Mutex {
     async tryAcquire () {
         const native = await this.#opened("acquire")
         if (!this.#remote) {
-            return this.#adopt(native.tryAcquire())
+            return this.#adopt(native, addon.tryAcquire(native.id))
         }
         try {
-            return this.#adopt(await wait(native, 0, undefined))
+            return this.#adopt(native, await wait(native, 0, undefined))
         } catch (error) {
             if (error.code === CODES.TIMEOUT) {
                 return null
@@ -285,11 +302,11 @@ class Mutex {
 
     async release () {
         const native = this.#used("release")
-        this.#hold = null
+        this.#ended()
         if (this.#remote) {
-            await later((id) => events.release(id, native))
+            await later((call) => events.release(call, native.id))
         } else {
-            native.release()
+            addon.release(native.id)
         }
     }
 
@@ -325,12 +342,12 @@ class Mutex {
 
     async status () {
         const native = await this.#opened("status")
-        return this.#remote ? await later((id) => events.status(id, native)) : native.status()
+        return this.#remote ? await later((call) => events.status(call, native.id)) : addon.status(native.id)
     }
 
     async breakLock () {
         const native = await this.#opened("break")
-        return this.#remote ? await later((id) => events.breakLock(id, native)) : native.breakLock()
+        return this.#remote ? await later((call) => events.breakLock(call, native.id)) : addon.breakLock(native.id)
     }
 
     /*  Blocks this thread, its event loop included: a holder in this very thread can never release meanwhile.  */
@@ -339,14 +356,15 @@ class Mutex {
         if (this.#closed) {
             throw this.#notOpened("acquire")
         }
-        this.#native ??= addon.Mutex.open(this.#url, events)
-        return this.#adopt(this.#native.acquireSync(timeout, () => {}))
+        const native = this.#native ??= this.#keep(addon.openSync(this.#url))
+        const taken = this.#remote ? null : addon.tryAcquire(native.id)
+        return this.#adopt(native, taken ?? addon.acquireSync(native.id, timeout, () => {}))
     }
 
     releaseSync () {
         const native = this.#used("release")
-        this.#hold = null
-        native.release()
+        this.#ended()
+        addon.release(native.id)
     }
 
     async #acquire ({ timeout, signal }) {
@@ -356,16 +374,28 @@ class Mutex {
         if (this.#remote) {
             native = await orAborted(native, signal)
             timeout = Math.max(0, timeout - (performance.now() - since))
-            return this.#adopt(await wait(native, timeout, signal))
+            return this.#adopt(native, await wait(native, timeout, signal))
         }
-        return this.#adopt(native.tryAcquire() ?? await wait(native, timeout, signal))
+        return this.#adopt(native, addon.tryAcquire(native.id) ?? await wait(native, timeout, signal))
     }
 
-    #adopt (native) {
-        if (native === null) {
+    #adopt (native, taken) {
+        if (taken === null) {
             return null
         }
-        return this.#hold = new Hold(PRIVATE, native, this.#remote, this.#shown)
+        return this.#hold = new Hold(PRIVATE, native, taken)
+    }
+
+    /*  Nobody is told any more that the current hold is lost.  */
+    #ended () {
+        if (this.#hold !== null) {
+            unwatch(this.#hold)
+            this.#hold = null
+        }
+    }
+
+    #keep (id) {
+        return new Opened(id, this.#remote, this.#shown)
     }
 
     /*  The open native mutex; for a server a promise of it.  */
@@ -381,10 +411,10 @@ class Mutex {
             throw error
         }
         if (!this.#remote) {
-            return this.#native = addon.Mutex.open(this.#url, events)
+            return this.#native = this.#keep(addon.openSync(this.#url))
         }
         if (this.#opening === null) {
-            const opening = this.#opening = later((id) => events.open(id, this.#url))
+            const opening = this.#opening = later((call) => events.open(call, this.#url)).then((id) => this.#keep(id))
             opening.then((native) => {
                 if (this.#opening === opening) {
                     this.#native ??= native

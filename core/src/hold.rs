@@ -19,6 +19,8 @@ pub struct Hold {
     abandoned: bool,
     epoch: u32,
     ended: AtomicBool,
+    /// Its drop does not release.
+    left: bool,
 }
 
 impl Hold {
@@ -30,7 +32,14 @@ impl Hold {
             abandoned: grant.abandoned,
             epoch: fork::epoch(),
             ended: AtomicBool::new(false),
+            left: false,
         }
+    }
+
+    pub(crate) fn left(mutex: Arc<Inner>, token: u64) -> Hold {
+        let mut hold = Hold::new(mutex, Grant { token, abandoned: false });
+        hold.left = true;
+        hold
     }
 
     /// The fencing token: larger than that of every earlier hold of the name. Hand it to what the lock protects,
@@ -135,6 +144,13 @@ impl Hold {
         self.mutex.end(self.token)
     }
 
+    /// Leaves the hold to its mutex, which knows it by its token: [`Mutex::left`]. For a binding whose own objects are the
+    /// holds. The mutex releases it when it is closed or dropped, if nobody did before.
+    pub fn leave(mut self) -> u64 {
+        self.left = true;
+        self.token
+    }
+
     /// Whether it was neither released nor inherited. It may be lost all the same.
     #[must_use]
     pub fn is_live(&self) -> bool {
@@ -155,7 +171,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if !*self.ended.get_mut() && self.epoch == fork::epoch() {
+        if !self.left && !*self.ended.get_mut() && self.epoch == fork::epoch() {
             // Best effort: a loss was told by `check` and `on_lost`, and nobody is left to hear of it here.
             let _ = self.mutex.end(self.token);
         }

@@ -289,6 +289,22 @@ impl Mutex {
         }
     }
 
+    /// The hold that was left to this mutex with [`Hold::leave`]; dropping this one does not release it. A token that is
+    /// no hold's of this mutex is NOT_OWNER, told when it is used.
+    ///
+    /// ```
+    /// let jobs = ipcmutex::Mutex::open("spm:left")?;
+    /// let token = jobs.acquire()?.leave();
+    /// jobs.left(token).check()?;
+    /// assert!(jobs.try_acquire()?.is_none(), "it is still held");
+    /// jobs.left(token).release()?;
+    /// assert_eq!(jobs.left(token).release().unwrap_err().kind(), ipcmutex::ErrorKind::NotOwner);
+    /// # Ok::<(), ipcmutex::Error>(())
+    /// ```
+    pub fn left(&self, token: u64) -> Hold {
+        Hold::left(self.0.clone(), token)
+    }
+
     /// Whether a hold is current through this handle. No I/O; it may have been lost without this handle knowing.
     #[must_use]
     pub fn is_held_here(&self) -> bool {

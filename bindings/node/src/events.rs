@@ -1,17 +1,17 @@
 //! Outcomes on their way from any thread to one JavaScript environment.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ipcmutex::{EventWait, Timeout, offload};
-use napi::bindgen_prelude::{Either4, Env, Function};
+use napi::bindgen_prelude::{BigInt, Either4, Env, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
 
 use crate::error::{Result, raise};
-use crate::hold::Hold;
-use crate::mutex::Mutex;
+use crate::hold::{self, Taken, taken};
+use crate::mutex;
 use crate::status::Status;
 
 type Bell = ThreadsafeFunction<(), (), (), napi::Status, false, true>;
@@ -32,7 +32,7 @@ pub struct Told {
     /// The error's, if it failed.
     pub code: Option<String>,
     pub message: Option<String>,
-    pub value: Option<Either4<Hold, Mutex, Status, bool>>,
+    pub value: Option<Either4<Taken, u32, Status, bool>>,
 }
 
 #[derive(Default)]
@@ -45,13 +45,13 @@ struct Inbox {
 /// What other threads know of an environment.
 #[derive(Default)]
 pub struct Shared {
-    inbox: StdMutex<Inbox>,
-    bell: OnceLock<StdMutex<Bell>>,
+    inbox: Mutex<Inbox>,
+    bell: OnceLock<Mutex<Bell>>,
     /// Touched by the environment's thread alone.
-    waits: StdMutex<HashMap<i64, EventWait>>,
+    waits: Mutex<HashMap<i64, EventWait>>,
 }
 
-fn lock<T>(mutex: &StdMutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -86,37 +86,14 @@ impl Shared {
             std::mem::take(&mut inbox.letters)
         };
         drop(letters);
-    }
-
-    /// Drops what JavaScript no longer has. That may talk to a server, so it is offloaded while there is a loop to keep free.
-    pub fn part_with(&self, what: impl Parting) {
-        if what.is_remote() && !lock(&self.inbox).closed {
-            offload(move || drop(what));
-        }
-    }
-}
-
-/// What is finalized with its JavaScript object.
-pub trait Parting: Send + 'static {
-    fn is_remote(&self) -> bool;
-}
-
-impl Parting for ipcmutex::Mutex {
-    fn is_remote(&self) -> bool {
-        ipcmutex::Mutex::is_remote(self)
-    }
-}
-
-impl Parting for Arc<ipcmutex::Hold> {
-    fn is_remote(&self) -> bool {
-        self.mutex().is_remote()
+        mutex::forget_all();
     }
 }
 
 /// The operations that take time, for one environment. Each ends in one [`Told`] with its id.
 #[napi]
 pub struct Events {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 #[napi]
@@ -126,7 +103,7 @@ impl Events {
     pub fn new(env: Env, ring: Function<'_, (), ()>) -> napi::Result<Events> {
         let shared = Arc::new(Shared::default());
         let bell = ring.build_threadsafe_function::<()>().weak::<true>().build()?;
-        shared.bell.get_or_init(|| StdMutex::new(bell));
+        shared.bell.get_or_init(|| Mutex::new(bell));
         // Hooks run in reverse: this one before the bell's own.
         env.add_env_cleanup_hook(shared.clone(), |shared| shared.close())?;
         Ok(Events { shared })
@@ -151,8 +128,8 @@ impl Events {
                 Ok(outcome) => {
                     let value = match outcome {
                         Outcome::Done => None,
-                        Outcome::Hold(hold) => Some(Either4::A(Hold::new(hold, self.shared.clone()))),
-                        Outcome::Mutex(mutex) => Some(Either4::B(Mutex::new(mutex, self.shared.clone()))),
+                        Outcome::Hold(hold) => Some(Either4::A(taken(hold))),
+                        Outcome::Mutex(mutex) => Some(Either4::B(mutex::keep(mutex))),
                         Outcome::Status(status) => Some(Either4::C(status.into())),
                         Outcome::Flag(flag) => Some(Either4::D(flag)),
                     };
@@ -170,10 +147,11 @@ impl Events {
     }
 
     #[napi]
-    pub fn acquire(&self, id: i64, mutex: &Mutex, timeout: f64) -> Result<()> {
+    pub fn acquire(&self, id: i64, mutex: u32, timeout: f64) -> Result<()> {
         let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
         let shared = self.shared.clone();
-        let wait = mutex.core()?.acquire_event(timeout, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
+        let wait =
+            mutex::get(mutex)?.acquire_event(timeout, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
         lock(&self.shared.waits).insert(id, wait);
         Ok(())
     }
@@ -187,55 +165,55 @@ impl Events {
 
     /// Tells when the hold is lost.
     #[napi]
-    pub fn on_lost(&self, id: i64, hold: &Hold) -> Result<()> {
+    pub fn on_lost(&self, id: i64, mutex: u32, token: BigInt) -> Result<()> {
         let shared = self.shared.clone();
-        hold.core()?.on_lost(move |error| shared.post(id, Err(error))).map_err(raise)
+        hold::left(mutex, &token)?.on_lost(move |error| shared.post(id, Err(error))).map_err(raise)
     }
 
     #[napi]
     pub fn open(&self, id: i64, url: String) {
-        self.offload(id, move || crate::mutex::open(&url).map(Outcome::Mutex));
+        self.offload(id, move || mutex::open(&url).map(Outcome::Mutex));
     }
 
     #[napi]
-    pub fn close(&self, id: i64, mutex: &Mutex) -> Result<()> {
-        let core = mutex.core()?.clone();
+    pub fn close(&self, id: i64, mutex: u32) -> Result<()> {
+        let core = mutex::get(mutex)?;
         self.offload(id, move || core.close().map(|()| Outcome::Done));
         Ok(())
     }
 
     #[napi]
-    pub fn release(&self, id: i64, mutex: &Mutex) -> Result<()> {
-        let core = mutex.core()?.clone();
+    pub fn release(&self, id: i64, mutex: u32) -> Result<()> {
+        let core = mutex::get(mutex)?;
         self.offload(id, move || core.release().map(|()| Outcome::Done));
         Ok(())
     }
 
     #[napi]
-    pub fn status(&self, id: i64, mutex: &Mutex) -> Result<()> {
-        let core = mutex.core()?.clone();
+    pub fn status(&self, id: i64, mutex: u32) -> Result<()> {
+        let core = mutex::get(mutex)?;
         self.offload(id, move || core.status().map(Outcome::Status));
         Ok(())
     }
 
     #[napi]
-    pub fn break_lock(&self, id: i64, mutex: &Mutex) -> Result<()> {
-        let core = mutex.core()?.clone();
+    pub fn break_lock(&self, id: i64, mutex: u32) -> Result<()> {
+        let core = mutex::get(mutex)?;
         self.offload(id, move || core.break_lock().map(Outcome::Flag));
         Ok(())
     }
 
     #[napi]
-    pub fn release_hold(&self, id: i64, hold: &Hold) -> Result<()> {
-        let core = hold.core()?.clone();
-        self.offload(id, move || core.end().map(|()| Outcome::Done));
+    pub fn release_hold(&self, id: i64, mutex: u32, token: BigInt) -> Result<()> {
+        let hold = hold::left(mutex, &token)?;
+        self.offload(id, move || hold.release().map(|()| Outcome::Done));
         Ok(())
     }
 
     /// Renews the lease to `ttl` milliseconds, or to the URL's.
     #[napi]
-    pub fn extend(&self, id: i64, hold: &Hold, ttl: Option<f64>) -> Result<()> {
-        let core = hold.core()?.clone();
+    pub fn extend(&self, id: i64, mutex: u32, token: BigInt, ttl: Option<f64>) -> Result<()> {
+        let hold = hold::left(mutex, &token)?;
         let ttl = match ttl.map(|ms| Duration::try_from_secs_f64(ms / 1000.0)) {
             None => None,
             Some(Ok(ttl)) => Some(ttl),
@@ -247,7 +225,7 @@ impl Events {
                 )));
             }
         };
-        self.offload(id, move || core.extend(ttl).map(|()| Outcome::Done));
+        self.offload(id, move || hold.extend(ttl).map(|()| Outcome::Done));
         Ok(())
     }
 

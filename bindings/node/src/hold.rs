@@ -1,71 +1,49 @@
-//! One acquisition.
+//! One acquisition: in JavaScript its token, and the number of the mutex that it was left to.
 
-use std::sync::Arc;
-
-use napi::bindgen_prelude::BigInt;
+use napi::bindgen_prelude::{BigInt, Either};
 use napi_derive::napi;
 
 use crate::error::{Result, raise};
-use crate::events::Shared;
+use crate::mutex;
 
-/// One acquisition. Its finalizer releases.
+/// What was taken from one who died, or lost it.
+#[napi(object, object_from_js = false)]
+pub struct Abandoned {
+    pub token: u64,
+}
+
+/// A hold on its way to JavaScript, where an object stands for it. The usual one is a mere number, for that costs least.
+pub type Taken = Either<u64, Abandoned>;
+
+pub fn taken(hold: ipcmutex::Hold) -> Taken {
+    let abandoned = hold.abandoned();
+    let token = hold.leave();
+    if abandoned { Either::B(Abandoned { token }) } else { Either::A(token) }
+}
+
+/// A hold that was left to a mutex.
+pub fn left(mutex: u32, token: &BigInt) -> Result<ipcmutex::Hold> {
+    let (_, token, _) = token.get_u64();
+    mutex::with(mutex, |mutex| Ok(mutex.left(token)))
+}
+
 #[napi]
-pub struct Hold {
-    core: Option<Arc<ipcmutex::Hold>>,
-    shared: Arc<Shared>,
-}
-
-impl Hold {
-    pub fn new(core: ipcmutex::Hold, shared: Arc<Shared>) -> Hold {
-        Hold { core: Some(Arc::new(core)), shared }
-    }
-
-    pub fn core(&self) -> Result<&Arc<ipcmutex::Hold>> {
-        // It is taken out only when the object is finalized.
-        self.core.as_ref().ok_or_else(|| {
-            raise(ipcmutex::Error::new(ipcmutex::ErrorKind::NotOwner, "release", "the hold has ended already"))
-        })
-    }
+pub fn valid_ms(mutex: u32, token: BigInt) -> Result<Option<f64>> {
+    Ok(left(mutex, &token)?.valid_for().map(|left| left.as_millis() as f64))
 }
 
 #[napi]
-impl Hold {
-    #[napi(getter)]
-    pub fn token(&self) -> Result<BigInt> {
-        Ok(self.core()?.token().into())
-    }
-
-    #[napi(getter)]
-    pub fn abandoned(&self) -> Result<bool> {
-        Ok(self.core()?.abandoned())
-    }
-
-    #[napi(getter)]
-    pub fn valid_ms(&self) -> Result<Option<f64>> {
-        Ok(self.core()?.valid_for().map(|left| left.as_millis() as f64))
-    }
-
-    #[napi(getter)]
-    pub fn is_live(&self) -> Result<bool> {
-        Ok(self.core()?.is_live())
-    }
-
-    #[napi]
-    pub fn check(&self) -> Result<()> {
-        self.core()?.check().map_err(raise)
-    }
-
-    /// Ends it here and now: for engines of this host, and at exit.
-    #[napi]
-    pub fn release(&self) -> Result<()> {
-        self.core()?.end().map_err(raise)
-    }
+pub fn is_live(mutex: u32, token: BigInt) -> Result<bool> {
+    Ok(left(mutex, &token)?.is_live())
 }
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        if let Some(core) = self.core.take() {
-            self.shared.part_with(core);
-        }
-    }
+#[napi]
+pub fn check(mutex: u32, token: BigInt) -> Result<()> {
+    left(mutex, &token)?.check().map_err(raise)
+}
+
+/// Ends it here and now: for engines of this host.
+#[napi]
+pub fn release_hold(mutex: u32, token: BigInt) -> Result<()> {
+    left(mutex, &token)?.release().map_err(raise)
 }

@@ -1,16 +1,59 @@
-//! An open lock.
+//! Open locks, each a number in JavaScript.
+//!
+//! An object of a native class costs a microsecond for each of its calls and more for being made: its type tag is
+//! looked up, its borrows are counted, its finalizer is kept. `index.js` has objects of its own anyway, which tell when
+//! they are collected.
 
-use std::sync::Arc;
+use std::cell::RefCell;
 
 use ipcmutex::url::{LockUrl, Target};
-use ipcmutex::{Timeout, Waiting};
-use napi::bindgen_prelude::{Function, Reference};
+use ipcmutex::{Error, ErrorKind, Timeout, Waiting, offload};
+use napi::bindgen_prelude::Function;
 use napi_derive::napi;
+use slab::Slab;
 
 use crate::error::{Result, raise};
-use crate::events::{Events, Shared};
-use crate::hold::Hold;
+use crate::hold::{Taken, taken};
 use crate::status::Status;
+
+thread_local! {
+    /// The open locks of this thread's environment.
+    static OPEN: RefCell<Slab<ipcmutex::Mutex>> = const { RefCell::new(Slab::new()) };
+}
+
+/// Uses an open lock. `work` calls nothing of JavaScript.
+pub fn with<T>(mutex: u32, work: impl FnOnce(&ipcmutex::Mutex) -> Result<T>) -> Result<T> {
+    OPEN.with_borrow(|open| match open.get(mutex as usize) {
+        Some(mutex) => work(mutex),
+        None => Err(raise(Error::new(ErrorKind::Closed, "use", "still not opened: the mutex is gone"))),
+    })
+}
+
+/// An open lock, for other threads and for what calls JavaScript.
+pub fn get(mutex: u32) -> Result<ipcmutex::Mutex> {
+    with(mutex, |mutex| Ok(mutex.clone()))
+}
+
+pub fn keep(mutex: ipcmutex::Mutex) -> u32 {
+    OPEN.with_borrow_mut(|open| open.insert(mutex)) as u32
+}
+
+/// The environment goes, and its locks with it: their holds are released.
+pub fn forget_all() {
+    let all = OPEN.take();
+    drop(all);
+}
+
+/// JavaScript has no object of it any more. Its drop may talk to a server.
+#[napi]
+pub fn forget(mutex: u32) {
+    let gone = OPEN.with_borrow_mut(|open| open.try_remove(mutex as usize));
+    if let Some(gone) = gone
+        && gone.is_remote()
+    {
+        offload(move || drop(gone));
+    }
+}
 
 #[napi(object, object_from_js = false)]
 pub struct Described {
@@ -39,77 +82,49 @@ pub fn check_timeout(ms: f64) -> Result<()> {
     Timeout::from_js_ms(ms).map(drop).map_err(raise)
 }
 
-/// An open lock. Its methods talk to engines of this host; `Events` has those that may talk to a server.
+/// Opens the lock here and now.
 #[napi]
-pub struct Mutex {
-    core: Option<ipcmutex::Mutex>,
-    shared: Arc<Shared>,
+pub fn open_sync(url: String) -> Result<u32> {
+    open(&url).map(keep).map_err(raise)
 }
 
-impl Mutex {
-    pub fn new(core: ipcmutex::Mutex, shared: Arc<Shared>) -> Mutex {
-        Mutex { core: Some(core), shared }
-    }
+/// A hold, if that is possible now.
+#[napi]
+pub fn try_acquire(mutex: u32) -> Result<Option<Taken>> {
+    Ok(with(mutex, |mutex| mutex.try_acquire().map_err(raise))?.map(taken))
+}
 
-    pub fn core(&self) -> Result<&ipcmutex::Mutex> {
-        // It is taken out only when the object is finalized.
-        self.core.as_ref().ok_or_else(|| {
-            raise(ipcmutex::Error::new(ipcmutex::ErrorKind::Closed, "acquire", "still not opened: the mutex is closed"))
-        })
-    }
+/// Blocks this thread. `tick` is called now and then: it fails when the worker is being terminated.
+#[napi]
+pub fn acquire_sync(mutex: u32, timeout: f64, tick: Function<'_, (), ()>) -> Result<Taken> {
+    let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
+    let mut go_on = || tick.call(()).is_ok();
+    let hold = get(mutex)?.acquire_with(Waiting { timeout, cancel: None, interrupt: Some(&mut go_on) });
+    hold.map(taken).map_err(raise)
 }
 
 #[napi]
-impl Mutex {
-    /// Opens the lock here and now.
-    #[napi(factory)]
-    pub fn open(url: String, events: Reference<Events>) -> Result<Mutex> {
-        let core = open(&url).map_err(raise)?;
-        Ok(Mutex::new(core, events.shared.clone()))
-    }
-
-    /// A hold, if that is possible now.
-    #[napi]
-    pub fn try_acquire(&self) -> Result<Option<Hold>> {
-        let hold = self.core()?.try_acquire().map_err(raise)?;
-        Ok(hold.map(|hold| Hold::new(hold, self.shared.clone())))
-    }
-
-    /// Blocks this thread. `tick` is called now and then: it fails when the worker is being terminated.
-    #[napi]
-    pub fn acquire_sync(&self, timeout: f64, tick: Function<'_, (), ()>) -> Result<Hold> {
-        let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
-        let mut go_on = || tick.call(()).is_ok();
-        let hold =
-            self.core()?.acquire_with(Waiting { timeout, cancel: None, interrupt: Some(&mut go_on) }).map_err(raise)?;
-        Ok(Hold::new(hold, self.shared.clone()))
-    }
-
-    #[napi]
-    pub fn release(&self) -> Result<()> {
-        self.core()?.release().map_err(raise)
-    }
-
-    #[napi]
-    pub fn close(&self) -> Result<()> {
-        self.core()?.close().map_err(raise)
-    }
-
-    #[napi]
-    pub fn status(&self) -> Result<Status> {
-        self.core()?.status().map(Status::from).map_err(raise)
-    }
-
-    #[napi]
-    pub fn break_lock(&self) -> Result<bool> {
-        self.core()?.break_lock().map_err(raise)
-    }
+pub fn release(mutex: u32) -> Result<()> {
+    with(mutex, |mutex| mutex.release().map_err(raise))
 }
 
-impl Drop for Mutex {
-    fn drop(&mut self) {
-        if let Some(core) = self.core.take() {
-            self.shared.part_with(core);
-        }
-    }
+/// Whether a hold of it is this environment's.
+#[napi]
+pub fn is_held(mutex: u32) -> Result<bool> {
+    with(mutex, |mutex| Ok(mutex.is_held_here()))
+}
+
+#[napi]
+pub fn close(mutex: u32) -> Result<()> {
+    get(mutex)?.close().map_err(raise)
+}
+
+#[napi]
+pub fn status(mutex: u32) -> Result<Status> {
+    with(mutex, |mutex| mutex.status().map(Status::from).map_err(raise))
+}
+
+#[napi]
+pub fn break_lock(mutex: u32) -> Result<bool> {
+    get(mutex)?.break_lock().map_err(raise)
 }

@@ -179,6 +179,61 @@ test("n9 a mutex that is in sight keeps its hold through collections", { skip: !
     await mutex.release()
 })
 
+test("n9 a hold in sight stays held when its mutex is out of sight", { skip: !global.gc && "needs --expose-gc" }, async () => {
+    const url = `spm:${name()}`
+    const hold = await (async () => await new Mutex(url).acquire())()
+    for (let round = 0; round < 10; round++) {
+        global.gc()
+        await new Promise(setImmediate)
+    }
+    hold.check()
+    const other = new Mutex(url)
+    assert.strictEqual(await other.tryAcquire(), null)
+    await hold.release()
+    await (await other.acquire()).release()
+})
+
+test("n9 what is out of sight is gone from the addon too", { timeout: 20000, skip: !global.gc && "needs --expose-gc" }, async () => {
+    const { addon } = require("../native.js").load()
+    const url = `spm:${name()}`
+    for (let round = 0; round < 1000; round++) {
+        const mutex = new Mutex(url)
+        await mutex.acquire()
+        await (round % 2 === 0 ? mutex.release() : mutex.close())
+    }
+    /*  The numbers of what is gone are given again.  */
+    for (let highest = Infinity; highest > 1100;) {
+        global.gc()
+        await new Promise(setImmediate)
+        const numbers = Array.from({ length: 500 }, () => addon.openSync(url))
+        highest = Math.max(...numbers)
+        numbers.forEach(addon.forget)
+    }
+})
+
+test("a hold knows what it was after its end, and never ends another", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const [first, token] = await mutex.acquire().then((hold) => [hold, hold.token])
+    await mutex.release()
+    assert.throws(() => first.check(), code("NOT_OWNER"))
+    assert.deepStrictEqual([first.token, first.abandoned, first.validMs], [token, false, null])
+    const second = await mutex.acquire()
+    await assert.rejects(first.release(), code("NOT_OWNER"))
+    second.check()
+    await mutex.close()
+    assert.throws(() => second.check(), code("NOT_OWNER"))
+    await mutex.open()
+    const third = await mutex.acquire()
+    await assert.rejects(second.release(), code("NOT_OWNER"))
+    third.check()
+    await mutex.breakLock()
+    const fourth = await mutex.acquire()
+    assert.deepStrictEqual([fourth.abandoned, fourth.token > third.token], [true, true])
+    await assert.rejects(third.release(), code("LOST"))
+    fourth.check()
+    await fourth.release()
+})
+
 test("n9 waits whose mutex is out of sight are settled, once", { skip: !global.gc && "needs --expose-gc" }, async () => {
     const url = `spm:${name()}`
     const holder = new Mutex(url)
