@@ -121,9 +121,10 @@ def test_y3_signals_at_any_moment_leave_nothing_held(url: str, child: Start) -> 
         thread = threading.Thread(target=compete)
         thread.start()
         rung = 0
-        for _ in range(2000):
+        rounds, span = (2000, 1e-3) if url.startswith("rpm") else (4000, 4e-4)  # 10,000 in all
+        for _ in range(rounds):
             try:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 1e-3))
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, span))
                 with mutex:
                     pass
                 while True:
@@ -135,12 +136,12 @@ def test_y3_signals_at_any_moment_leave_nothing_held(url: str, child: Start) -> 
         thread.join()
         assert mutex.acquire(timeout=10)
         mutex.release()
-        print(rung)
+        assert rung == rounds, rung
         """,
         url,
     )
     code, out, err = racer.end()
-    assert (code, out.strip()) == (0, "2000"), err
+    assert code == 0, out + err
 
 
 def test_y2_a_thread_that_waits_does_not_mind_signals(url: str, child: Start) -> None:
