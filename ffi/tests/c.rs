@@ -24,8 +24,10 @@ enum Link {
 
 fn compile(source: &Path, program: &Path, link: Link) {
     let library = library();
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
+    let is_cpp = source.extension().is_some_and(|extension| extension == "cpp");
+    let mut gcc = Command::new(if is_cpp { "g++" } else { "gcc" });
+    gcc.arg(if is_cpp { "-std=gnu++17" } else { "-std=gnu11" });
+    gcc.args(["-g", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
         .arg(crate_dir().join("../include"))
         .arg("-I")
         .arg(crate_dir().join("tests/c"))
@@ -95,12 +97,13 @@ const SONAME: &str = "libipcmutex.so.0";
 const ONCE: &[&[&str]] = &[&[]];
 
 /// Each program, the arguments of its runs, and its exit code.
-const RUNS: [(&str, &[&[&str]], i32); 6] = [
+const RUNS: [(&str, &[&[&str]], i32); 7] = [
     ("use.c", &[&["spm:"], &["mpm:"]], 0),
     ("misuse.c", ONCE, 0),
     ("waiting.c", &[&["spm:"], &["mpm:"]], 42),
     ("fork.c", ONCE, 0),
     ("log.c", ONCE, 0),
+    ("statics.cpp", ONCE, 42),
     ("leaks.c", &[&["spm:", "20000"], &["mpm:", "2000"]], 0),
 ];
 
@@ -111,11 +114,13 @@ fn programs(link: Link) {
     }
     let matrix = dir.path().join("matrix.c");
     std::fs::write(&matrix, matrix_of_bad_arguments()).unwrap();
+    let example = dir.path().join("example.c");
+    std::fs::write(&example, example_of_the_readme()).unwrap();
     // By its SONAME, as an installed program finds it.
     std::os::unix::fs::symlink(library().join("libipcmutex.so"), dir.path().join(SONAME)).unwrap();
     std::thread::scope(|scope| {
         let own = RUNS.map(|(name, runs, code)| (crate_dir().join("tests/c").join(name), runs, code));
-        for (source, runs, code) in own.into_iter().chain([(matrix, ONCE, 0)]) {
+        for (source, runs, code) in own.into_iter().chain([(matrix, ONCE, 0), (example, ONCE, 0)]) {
             let program = dir.path().join(source.file_stem().unwrap());
             scope.spawn(move || {
                 compile(&source, &program, link);
@@ -125,6 +130,12 @@ fn programs(link: Link) {
             });
         }
     });
+}
+
+fn example_of_the_readme() -> String {
+    let readme = std::fs::read_to_string(crate_dir().join("../README.md")).unwrap();
+    let from = readme.split_once("\n```c\n").expect("an example in C").1;
+    from.split_once("\n```\n").unwrap().0.to_owned() + "\n"
 }
 
 #[test]
