@@ -55,6 +55,7 @@ fn run_as(command: &mut Command, program: &Path, code: i32) {
     let mut child = command
         .env("IPCMUTEX_DIR", locks)
         .env("UBSAN_OPTIONS", "print_stacktrace=1")
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
