@@ -2,12 +2,14 @@
 
 use shuttle::thread;
 
-use super::{Inside, must_be_free, play};
+use super::{Inside, block_on, must_be_free, play};
 use crate::{ErrorKind, Hold, Mutex};
 
 const URL: &str = "spm:schedules-close";
 
 /// Who waits through it hears CLOSED, or held before; who holds through it is released; another handle's waiter is served.
+///
+/// FAULTS: C4
 #[test]
 fn against_waits_and_holds() {
     play(|| {
@@ -15,10 +17,11 @@ fn against_waits_and_holds() {
         let other = Mutex::open(URL).expect("it opens");
         let hold = other.acquire().expect("it is free");
         let mutex = Mutex::open(URL).expect("it opens");
-        let waits = [0, 1].map(|_| {
+        let waits = [false, true].map(|awaits| {
             let mutex = mutex.clone();
+            let acquire = move || if awaits { block_on(mutex.acquire_async()) } else { mutex.acquire() };
             // What it acquired may be released by `close` at any moment: it is no place to be inside.
-            thread::spawn(move || match mutex.acquire().and_then(Hold::release) {
+            thread::spawn(move || match acquire().and_then(Hold::release) {
                 Ok(()) => {}
                 Err(error) => assert!(matches!(error.kind(), ErrorKind::Closed | ErrorKind::NotOwner), "{error}"),
             })
@@ -36,6 +39,27 @@ fn against_waits_and_holds() {
         closer.join().expect("it went well");
         elsewhere.join().expect("it went well");
         assert_eq!(mutex.acquire().expect_err("it is closed").kind(), ErrorKind::Closed);
+        must_be_free(URL);
+    });
+}
+
+/// Nobody releases before they have ended: `close` alone can end them, whenever it comes.
+#[test]
+fn against_waits_that_nothing_else_ends() {
+    play(|| {
+        let other = Mutex::open(URL).expect("it opens");
+        let hold = other.acquire().expect("it is free");
+        let mutex = Mutex::open(URL).expect("it opens");
+        let waits = [false, true].map(|awaits| {
+            let mutex = mutex.clone();
+            let acquire = move || if awaits { block_on(mutex.acquire_async()) } else { mutex.acquire() };
+            thread::spawn(move || acquire().map(drop).expect_err("it is held").kind())
+        });
+        mutex.close().expect("it is closed once");
+        for wait in waits {
+            assert_eq!(wait.join().expect("it went well"), ErrorKind::Closed);
+        }
+        hold.release().expect("it was held");
         must_be_free(URL);
     });
 }

@@ -12,8 +12,10 @@ mod spm;
 pub(crate) mod thread;
 mod waits;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Wake};
 
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
@@ -57,6 +59,26 @@ impl Inside {
             Ok(hold) => self.visit(hold),
             Err(error) => assert_eq!(error.kind(), kind, "{error}"),
         }
+    }
+}
+
+/// Wakes a thread.
+struct Waker(shuttle::thread::Thread);
+
+impl Wake for Waker {
+    fn wake(self: Arc<Waker>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Arc::new(Waker(shuttle::thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(outcome) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return outcome;
+        }
+        shuttle::thread::park();
     }
 }
 

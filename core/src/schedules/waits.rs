@@ -3,11 +3,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake};
+use std::task::{Context, Poll};
 
-use shuttle::thread::{self, Thread};
+use shuttle::thread;
 
-use super::{Inside, must_be_free, play};
+use super::{Inside, Waker, block_on, must_be_free, play};
 use crate::{Cancel, ErrorKind, Hold, Mutex, Result, Timeout, Waiting};
 
 const URL: &str = "spm:schedules-wait";
@@ -34,6 +34,7 @@ fn against_a_grant(wait_and_cancel: impl Fn(Mutex, Inside) + Copy + Send + Sync 
     });
 }
 
+/// FAULTS: S11
 #[test]
 fn a_thread_that_is_cancelled() {
     against_a_grant(|mutex, inside| {
@@ -48,6 +49,7 @@ fn a_thread_that_is_cancelled() {
     });
 }
 
+/// FAULTS: S11
 #[test]
 fn a_callback_that_is_cancelled() {
     against_a_grant(|mutex, inside| {
@@ -76,15 +78,6 @@ fn an_event_that_is_cancelled() {
     });
 }
 
-/// Wakes a thread.
-struct Waker(Thread);
-
-impl Wake for Waker {
-    fn wake(self: Arc<Waker>) {
-        self.0.unpark();
-    }
-}
-
 #[test]
 fn a_future_that_is_dropped() {
     against_a_grant(|mutex, inside| {
@@ -101,14 +94,24 @@ fn a_future_that_is_dropped() {
 
 #[test]
 fn a_future_that_is_awaited() {
-    against_a_grant(|mutex, inside| {
-        let waker = Arc::new(Waker(thread::current())).into();
-        let mut acquire = pin!(mutex.acquire_async());
-        loop {
-            if let Poll::Ready(outcome) = acquire.as_mut().poll(&mut Context::from_waker(&waker)) {
-                return inside.visit(outcome.expect("it is served"));
-            }
-            thread::park();
-        }
+    against_a_grant(|mutex, inside| inside.visit(block_on(mutex.acquire_async()).expect("it is served")));
+}
+
+/// Nobody releases before the wait has ended: the cancellation alone can end it, whenever it comes.
+#[test]
+fn a_cancellation_that_nothing_else_stands_in_for() {
+    play(|| {
+        let mutex = Mutex::open(URL).expect("it opens");
+        let hold = mutex.acquire().expect("it is free");
+        let cancel = Cancel::new();
+        let waits = thread::spawn({
+            let (mutex, cancel) = (mutex.clone(), cancel.clone());
+            move || mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() }).map(drop)
+        });
+        cancel.cancel();
+        let ended = waits.join().expect("it went well").expect_err("it is held");
+        assert_eq!(ended.kind(), ErrorKind::Canceled);
+        hold.release().expect("it was held");
+        must_be_free(URL);
     });
 }

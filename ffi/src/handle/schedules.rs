@@ -48,6 +48,7 @@ fn table() -> &'static Table<Value> {
     Box::leak(Box::new(Table::new(1, "test")))
 }
 
+/// FAULTS: C2
 #[test]
 fn pins_against_the_end_of_a_handle_and_the_next_one_in_its_slot() {
     play(|| {

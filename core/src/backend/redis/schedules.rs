@@ -31,6 +31,7 @@ fn lock_and_hold() -> (Arc<Lock>, Arc<Hold>) {
     (lock, hold)
 }
 
+/// FAULTS: R9
 #[test]
 fn a_hold_ends_once_and_what_has_ended_is_renewed_no_more() {
     play(|| {
