@@ -1,7 +1,7 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
 # make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
-# make fuzz                       bytes that nobody meant, for FUZZ_SECONDS=60 each target
+# make fuzz                       bytes that nobody meant, led by coverage, for FUZZ_SECONDS=60 each target (FUZZ="url page resp calls")
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks
@@ -55,11 +55,8 @@ packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tool
 	tests/packages/node.sh $(target)/node-tools
 	@echo "make packages: all passed"
 
-# Each on its own, since one that ends the process ends all that are in it.
-fuzz: tools c
-	for target in url page resp; do \
-	  IPCMUTEX_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test $(packages) --test fuzz -- --nocapture $$target; done
-	tests/fuzz/calls.sh $(FUZZ_SECONDS) $(target)/fuzz
+fuzz: tools debian-g++
+	tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
 
 soak: build redis
 	IPCMUTEX_HAMMER_SECONDS=$(SOAK_SECONDS) cargo test $(packages) --test exclusion -- --nocapture --test-threads=1

@@ -15,7 +15,7 @@
     if (!(condition)) {                                                                            \
       fprintf(stderr, "%s:%d: not so: %s (last error: %s)\n", __FILE__, __LINE__, #condition,      \
               ipcmutex_last_error());                                                              \
-      _exit(1);                                                                                    \
+      abort();                                                                                    \
     }                                                                                              \
   } while (0)
 
@@ -25,7 +25,7 @@
     if (expect_got != (code)) {                                                                    \
       fprintf(stderr, "%s:%d: %s is %d (%s), not %s (last error: %s)\n", __FILE__, __LINE__, #call, \
               expect_got, ipcmutex_strerror(expect_got), #code, ipcmutex_last_error());            \
-      _exit(1);                                                                                    \
+      abort();                                                                                    \
     }                                                                                              \
   } while (0)
 
