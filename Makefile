@@ -4,6 +4,7 @@
 # make fuzz                       bytes that nobody meant, led by coverage, for FUZZ_SECONDS=60 each target (FUZZ="url page resp calls")
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
+# make figures                    what the tests of faults measure, into docs/FAULTS.md
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, some three minutes with the builds)
 # make install PREFIX= DESTDIR=   header, libraries, command
@@ -64,6 +65,13 @@ soak: build redis
 .PHONY: chaos
 chaos: build redis
 	@$(built)/chaos
+
+# What the faults' tests measure, into docs/FAULTS.md: on a quiet machine, one test at a time.
+.PHONY: figures
+figures: build redis neighbours debian-strace
+	@rm -f $(target)/figures
+	IPCMUTEX_FIGURES=$(target)/figures IPCMUTEX_REQUIRE_REDIS=1 cargo test -q -p ipcmutex-tests --test faults --test mpm --test redis -- --test-threads=1
+	IPCMUTEX_FIGURES=$(target)/figures IPCMUTEX_BLESS=1 cargo test -q -p ipcmutex-tests --test faults table
 
 .PHONY: sweep
 sweep: build debian-strace

@@ -42,7 +42,7 @@ fn chaos() -> Result<bool, String> {
     let share = engines.len() as u64;
     let mut good = true;
     for engine in engines {
-        let order = Order { engine, seed, faults: faults / share, lasting: lasting / share as u32 };
+        let order = Order { engine, seed, faults: u64::div_ceil(faults, share), lasting: lasting / share as u32 };
         let terminal = std::io::stdout().is_terminal();
         let mut shown: Option<Instant> = None;
         let outcome = run(order, |progress| {

@@ -8,6 +8,7 @@ pub mod cell;
 pub mod certificates;
 pub mod chaos;
 pub mod cluster;
+pub mod figures;
 pub mod fuzz;
 pub mod impossible;
 pub mod occupancy;

@@ -12,6 +12,7 @@ use ipcmutex::{Cancel, Error, ErrorKind, Mutex, State, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::artifacts::programs;
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters, within};
+use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::occupancy::now;
 use ipcmutex_tests::servers::{Redis, Reply};
@@ -191,6 +192,7 @@ fn r1_a_killed_holder_frees_the_lock_when_its_lease_ends() {
     let waited = (at - asked) as i64 / 1_000_000;
     assert!(waited >= left - 2, "{waited} ms, but the lease had {left} ms");
     assert!(waited <= left + 400, "{waited} ms, and the lease had {left} ms");
+    figure("R1", format!("with {left} ms of the lease left, the next owner after {waited} ms"));
     assert!(hold.abandoned());
     assert!(hold.token() > theirs.token());
     hold.release().expect("released");
@@ -261,6 +263,7 @@ fn r5_a_server_that_stops_answering_costs_the_hold_in_time() {
         after >= valid.saturating_sub(Duration::from_millis(50)) && after < valid + Duration::from_secs(1),
         "{after:?}"
     );
+    figure("R5", format!("told {after:.0?} after the server froze, valid for {valid:.0?} then"));
     assert_eq!(kind_of(hold.check()), ErrorKind::Lost);
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
     redis.thaw();
@@ -452,6 +455,7 @@ fn r11_a_waiter_whose_connection_is_cut_is_served_all_the_same() {
             hold.release().expect("released");
             waits.join().expect("no panic").expect("acquired").release().expect("released");
             assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+            figure("R11", format!("woken after a cut: {:.1?}", begun.elapsed()));
         });
         // Cut in the very moment of the release: the wake-up is lost, the lock is not.
         let hold = holder.acquire().expect("acquired");
@@ -482,6 +486,7 @@ fn r12_a_process_has_at_most_three_connections() {
         let theirs =
             list.lines().filter(|line| line.contains("lib-name=ipcmutex") || line.contains(" addr=127")).count();
         assert!((1..=3).contains(&theirs), "{theirs} connections:\n{list}");
+        figure("R12", format!("{theirs} connections of a process with 40 holds and 10 waiters"));
         for lock in 0..10 {
             agent.call(&format!("end {lock}")).ok();
         }

@@ -51,7 +51,7 @@ fn f9_a_full_disk_stops_new_locks_and_no_others() {
     let new = url_of(&place.dir.path().join("new"));
     let begun = Instant::now();
     agent.open(2, &new).err(ErrorKind::NoSpace);
-    println!("no space is told after {:.1?}", begun.elapsed());
+    ipcmutex_tests::figures::figure("F9", format!("no space is told after {:.1?}", begun.elapsed()));
     fs::remove_file(seen.join("fill")).unwrap();
     agent.open(2, &new).ok();
     agent.call("hold 2 2 0").ok();

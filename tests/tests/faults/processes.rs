@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::occupancy;
 use ipcmutex_tests::place::{Place, freeze, kill, signal, until};
 use rustix::process::Signal;
@@ -64,7 +65,10 @@ fn f2_a_big_owner_is_alive_until_it_runs_no_more() {
             assert_eq!(count(), counted, "the dead owner still ran when the next one entered");
             killed.elapsed()
         });
-        println!("an owner of {mib} MiB, {how:?}: the next one 20 ms before {killed:.1?}");
+        figure(
+            "F2",
+            format!("an owner of {mib} MiB, {how:?}: {:.0?}", killed.saturating_sub(Duration::from_millis(20))),
+        );
     }
 }
 
@@ -79,7 +83,7 @@ fn f13_signals_lengthen_no_wait() {
         let begun = Instant::now();
         waiter.call(&format!("acquire 1 {limit}")).err(ErrorKind::Timeout);
         let waited = begun.elapsed();
-        println!("{limit} ms with 1,000 signals a second: {waited:.1?}");
+        figure("F13", format!("{limit} ms with 1,000 signals a second: {waited:.1?}"));
         assert!(waited >= Duration::from_millis(limit) && waited < SOON);
     }
     let wait = waiter.begin_alone("hold 1 1 forever");
@@ -90,6 +94,7 @@ fn f13_signals_lengthen_no_wait() {
 
 #[test]
 fn s1_waiters_that_are_killed_cost_the_others_nothing() {
+    let mut times = Vec::new();
     let place = Place::new();
     let url = format!("{}?fair=strict", place.url());
     let owner = agent(&url);
@@ -111,6 +116,7 @@ fn s1_waiters_that_are_killed_cost_the_others_nothing() {
         }
         kill(&killed);
         killed.leave();
+        let released = Instant::now();
         owner.call("end 1").ok();
         let mut last = 0;
         for (waiter, wait) in waiters.iter().zip(waits) {
@@ -119,7 +125,9 @@ fn s1_waiters_that_are_killed_cost_the_others_nothing() {
             last = served.token();
             waiter.call("end 1").ok();
         }
+        times.push(released.elapsed());
     }
+    figure("S1", format!("six past one that was killed, in order: {}", spread(times)));
 }
 
 #[test]
@@ -166,6 +174,7 @@ fn s5_one_of_six_takes_over_from_the_dead() {
         }
         rivals[winners[0]].call("end 1").ok();
     }
+    figure("S5", "50 takeovers by six, none of them double");
 }
 
 #[test]
@@ -185,6 +194,7 @@ fn s8_nobody_enters_because_he_was_told_so() {
     let met = hammers.into_iter().map(|hammer| hammer.reply().ok().number("overlaps")).sum();
     let verdict = occupancy::judge(&cell, &records, met);
     assert!(verdict.is_exclusive() && verdict.visits > 100, "{verdict:?}");
+    figure("S8", format!("{} visits, no overlap", verdict.visits));
     // And who waits in earnest is not woken in vain for ever.
     liar.call("honest").ok();
     let owner = Mutex::open(&place.url()).unwrap();
@@ -209,12 +219,15 @@ fn s13_a_waiter_that_closes_lets_the_next_one_through() {
     first.call("close 1").ok();
     closed.reply().err(ErrorKind::Closed);
     owner.until_waiters(1, 1);
+    let released = Instant::now();
     owner.call("end 1").ok();
     wait.reply().ok();
+    figure("S13", format!("{:.1?}", released.elapsed()));
 }
 
 #[test]
 fn s17_a_starved_waiter_is_served_all_the_same() {
+    let mut times = Vec::new();
     let place = Place::new();
     let owner = agent(&place.url());
     owner.call("hold 1 1 0").ok();
@@ -230,13 +243,16 @@ fn s17_a_starved_waiter_is_served_all_the_same() {
     for _ in 0..3 {
         let waits = starved.begin("hold 1 1 forever");
         owner.until_waiters(1, 1);
+        let released = Instant::now();
         owner.call("end 1").ok();
         waits.reply().ok();
+        times.push(released.elapsed());
         let waits = owner.begin("hold 1 1 forever");
         starved.until_waiters(1, 1);
         starved.call("end 1").ok();
         waits.reply().ok();
     }
+    figure("S17", format!("from the release to the starved one's hold: {}", spread(times)));
 }
 
 #[test]
@@ -251,8 +267,11 @@ fn k2_a_dead_owners_child_does_not_hold_in_its_place() {
             std::thread::scope(|scope| {
                 let waiting = scope.spawn(|| next.acquire_timeout(SOON).unwrap());
                 owner.until_waiters(1, 1);
+                let killed = Instant::now();
                 kill(&owner);
-                waiting.join().expect("no panic")
+                let hold = waiting.join().expect("no panic");
+                figure("K2", format!("from the kill to the next owner: {:.1?}", killed.elapsed()));
+                hold
             })
         } else {
             kill(&owner);
@@ -286,7 +305,7 @@ fn k4_forks_while_threads_are_in_the_library() {
     let begun = Instant::now();
     let forks = parent.begin(&format!("forks {many} {}", place.url()));
     let bad = forks.reply_after(Duration::from_millis(30 * many)).ok().number("bad");
-    println!("{many} forks with three threads in the library: {bad} bad, in {:.1} s", begun.elapsed().as_secs_f64());
+    figure("K4", format!("{many} forks: {bad} bad, in {:.1?}", begun.elapsed()));
     assert_eq!(bad, 0, "{}", parent.errors());
 }
 
@@ -349,7 +368,9 @@ fn f3_what_is_frozen_while_waiting_is_overtaken_and_comes_back() {
     freeze(&waiter);
     owner.call("end 1").ok();
     let other = Mutex::open(&place.url()).unwrap();
+    let begun = Instant::now();
     let hold = other.acquire_timeout(SOON).unwrap().expect("the one before it is frozen");
+    figure("S9", format!("past a frozen one: {:.0?}", begun.elapsed()));
     signal(&waiter, Signal::CONT);
     until("it waits again", || other.status().unwrap().waiters == 1);
     assert!(wait.is_waiting());

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{Mutex, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::place::{Place, url_of};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -46,7 +47,7 @@ fn s12_a_thousand_waiters_in_twenty_processes() {
         last = served.token();
         agent.call(&format!("end {at}")).ok();
     }
-    println!("1,000 waiters in 20 processes: served in order, in {:.1?}", begun.elapsed());
+    figure("S12", format!("1,000 waiters in 20 processes: in order, in {:.0?}", begun.elapsed()));
     assert!(here.acquire_timeout(SOON).unwrap().is_some());
 }
 
@@ -137,7 +138,7 @@ fn what_an_open_lock_and_a_waiter_cost_in_memory() {
     waiter.call("show 0").ok();
     assert_eq!(u64::from(here.status().unwrap().waiters), MANY);
     let per_waiter = (status_of(&waiter, "VmRSS:") - before) as f64 / MANY as f64;
-    println!("a waiter: {per_waiter:.2} KiB in memory; threads of the process: {}", waiter.threads().0);
+    figure("S12", format!("a waiter: {per_waiter:.2} KiB; threads of the process: {}", waiter.threads().0));
     assert!(per_waiter < 4.0);
 }
 

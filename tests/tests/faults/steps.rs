@@ -162,9 +162,8 @@ fn killed_at(agent: &Agent, file: &File, commands: &[&str], last: usize) -> Opti
 
 /// Rounds with a later and later end, until one is not reached.
 fn sweep(what: &str, at_least: usize, mut round: impl FnMut(usize) -> bool) {
-    let begun = std::time::Instant::now();
     let moments = (1..).take_while(|last| round(*last)).count();
-    println!("killed at each of {moments} steps of {what}, in {:.1} s", begun.elapsed().as_secs_f64());
+    ipcmutex_tests::figures::figure("F1", format!("killed at each of {moments} steps of {what}"));
     assert!(moments >= at_least, "{what}: only {moments} steps were seen");
 }
 

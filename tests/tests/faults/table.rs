@@ -1,4 +1,5 @@
-//! `docs/FAULTS.md`: every fault of `faults.toml` with the tests that show it. Found by their names, so that none is forgotten.
+//! `docs/FAULTS.md`: every fault of `faults.toml` with the tests that show it, found by their names so that none is forgotten, and with
+//! what they measured last, of which `figures.tsv` keeps note.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -47,6 +48,28 @@ fn parts(id: &str) -> Option<(char, u32)> {
     GROUPS.iter().any(|(group, ..)| *group == letter).then_some((letter, number))
 }
 
+/// What was measured last, by id. With `fresh`, which `make figures` has collected, in place of what it measured anew.
+fn figures(fresh: Option<&Path>) -> BTreeMap<String, Vec<String>> {
+    let read = |path: &Path| {
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let text = fs::read_to_string(path).expect("it is there");
+        let mut lines: Vec<_> = text.lines().map(|line| line.split_once('\t').expect("an id and a figure")).collect();
+        lines.sort_unstable(); // as tests ran side by side
+        for (id, figure) in lines {
+            found.entry(id.to_owned()).or_default().push(figure.to_owned());
+        }
+        found
+    };
+    let path = artifacts::source("figures.tsv");
+    let mut all = read(&path);
+    if let Some(fresh) = fresh {
+        all.extend(read(fresh));
+        let lines = all.iter().flat_map(|(id, figures)| figures.iter().map(move |figure| format!("{id}\t{figure}\n")));
+        fs::write(&path, lines.collect::<String>()).expect("it is writable");
+    }
+    all
+}
+
 /// The sources that have tests in them.
 fn sources() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -63,7 +86,7 @@ fn sources() -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    for folder in ["core/src", "core/tests", "ffi/tests", "tests/src", "tests/tests", "bindings"] {
+    for folder in ["core/src", "ffi/src", "ffi/tests", "tests/src", "tests/tests", "bindings"] {
         walk(&artifacts::checkout().join(folder), &mut found);
     }
     found.sort();
@@ -106,11 +129,16 @@ fn found(sources: &[PathBuf]) -> BTreeMap<(char, u32), BTreeSet<String>> {
     found
 }
 
-fn document(rows: &BTreeMap<String, Row>, tests: &BTreeMap<(char, u32), BTreeSet<String>>) -> String {
+fn document(
+    rows: &BTreeMap<String, Row>,
+    tests: &BTreeMap<(char, u32), BTreeSet<String>>,
+    figures: &BTreeMap<String, Vec<String>>,
+) -> String {
     let mut text = String::from(
         "# Faults\n\nWhat can go wrong, exactly what must happen then, and the test that shows it. Error names are those of the table of codes; bounds are\n\
          counted generously in tests (a watchdog, not a stop-watch) and measured in benchmarks. Made from `tests/faults.toml` by\n\
-         `IPCMUTEX_BLESS=1 cargo test -p ipcmutex-tests --test faults table`.\n",
+         `IPCMUTEX_BLESS=1 cargo test -p ipcmutex-tests --test faults table`. The last figure is what the test measured when `make figures` ran\n\
+         last, on whatever machine that was; where there is none, the test says yes or no.\n",
     );
     let cell = |text: &str| text.replace('|', "\\|");
     for (group, title, remark) in GROUPS {
@@ -118,7 +146,7 @@ fn document(rows: &BTreeMap<String, Row>, tests: &BTreeMap<(char, u32), BTreeSet
         if !remark.is_empty() {
             let _ = writeln!(text, "{remark}\n");
         }
-        let _ = writeln!(text, "| | fault | what must happen | shown by |\n|---|---|---|---|");
+        let _ = writeln!(text, "| | fault | what must happen | shown by | last figure |\n|---|---|---|---|---|");
         let mut own: Vec<((char, u32), &Row)> =
             rows.iter().filter_map(|(id, row)| Some((parts(id)?, row))).filter(|(id, _)| id.0 == *group).collect();
         own.sort_by_key(|(id, _)| *id);
@@ -129,7 +157,9 @@ fn document(rows: &BTreeMap<String, Row>, tests: &BTreeMap<(char, u32), BTreeSet
                 Some(why) if names.is_empty() => cell(why),
                 _ => names.iter().map(|name| format!("`{}`", cell(name))).collect::<Vec<_>>().join(", "),
             };
-            let _ = writeln!(text, "| {}{} | {} | {} | {shown} |", id.0, id.1, cell(&row.fault), cell(&row.outcome));
+            let (id, none) = (format!("{}{}", id.0, id.1), Vec::new());
+            let last = cell(&figures.get(&id).unwrap_or(&none).join("; "));
+            let _ = writeln!(text, "| {id} | {} | {} | {shown} | {last} |", cell(&row.fault), cell(&row.outcome));
         }
     }
     text
@@ -154,12 +184,16 @@ fn the_table_of_faults_is_whole_and_as_the_tests_are() {
         let known = rows.contains_key(&format!("{}{}", id.0, id.1));
         assert!(known, "{names:?} shows a fault {}{} that is not in faults.toml", id.0, id.1);
     }
-    let fresh = document(&rows, &tests);
+    let bless = std::env::var_os("IPCMUTEX_BLESS").is_some();
+    let collected = std::env::var_os("IPCMUTEX_FIGURES").map(PathBuf::from).filter(|_| bless);
+    let figures = figures(collected.as_deref());
+    assert!(figures.keys().all(|id| rows.contains_key(id)), "each figure is of a fault: {:?}", figures.keys());
+    let fresh = document(&rows, &tests, &figures);
     let path = artifacts::checkout().join("docs/FAULTS.md");
     if fs::read_to_string(&path).unwrap_or_default() == fresh {
         return;
     }
-    if std::env::var_os("IPCMUTEX_BLESS").is_some() {
+    if bless {
         fs::create_dir_all(path.parent().expect("docs"))
             .and_then(|()| fs::write(&path, fresh))
             .expect("docs is writable");
