@@ -1,6 +1,8 @@
-//! Blocking work for those who must not block: event loops. A few threads, started when there is work, gone with it.
+//! Blocking work for those who must not block: event loops. A few threads, started when there is work, gone soon after it.
 
 use std::collections::VecDeque;
+use std::sync::{Condvar, PoisonError};
+use std::time::Duration;
 
 use crate::sync::{Guarded, thread};
 use crate::sys::fork::PerProcess;
@@ -9,14 +11,25 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// How many jobs run at once: enough that one dead server does not stop the others at once.
 const THREADS: usize = 8;
+/// How long a thread stays with nothing to do: one acquisition after the other shares it, since to start one takes about as
+/// long as a round trip.
+const LINGER: Duration = Duration::from_millis(250);
+
+#[derive(Default)]
+struct Pool {
+    queue: Guarded<Queue>,
+    /// There is a job for one that lingers.
+    come: Condvar,
+}
 
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
     threads: usize,
+    lingering: usize,
 }
 
-static QUEUE: PerProcess<Guarded<Queue>> = PerProcess::new();
+static POOL: PerProcess<Pool> = PerProcess::new();
 
 /// Runs `job` soon, on a thread of the library's own that takes no signals. If no thread can be started it runs
 /// here: late is worse than near.
@@ -24,16 +37,20 @@ static QUEUE: PerProcess<Guarded<Queue>> = PerProcess::new();
 /// # Fork
 /// A child does not run what its parent has offloaded.
 pub fn offload(job: impl FnOnce() + Send + 'static) {
-    let queue = QUEUE.get_or_init(Guarded::default);
-    let mut state = queue.lock();
-    state.jobs.push_back(Box::new(job));
-    if state.threads == THREADS {
+    let pool = POOL.get_or_init(Pool::default);
+    let mut queue = pool.queue.lock();
+    queue.jobs.push_back(Box::new(job));
+    if queue.lingering >= queue.jobs.len() {
+        drop(queue);
+        return pool.come.notify_one();
+    }
+    if queue.threads == THREADS {
         return;
     }
-    state.threads += 1;
-    drop(state);
-    if thread::spawn("ipcmutex-io", thread::FULL_STACK, drain).is_err() {
-        drain();
+    queue.threads += 1;
+    drop(queue);
+    if thread::spawn("ipcmutex-io", thread::FULL_STACK, || drain(LINGER)).is_err() {
+        drain(Duration::ZERO);
     }
 }
 
@@ -49,16 +66,23 @@ pub fn deliver(job: impl FnOnce() + Send + 'static) {
     }
 }
 
-fn drain() {
-    let Some(queue) = QUEUE.get() else { return };
+fn drain(linger: Duration) {
+    let Some(pool) = POOL.get() else { return };
+    let mut queue = pool.queue.lock();
     loop {
-        let mut state = queue.lock();
-        let Some(job) = state.jobs.pop_front() else {
-            state.threads -= 1;
+        while let Some(job) = queue.jobs.pop_front() {
+            drop(queue);
+            run(job);
+            queue = pool.queue.lock();
+        }
+        queue.lingering += 1;
+        let (back, waited) = pool.come.wait_timeout(queue, linger).unwrap_or_else(PoisonError::into_inner);
+        queue = back;
+        queue.lingering -= 1;
+        if waited.timed_out() && queue.jobs.is_empty() {
+            queue.threads -= 1;
             return;
-        };
-        drop(state);
-        run(job);
+        }
     }
 }
 
