@@ -1,5 +1,5 @@
 //! A proxy between a client and its Redis server, which breaks the connection where a test says: after any byte, in
-//! either direction, by closing it or by going silent.
+//! either direction, by closing it, by going silent or by saying something twice.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -23,6 +23,8 @@ pub enum End {
     Cut,
     /// Nothing passes any more, either way; both sides find it open.
     Silence,
+    /// Nothing more; but what was read with the byte that strikes passes twice.
+    Twice,
 }
 
 /// On which connections. The engine's link is the one that subscribes.
@@ -233,11 +235,12 @@ fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStr
         if kind.load(Ordering::SeqCst) & SILENT != 0 {
             continue;
         }
-        let pass = strikes.map_or(read, |(left, _)| left);
+        let twice = strikes.is_some_and(|(_, end)| end == End::Twice);
+        let pass = strikes.filter(|_| !twice).map_or(read, |(left, _)| left);
         if strikes.is_some_and(|(_, end)| end == End::Silence) {
             kind.fetch_or(SILENT, Ordering::SeqCst);
         }
-        let passed = target.write_all(&data[..pass]);
+        let passed = target.write_all(&data[..pass]).and_then(|()| target.write_all(if twice { data } else { &[] }));
         if strikes.is_some() {
             shared.struck.fetch_add(1, Ordering::SeqCst);
         }

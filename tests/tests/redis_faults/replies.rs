@@ -162,6 +162,62 @@ fn r11_a_waiter_is_served_wherever_its_hand_over_is_cut() {
 }
 
 #[test]
+fn r6_what_is_said_twice_counts_once() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "twice");
+    let mut last = 0;
+    let (twice, one_more) = (|from, on| Fault { from, bytes: 0, end: End::Twice, on }, 4);
+    // The take, the release, and each of some more that would hear the answer to the one before.
+    for from in [From::Client, From::Server] {
+        for struck in 0..4 {
+            for turn in 0..one_more {
+                let arm = |step| {
+                    if turn == 0 && struck == step {
+                        proxy.arm(twice(from, On::Caller));
+                    }
+                };
+                arm(0);
+                let hold = mutex.try_acquire().expect("asked again").expect("nobody else wants it");
+                assert!(hold.token() > last);
+                is_alone(&hold, &straight);
+                arm(1);
+                assert!(mutex.try_acquire().expect("asked again").is_none(), "it is held");
+                arm(2);
+                assert_eq!(
+                    mutex.status().map(|status| status.token).ok(),
+                    Some(hold.token()),
+                    "{from:?} {struck} {turn}"
+                );
+                arm(3);
+                hold.release().expect("neither LOST nor NOT_OWNER");
+                last = next_one_gets_it(&straight, last);
+            }
+            assert!(proxy.disarm());
+        }
+    }
+    // The line.
+    for from in [From::Client, From::Server] {
+        for _ in 0..10 {
+            let hold = straight.acquire().expect("acquired");
+            let (tell, told) = mpsc::channel();
+            mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+            until("it waits", || waiters(&straight) == 1);
+            proxy.arm(twice(from, On::Link));
+            hold.release().expect("released");
+            let next = told.recv_timeout(LONG).expect("an outcome").expect("acquired");
+            assert!(proxy.disarm());
+            is_alone(&next, &straight);
+            next.extend(None).expect("renewed");
+            next.release().expect("released");
+            let free = || straight.status().is_ok_and(|status| status.state == State::Free && status.waiters == 0);
+            until("nothing is left behind", free);
+        }
+    }
+}
+
+#[test]
 fn r6_an_answer_that_never_comes_leaves_no_ghost() {
     needs_redis!();
     let redis = Redis::start();

@@ -23,6 +23,7 @@ use super::connect::{Learned, Server};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
+use super::lock::Lock;
 use super::placing::Placings;
 use super::redlock;
 use super::talk::Connection;
@@ -33,6 +34,7 @@ use crate::numbers::count;
 use crate::sync::{Guarded, MutexGuard};
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::{exit, thread};
+use crate::wait::Waiter;
 
 /// How long the background thread stays with nothing to do: a burst of holds shares one thread.
 pub(super) const LINGER: Duration = Duration::from_millis(250);
@@ -77,6 +79,8 @@ pub(super) struct Board {
     /// (when, serial) of each hold.
     pub(super) due: BTreeSet<(u64, u64)>,
     pub(super) arrivals: Arrivals,
+    /// Waiters that have come, for the background thread to find when it next wakes.
+    pub(super) come: Vec<Event>,
     /// What must still be released.
     pub(super) debts: HashMap<Token, Debt>,
     /// When the thread will look at the board by itself; never, if there is none.
@@ -168,6 +172,7 @@ impl Engine {
                 holds: HashMap::new(),
                 due: BTreeSet::new(),
                 arrivals: Arrivals::default(),
+                come: Vec::new(),
                 debts: HashMap::new(),
                 wake_at: u64::MAX,
                 taken: 0,
@@ -279,15 +284,19 @@ impl Engine {
         }
     }
 
-    /// A script on the caller's connection.
-    pub(super) fn run(
+    /// A script without arguments on the caller's connection, and its answer as `read` understands it.
+    pub(super) fn run<T>(
         &self,
         operation: &'static str,
         script: &Script,
         keys: &[String],
-        args: &[&str],
-    ) -> Result<Value, Failed> {
-        self.call(operation, |connection| run(connection, |by_text| script.call(by_text, keys, args)))
+        read: fn(&Value) -> Result<T>,
+    ) -> Result<T> {
+        let call = |connection: &mut Connection| {
+            let reply = run(connection, |by_text| script.call::<_, &str>(by_text, keys, &[]))?;
+            read(&reply).map_err(wire::unasked)
+        };
+        self.call(operation, call).map_err(|failed| failed.error)
     }
 
     /// Why this server must not carry a lock: it may evict the key of one that is held.
@@ -335,6 +344,24 @@ impl Engine {
     /// Leaves word for the background thread; starts it if there is none.
     pub(super) fn post(self: &Arc<Engine>, event: Event) -> Result<()> {
         let mut board = self.board.lock();
+        self.post_on(&mut board, event)
+    }
+
+    /// Leaves word of a waiter that stands in the line already. To wake the thread for it costs about as much as the release
+    /// before did, and it has nothing to do yet, unless something was told of it or its timer comes first.
+    pub(super) fn arrive(self: &Arc<Engine>, serial: u64, waiter: Arc<Waiter>, lock: Arc<Lock>) -> Result<()> {
+        let mut board = self.board.lock();
+        let hearing = board.arrivals.hearing;
+        let far = board.arrivals.of(serial).filter(|arrival| {
+            let quiet = arrival.heard.is_none() && arrival.link == hearing && !lock.beside_others;
+            quiet && arrival.left > 0
+        });
+        let until = far.map(|arrival| lease::now() + 1_000_000 * arrival.left.unsigned_abs());
+        let event = Event::Arrived { serial, waiter, lock };
+        if until.is_some_and(|until| board.wake_at <= until) {
+            board.come.push(event);
+            return Ok(());
+        }
         self.post_on(&mut board, event)
     }
 
@@ -535,7 +562,10 @@ impl Drop for Taking<'_> {
 /// Runs a script; by text if the server has forgotten it.
 pub(super) fn run(connection: &mut Connection, call: impl Fn(bool) -> redis::Cmd) -> redis::RedisResult<Value> {
     match call(false).query::<Value>(connection) {
-        Err(error) if wire::is_unknown_script(&error) => call(true).query(connection),
+        Err(error) if wire::is_unknown_script(&error) => match call(true).query(connection) {
+            Err(again) if wire::is_unknown_script(&again) => Err(wire::misplaced()),
+            answer => answer,
+        },
         answer => answer,
     }
 }

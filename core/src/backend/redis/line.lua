@@ -13,14 +13,16 @@ local function split(member)
   return string.match(member, '^(%x+)%.(%x+)$')
 end
 
--- Tells the first in line that the lock may come free in `ms`; throws out those to whom nobody listens.
-local function forewarn(ms)
+-- Tells the first in line (`first`, if that is known) that the lock may come free in `ms`; throws out those to whom nobody
+-- listens.
+local function forewarn(ms, first)
   while true do
-    local first = call('ZRANGE', line, 0, 0)[1]
+    first = first or call('ZRANGE', line, 0, 0)[1]
     if not first then return end
     local proc, token = split(first)
     if proc and tell(proc, 'H ' .. token .. ' ' .. ms) ~= 0 then return end
     call('ZREM', line, first)
+    first = nil
   end
 end
 
@@ -28,7 +30,7 @@ end
 -- the waiter turns into a hold; beside other libraries the key stays free, and only our own clients are kept off.
 local function advance(me, ticket)
   while true do
-    local first = call('ZRANGE', line, 0, 0, 'WITHSCORES')
+    local first = call('ZRANGE', line, 0, 1, 'WITHSCORES')
     if not first[1] or first[1] == me or (ticket > 0 and ticket < tonumber(first[2])) then return false end
     local proc, token = split(first[1])
     if reserved then
@@ -43,9 +45,8 @@ local function advance(me, ticket)
       call('ZREM', line, first[1])
       if proc and tell(proc, 'G ' .. token .. ' ' .. key) ~= 0 then
         call('SET', key, token, 'PX', CLAIM)
-        call('HSET', state, 'g', token)
-        call('PEXPIRE', state, WEEK)
-        forewarn(CLAIM)
+        if call('HSET', state, 'g', token) == 1 then call('PEXPIRE', state, WEEK) end
+        if first[3] then forewarn(CLAIM, first[3]) end
         return true
       end
     end

@@ -190,7 +190,7 @@ impl Worker {
         };
         line.members.insert(serial);
         self.by_token.insert(token.clone(), serial);
-        let joined = Instant::now();
+        let joined = waiter.created;
         let entry = Entry {
             waiter,
             lock,
@@ -369,8 +369,13 @@ impl Worker {
         let Some(entry) = self.entries.get_mut(&serial).filter(|entry| entry.call == Some(call)) else { return };
         entry.call = None;
         let lock = entry.lock.clone();
+        let token = entry.token.clone();
         let taken = match reply {
-            Ok(reply) => wire::taken(&reply),
+            Ok(reply) => match wire::taken(&reply, &token) {
+                // As if the connection had been cut before it: the take is sent again, on a new one.
+                Err(error) => return self.broke(number, &wire::unasked(error)),
+                taken => taken,
+            },
             Err(error) if wire::is_answer(&error) => Err(self.engine.server.failed("acquire", &error)),
             Err(error) => return self.broke(number, &error),
         };

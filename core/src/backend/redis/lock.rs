@@ -11,6 +11,7 @@ use super::engine::{self, Debt, Ending, Engine, Failed};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
+use super::talk::Connection;
 use super::wire::{self, Ask, Refusal, Taken};
 use super::worker::Event;
 use crate::backend::contract::{Backend, Grant, OnLost, Status};
@@ -30,7 +31,7 @@ pub(super) const ASIDE: Duration = Duration::from_secs(1);
 
 /// How long it must wait with a take that would be for a thread that ends with the process.
 pub(super) fn pause() -> Option<Duration> {
-    exit::begun_elsewhere().map(|since| ASIDE.saturating_sub(since.elapsed()))
+    exit::begun_elsewhere().and_then(|since| ASIDE.checked_sub(since.elapsed()))
 }
 
 pub(super) struct Lock {
@@ -195,8 +196,8 @@ impl Lock {
         self.trouble.lock().clone()
     }
 
-    fn run(&self, operation: &'static str, script: &wire::Script, args: &[&str]) -> Result<Value> {
-        self.engine.run(operation, script, self.keys.all(self.beside_others), args).map_err(|failed| failed.error)
+    fn run<T>(&self, operation: &'static str, script: &wire::Script, read: fn(&Value) -> Result<T>) -> Result<T> {
+        self.engine.run(operation, script, self.keys.all(self.beside_others), read)
     }
 }
 
@@ -213,9 +214,6 @@ impl Redis {
             // Somebody of this process was first, and is on the way to the line, as far as the server lets it.
             return self.unserved().map_or(Ok(Err(0)), Err);
         }
-        if let Some(pause) = pause() {
-            std::thread::sleep(pause);
-        }
         let token = engine::new_token()?;
         let serial = engine.next_serial();
         let lines_up = waits && engine.board().arrivals.announce(serial, &token, lock);
@@ -231,7 +229,11 @@ impl Redis {
         let engine = &lock.engine;
         let mut sent = 0;
         let mut taking = None;
-        let answer = engine.call("acquire", |connection| {
+        let mut call = |connection: &mut Connection| {
+            // Here, where the end of the process cannot come between this and the send.
+            if taking.is_none() && pause().is_some() {
+                return Ok(None);
+            }
             taking.get_or_insert_with(|| engine.begin_taking());
             // Before the send, and again before a second one: that is where the lease begins at the latest.
             sent = lease::now();
@@ -246,10 +248,17 @@ impl Redis {
             if left.is_some() {
                 connection.set_limit(patience)?;
             }
-            reply
-        });
+            wire::taken(&reply?, token).map(Some).map_err(wire::unasked)
+        };
+        let answer = loop {
+            match engine.call("acquire", &mut call) {
+                Ok(None) => std::thread::sleep(pause().unwrap_or_default()),
+                Ok(Some(taken)) => break Ok(taken),
+                Err(failed) => break Err(failed),
+            }
+        };
         let taken = match answer {
-            Ok(reply) => wire::taken(&reply)?,
+            Ok(taken) => taken,
             Err(Failed { error, in_doubt }) => {
                 if in_doubt {
                     engine.owe(token, lock.debt(Ending::Undone));
@@ -308,7 +317,7 @@ impl Backend for Redis {
         exit::at_exit(engine::farewell);
         let arrived = waiter.ticket.load(Ordering::Acquire);
         if arrived != 0 {
-            return engine.post(Event::Arrived { serial: arrived, waiter: waiter.clone(), lock: self.0.clone() });
+            return engine.arrive(arrived, waiter.clone(), self.0.clone());
         }
         let serial = engine.next_serial();
         waiter.ticket.store(serial, Ordering::Release);
@@ -339,7 +348,8 @@ impl Backend for Redis {
         let mut sends = 0;
         let answer = engine.call("release", |connection| {
             sends += 1;
-            engine::run(connection, |by_text| engine.release_command(by_text, &hold.token, &debt))
+            let reply = engine::run(connection, |by_text| engine.release_command(by_text, &hold.token, &debt))?;
+            wire::released(&reply).map_err(wire::unasked)
         });
         if answer.is_err() {
             engine.owe(&hold.token, debt);
@@ -348,7 +358,7 @@ impl Backend for Redis {
         let stood = match answer {
             // Sent twice, the first may have released it and somebody else may have held it since: the server remembers only
             // the last release. By our own clock the lease stood, so that is what a "not yours" to the second means.
-            Ok(reply) => wire::released(&reply)? || sends > 1,
+            Ok(stood) => stood || sends > 1,
             Err(Failed { error, .. }) => {
                 lock.losses.forget(token);
                 return Err(error);
@@ -403,7 +413,7 @@ impl Backend for Redis {
     }
 
     fn status(&self) -> Result<Status> {
-        let status = wire::status(&self.0.run("status", &self.0.engine.scripts.status, &[])?)?;
+        let status = self.0.run("status", &self.0.engine.scripts.status, wire::status)?;
         self.0.floor.fetch_max(status.token, Ordering::Relaxed);
         Ok(Status { numbers: self.0.tally.numbers(), ..status })
     }
@@ -419,7 +429,7 @@ impl Backend for Redis {
     }
 
     fn break_lock(&self) -> Result<bool> {
-        wire::broken(&self.0.run("break", &self.0.engine.scripts.break_lock, &[])?)
+        self.0.run("break", &self.0.engine.scripts.break_lock, wire::broken)
     }
 }
 

@@ -137,11 +137,7 @@ pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>
             break;
         }
     }
-    let status = |key: &str| {
-        let reply =
-            engine.run("ps", &engine.scripts.status, Keys::of(key).all(false), &[]).map_err(|failed| failed.error)?;
-        wire::status(&reply)
-    };
+    let status = |key: &str| engine.run("ps", &engine.scripts.status, Keys::of(key).all(false), wire::status);
     Ok(locks
         .into_iter()
         .map(|key| {

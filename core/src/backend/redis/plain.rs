@@ -153,7 +153,7 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
     let now = micros(read(&mut seen)?);
     if released.as_deref() == Some(token) {
         unwatch(server)?;
-        return Ok(Some(Value::Array(vec![Value::Int(2)])));
+        return Ok(Some(Value::Array(vec![Value::Int(2), bulk(token)])));
     }
     if value.as_deref().is_some_and(|value| value != token) {
         unwatch(server)?;
@@ -178,6 +178,7 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
             bulk(shown),
             Value::Int(held),
             Value::Int(0),
+            bulk(token),
         ])));
     }
     let last: u64 = last.and_then(|last| last.parse().ok()).unwrap_or(0);
@@ -194,30 +195,31 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
         words.cmd("HSET").arg(state).arg(&fields).arg("f").arg(fence).arg("a").arg(abandoned).arg("s").arg(now / 1000);
         words.cmd("PEXPIRE").arg(state).arg(WEEK);
     })?;
-    let owned = || Value::Array(vec![Value::Int(1), bulk(fence), Value::Int(abandoned), Value::Int(0)]);
+    let owned = || Value::Array(vec![Value::Int(1), bulk(fence), Value::Int(abandoned), Value::Int(0), bulk(token)]);
     Ok(done.then(owned))
 }
 
-/// ARGV: token, proc, keep abandoned.
+/// ARGV: token, proc, ending.
 fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
-    let (key, state, token, keep) = (at(keys, 0), at(keys, 2), at(args, 0), at(args, 2) == "1");
+    let (key, state, token, ending) = (at(keys, 0), at(keys, 2), at(args, 0), at(args, 2));
     let mut seen = look(server, &[key, state], |words| {
         words.cmd("GET").arg(key);
-        words.cmd("HMGET").arg(state).arg(&["o", "l"]);
+        words.cmd("HMGET").arg(state).arg(&["o", "l", "a"]);
     })?
     .into_iter();
     let value: Option<String> = read(&mut seen)?;
     let fields: Vec<Option<String>> = read(&mut seen)?;
-    let [owner, released] = <[Option<String>; 2]>::try_from(fields).map_err(|_| strange())?;
+    let [owner, released, died] = <[Option<String>; 3]>::try_from(fields).map_err(|_| strange())?;
     if value.as_deref() != Some(token) {
         unwatch(server)?;
         return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
     }
     let held = owner.as_deref() == Some(token);
+    let cleared = held && (ending == "released" || (ending == "undone" && died.as_deref() != Some("1")));
     let noted = write(server, |words| {
         words.cmd("DEL").arg(key);
         words.cmd("HSET").arg(state).arg("l").arg(token).arg("g").arg("");
-        if held && !keep {
+        if cleared {
             words.cmd("HSET").arg(state).arg("o").arg("");
         }
         words.cmd("PEXPIRE").arg(state).arg(WEEK);

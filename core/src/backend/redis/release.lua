@@ -25,8 +25,5 @@ else
 end
 -- The state had gone: what is new lives no longer than it.
 if added then call('PEXPIRE', state, WEEK) end
-if call('EXISTS', line) == 1 then
-  call('ZREM', line, me)
-  advance(nil, 0)
-end
+advance(nil, 0)
 return held and 1 or 3

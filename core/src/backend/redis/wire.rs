@@ -200,12 +200,16 @@ fn decimal(value: Option<&Value>) -> Option<u64> {
     text(value)?.parse().ok()
 }
 
-pub(super) fn taken(reply: &Value) -> Result<Taken> {
-    read_taken(reply).ok_or_else(|| strange("acquire"))
+/// The answer to a take with `token`, and to no other.
+pub(super) fn taken(reply: &Value, token: &str) -> Result<Taken> {
+    read_taken(reply, token).ok_or_else(|| strange("acquire"))
 }
 
-fn read_taken(reply: &Value) -> Option<Taken> {
+fn read_taken(reply: &Value, token: &str) -> Option<Taken> {
     let Value::Array(parts) = reply else { return None };
+    if text(parts.last()) != Some(token) {
+        return None;
+    }
     let part = |at: usize| parts.get(at);
     match number::<u8>(part(0))? {
         1 => {
@@ -234,6 +238,16 @@ fn read_taken(reply: &Value) -> Option<Taken> {
         }
         _ => None,
     }
+}
+
+/// For an answer that no question of ours had: the connection is not to be believed any more, and no other is meant.
+pub(super) fn unasked(error: Error) -> RedisError {
+    (redis::ErrorKind::Parse, "an unexpected answer", error.message().to_owned()).into()
+}
+
+/// For an answer that was to something else.
+pub(super) fn misplaced() -> RedisError {
+    (redis::ErrorKind::Parse, "an answer to something else").into()
 }
 
 /// What a release came to: whether the token still stood.
@@ -452,9 +466,10 @@ mod tests {
 
     #[test]
     fn replies_of_a_take() {
-        let owned = Value::Array(vec![Value::Int(1), bulk("1795203524783123"), Value::Int(1), Value::Int(0)]);
+        let owned =
+            Value::Array(vec![Value::Int(1), bulk("1795203524783123"), Value::Int(1), Value::Int(0), bulk("t")]);
         assert_eq!(
-            taken(&owned).unwrap(),
+            taken(&owned, "t").unwrap(),
             Taken::Owned { fence: 1_795_203_524_783_123, abandoned: true, unlined: false }
         );
         let refused = Value::Array(vec![
@@ -467,8 +482,9 @@ mod tests {
             bulk("7 host a label"),
             Value::Int(1500),
             Value::Int(4),
+            bulk("t"),
         ]);
-        let Taken::Refused(refusal) = taken(&refused).unwrap() else { panic!() };
+        let Taken::Refused(refusal) = taken(&refused, "t").unwrap() else { panic!() };
         assert_eq!(
             (refusal.left, refusal.rank, refusal.ticket, refusal.fresh, refusal.foreign),
             (-1, 3, 17, true, false)
@@ -485,13 +501,15 @@ mod tests {
             Value::Int(1),
             Value::Array(vec![]),
             Value::Array(vec![Value::Int(1)]),
-            Value::Array(vec![Value::Int(1), bulk("0"), Value::Int(0), Value::Int(0)]),
-            Value::Array(vec![Value::Int(1), bulk("-5"), Value::Int(0), Value::Int(0)]),
-            Value::Array(vec![Value::Int(9)]),
-            Value::Array(vec![Value::Int(0), Value::Int(5)]),
+            Value::Array(vec![Value::Int(1), bulk("0"), Value::Int(0), Value::Int(0), bulk("t")]),
+            Value::Array(vec![Value::Int(1), bulk("-5"), Value::Int(0), Value::Int(0), bulk("t")]),
+            Value::Array(vec![Value::Int(1), bulk("5"), Value::Int(0), Value::Int(0)]),
+            Value::Array(vec![Value::Int(1), bulk("5"), Value::Int(0), Value::Int(0), bulk("other")]),
+            Value::Array(vec![Value::Int(9), bulk("t")]),
+            Value::Array(vec![Value::Int(0), Value::Int(5), bulk("t")]),
         ];
         for reply in bad {
-            assert_eq!(taken(&reply).unwrap_err().kind(), ErrorKind::Protocol, "{reply:?}");
+            assert_eq!(taken(&reply, "t").unwrap_err().kind(), ErrorKind::Protocol, "{reply:?}");
         }
         assert!(released(&Value::Nil).is_err());
         assert!(renewed(&Value::Array(vec![Value::Int(1)]), 2).is_err());

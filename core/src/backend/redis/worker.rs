@@ -175,7 +175,8 @@ pub(super) fn work(
     if !matches!(ended, Ok(Ok(()))) {
         engine.bury();
         let mut receiver = receiver.blocking_lock();
-        while let Ok(event) = receiver.try_recv() {
+        let come = std::mem::take(&mut engine.board().come);
+        for event in come.into_iter().chain(std::iter::from_fn(|| receiver.try_recv().ok())) {
             if let Event::Join { waiter, .. } | Event::Arrived { waiter, .. } = event {
                 let _ = waiter.settle(Err(bug()));
             }
@@ -238,6 +239,7 @@ impl Worker {
             while let Ok(event) = receiver.try_recv() {
                 self.handle(event);
             }
+            self.welcome();
             if self.tasks == 0
                 && let Some(answer) = self.farewell.take()
             {
@@ -265,6 +267,19 @@ impl Worker {
     }
 
     fn handle(&mut self, event: Event) {
+        self.welcome();
+        self.act(event);
+    }
+
+    /// Takes in who has come meanwhile: before anything else, since it may be about them.
+    fn welcome(&mut self) {
+        let come = std::mem::take(&mut self.engine.board().come);
+        for event in come {
+            self.act(event);
+        }
+    }
+
+    fn act(&mut self, event: Event) {
         match event {
             Event::Look => {}
             Event::Changed => self.changed(),
@@ -363,6 +378,10 @@ impl Worker {
         let mut board = self.engine.board();
         let now = Instant::now();
         let boot = lease::now();
+        let come = !board.come.is_empty();
+        if come {
+            wake = Some(now);
+        }
         if let Some((due, _)) = board.due.first() {
             wake = earlier(wake, Some(now + Duration::from_nanos(due.saturating_sub(boot))));
         }
@@ -370,7 +389,7 @@ impl Worker {
         if std::mem::replace(&mut self.taken, board.taken) != board.taken {
             wake = earlier(wake, Some(now + LINGER));
         }
-        let wake = if busy || !board.holds.is_empty() {
+        let wake = if busy || come || !board.holds.is_empty() {
             self.idle = None;
             // While an answer is awaited it comes as an event.
             wake.unwrap_or(now + LINGER)

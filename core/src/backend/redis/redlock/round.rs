@@ -106,7 +106,7 @@ impl Rounds {
         };
         voters
             .ask("acquire", self.limit, call, |(at, vote)| {
-                match vote.and_then(|reply| wire::taken(&reply)) {
+                match vote.and_then(|reply| wire::taken(&reply, token)) {
                     Ok(Taken::Owned { fence, abandoned: died, .. }) => {
                         poll.yes += 1;
                         (owned[at], abandoned[at]) = (true, died);
