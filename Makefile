@@ -120,6 +120,7 @@ c: rust
 	@flags="-std=gnu11 -g -O1 -Wall -Wextra -Werror -pthread -I$(installed)/include"; \
 	links="-L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib"; \
 	gcc $$flags tests/agents/agent.c tests/agents/faults.c -o $(built)/agent-c $$links; \
+	[ "$$(uname -m)" != x86_64 ] || gcc $$flags -shared -fPIC tests/agents/clock.c -o $(built)/libclock.so; \
 	gcc $$flags tests/chaos/hammer.c -o $(built)/hammer-c $$links; \
 	gcc $$flags tests/demo/worker.c -o $(built)/worker-c $$links
 

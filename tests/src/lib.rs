@@ -7,6 +7,7 @@ pub mod broken;
 pub mod cell;
 pub mod certificates;
 pub mod chaos;
+pub mod clock;
 pub mod cluster;
 pub mod figures;
 pub mod fuzz;

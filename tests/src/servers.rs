@@ -1,5 +1,6 @@
 //! Private Redis servers for tests: each in a folder of its own, on a unix socket and a free TCP port, gone on drop.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -8,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::certificates::{Authority, Certificate};
+use crate::clock::Clock;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to start or stop.
@@ -40,6 +42,7 @@ pub struct Redis {
     /// For the place of `@port@` in the configuration.
     second_port: u16,
     password: Option<String>,
+    environment: Option<Box<[(&'static str, OsString); 2]>>,
     process: Option<Child>,
 }
 
@@ -105,9 +108,19 @@ impl Redis {
             port: 0,
             second_port: 0,
             password: password.map(str::to_owned),
+            environment: None,
             process: None,
         };
         redis.launch();
+        redis
+    }
+
+    /// A server whose clock is `clock`.
+    pub fn by_clock(clock: &Clock) -> Redis {
+        let mut redis = Redis::start();
+        redis.kill();
+        redis.environment = Some(Box::new(clock.environment()));
+        redis.restart();
         redis
     }
 
@@ -171,7 +184,16 @@ impl Redis {
             let mut process = PROGRAMS
                 .iter()
                 .find_map(|name| {
-                    Command::new(name).arg(&path).args(mode).stdin(Stdio::null()).stdout(Stdio::null()).spawn().ok()
+                    let environment =
+                        self.environment.iter().flat_map(|all| all.iter()).map(|(name, value)| (name, value));
+                    Command::new(name)
+                        .arg(&path)
+                        .args(mode)
+                        .envs(environment)
+                        .stdin(Stdio::null())
+                        .stdout(Stdio::null())
+                        .spawn()
+                        .ok()
                 })
                 .unwrap_or_else(|| panic!("{}", missing().unwrap_or("the server does not start")));
             while Instant::now() < end {

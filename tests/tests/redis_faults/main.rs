@@ -2,6 +2,7 @@
 //! libraries on the same key, and numbers. The simpler ones are in `../redis.rs`. A fault that has a number has it in its name.
 
 mod beside;
+mod clocks;
 mod exits;
 mod refusals;
 mod replies;

@@ -1,0 +1,104 @@
+//! Clocks that jump: a host that sleeps, a server whose time of day is set.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use ipcmutex::{ErrorKind, State};
+use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::clock::{Clock, Jump};
+use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::proxy::Proxy;
+use ipcmutex_tests::servers::Redis;
+
+use super::both_ways;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn r3_a_host_that_slept_longer_than_the_lease_has_lost() {
+    needs_redis!();
+    let Some(clock) = Clock::new("r3_a_host_that_slept_longer_than_the_lease_has_lost") else { return };
+    let redis = Redis::start();
+    let environment = clock.environment();
+    let environment: Vec<(&str, &OsStr)> = environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
+    let agent = Agent::start_with(Language::Rust, &environment);
+    for lock in [1, 2] {
+        agent.open(lock, &redis.url(&format!("slept-{lock}?ttl=6s"))).ok();
+        agent.call(&format!("hold {lock} {lock} forever")).ok();
+        agent.call(&format!("check {lock}")).ok();
+    }
+    let told = agent.begin("lost 2");
+    clock.suspend(HOUR);
+    // Asked, it knows at once; the server, whose clock did not sleep, would still renew it.
+    agent.call("check 1").err(ErrorKind::Lost);
+    agent.call("end 1").err(ErrorKind::Lost);
+    // Not asked, it is told when the renewal would have been due, and nothing is renewed.
+    told.reply().err(ErrorKind::Lost);
+    agent.call("end 2").err(ErrorKind::Lost);
+    for lock in [1, 2] {
+        let next = open(&redis.url(&format!("slept-{lock}")));
+        let hold = next.acquire_with(within(LONG)).expect("acquired");
+        assert!(hold.abandoned(), "it was not released in time");
+        hold.release().expect("released");
+    }
+}
+
+#[test]
+fn r3_a_lease_counts_from_before_it_is_asked_for() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, _) = both_ways(&redis, &proxy, "asked?ttl=10s");
+    proxy.delay(Duration::from_millis(200));
+    let hold = mutex.acquire().expect("acquired");
+    // There and back it took 400 ms; the margin is 105 ms.
+    let left = hold.valid_for().expect("a lease");
+    assert!(left <= Duration::from_millis(10_000 - 400 - 105), "{left:?}");
+    hold.extend(None).expect("renewed");
+    let left = hold.valid_for().expect("a lease");
+    assert!(left <= Duration::from_millis(10_000 - 400 - 105), "{left:?}");
+    hold.release().expect("released");
+}
+
+#[test]
+fn r4_a_server_whose_clock_is_set_ahead_costs_the_hold_and_tells() {
+    needs_redis!();
+    let Some(clock) = Clock::new("r4_a_server_whose_clock_is_set_ahead_costs_the_hold_and_tells") else { return };
+    let redis = Redis::by_clock(&clock);
+    let mutex = open(&redis.url("ahead?ttl=3s"));
+    let hold = mutex.acquire().expect("acquired");
+    let (tell, told) = std::sync::mpsc::channel();
+    hold.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
+    clock.set(Jump::Ahead(HOUR));
+    let other = open(&redis.unix_url("ahead"));
+    let next = other.acquire_with(within(LONG)).expect("the server has forgotten the first");
+    assert!(next.abandoned() && next.token() > hold.token(), "what asks for the higher token is safe");
+    // At the next renewal, a third of the lease away.
+    assert_eq!(told.recv_timeout(LONG).expect("told"), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    next.check().expect("it stands");
+    next.release().expect("released");
+}
+
+#[test]
+fn r4_a_server_whose_clock_is_set_back_keeps_no_lease_for_longer_than_it_is() {
+    needs_redis!();
+    let Some(clock) = Clock::new("r4_a_server_whose_clock_is_set_back_keeps_no_lease_for_longer_than_it_is") else {
+        return;
+    };
+    let redis = Redis::by_clock(&clock);
+    let mutex = open(&redis.url("back?ttl=3s"));
+    let hold = mutex.acquire().expect("acquired");
+    clock.set(Jump::Back(HOUR));
+    let left = || redis.command(&["PTTL", "ipcmutex:back"]).number();
+    until("the server has noticed", || left() > 3_500_000);
+    until("the renewal sets it right", || (1..=3000).contains(&left()));
+    hold.check().expect("it was renewed all the while");
+    let token = hold.token();
+    hold.release().expect("released");
+    let next = mutex.acquire().expect("acquired");
+    assert!(next.token() > token, "the token rises although the clock went back");
+    assert_eq!(mutex.status().expect("status").state, State::Held);
+    next.release().expect("released");
+}
