@@ -1,19 +1,25 @@
 //! Who this participant says it is. For people; nothing is decided by it.
 
 use crate::backend::contract::Owner;
+use crate::sys::fork::PerProcess;
 use crate::url::LockUrl;
 
 /// Labels and host names longer than this are cut (63 bytes and a NUL fit the C struct).
 pub(crate) const MAX_NAME_BYTES: usize = 63;
 
-/// This process as others see it: the host, the pid, and the URL's label or else the program's name.
+/// This process as others see it: the host, the pid, and the URL's label or else the program's name. Asked for once: a host
+/// that is renamed while the process runs is shown by the name that it had.
 pub(crate) fn identity(url: &LockUrl) -> Owner {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let label = match url.label() {
-        Some(label) => label.to_owned(),
-        None => program(),
-    };
-    Owner { host: cut(&host), pid: std::process::id(), label: cut(&label) }
+    static OURS: PerProcess<Owner> = PerProcess::new();
+    let ours = OURS.get_or_init(|| Owner {
+        host: cut(&rustix::system::uname().nodename().to_string_lossy()),
+        pid: std::process::id(),
+        label: cut(&program()),
+    });
+    match url.label() {
+        Some(label) => Owner { label: cut(label), ..ours.clone() },
+        None => ours.clone(),
+    }
 }
 
 fn program() -> String {

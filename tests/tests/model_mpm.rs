@@ -182,7 +182,7 @@ struct Protocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Action {
     Step(usize),
-    /// A step that also wants the next release to reserve: the waiter's millisecond is over.
+    /// A step that also wants the next release to reserve: the waiter's millisecond is over. Or a release that finds so itself.
     Impatient(usize),
     Crash(usize),
     Freeze(usize),
@@ -231,7 +231,7 @@ impl Protocol {
         let slot = me.slot;
         let hand_over = self.strict || impatient;
         let mut at = me.at;
-        if impatient && !matches!(at, At::Look) {
+        if impatient && !matches!(at, At::Look | At::Release) {
             return None;
         }
         match me.at {
@@ -308,7 +308,11 @@ impl Protocol {
             At::Critical => at = At::Release,
             At::Release => {
                 let word = w.word;
-                at = if word.hand_over { At::Scan(For::Reserve, word, 0, None) } else { At::ReleaseCas(word) };
+                at = if word.hand_over || impatient {
+                    At::Scan(For::Reserve, word, 0, None)
+                } else {
+                    At::ReleaseCas(word)
+                };
             }
             At::ReleaseCas(word) => {
                 at = match w.swap(word, word.freed()) {
@@ -499,7 +503,8 @@ impl Protocol {
             if self.step(w, p, false).is_some() {
                 actions.push(Action::Step(p));
             }
-            if !self.strict && me.at == At::Look && !me.frozen && !w.word.hand_over && w.word.kind == Kind::Held {
+            let may_lose_patience = me.at == At::Look || me.at == At::Release && w.word.line;
+            if !self.strict && may_lose_patience && !me.frozen && !w.word.hand_over && w.word.kind == Kind::Held {
                 actions.push(Action::Impatient(p));
             }
             // Who is not the first looks again a moment later, when the first has had its turn, or has left.

@@ -91,6 +91,16 @@ impl Mapping {
         unsafe { self.at::<AtomicU32>(offset).as_ref() }
     }
 
+    /// `count` in a row; none, if the file does not reach so far.
+    #[inline]
+    pub(crate) fn u64s(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        if offset + count * size_of::<u64>() > self.reach() {
+            return &[];
+        }
+        // SAFETY: all of them are inside the mapping, and aligned (`at`); else as in `u64`.
+        unsafe { std::slice::from_raw_parts(self.at::<AtomicU64>(offset).as_ptr(), count) }
+    }
+
     pub(crate) fn u8(&self, offset: usize) -> &AtomicU8 {
         // SAFETY: as in `u64`.
         unsafe { self.at::<AtomicU8>(offset).as_ref() }

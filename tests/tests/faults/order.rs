@@ -1,10 +1,11 @@
 //! Who is next: strictly by arrival over processes and languages, or overtaken for no longer than a moment.
 
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use ipcmutex::Mutex;
 use ipcmutex_tests::agent::{Agent, Language};
-use ipcmutex_tests::place::{Place, until};
+use ipcmutex_tests::place::{Place, freeze, signal, until};
 
 #[test]
 fn strict_is_the_order_of_arrival_in_every_language() {
@@ -81,4 +82,38 @@ fn eventual_is_overtaken_for_a_moment_only() {
     println!("fair=eventual: overtaken by holds of 2 ms: median {}, at most {}", overtaken[15], overtaken[29]);
     // Without the millisecond's bound it is some by luck, and now and then a hundred.
     assert!(overtaken.iter().sum::<u64>() <= 60, "{overtaken:?}");
+}
+
+/// A waiter that sleeps cannot say that its millisecond is over: the release sees it. Once for each waiter, as it may be stopped.
+#[test]
+fn a_release_hands_over_to_who_has_waited_for_long() {
+    let place = Place::new();
+    let agents: Vec<Agent> = (0..4).map(|_| Agent::start(Language::C)).collect();
+    for agent in &agents {
+        agent.open(1, &place.url()).ok();
+    }
+    let [owner, next, late, other] = &agents[..] else { unreachable!("there are four") };
+    // Bits 0-1 of the word, see word.rs: 0 free, 1 held, 2 reserved.
+    let state = || {
+        let mut word = [0; 8];
+        std::fs::File::open(place.path()).and_then(|file| file.read_exact_at(&mut word, 64)).expect("it is there");
+        word[0] & 3
+    };
+    owner.call("hold 1 1 0").ok();
+    let served = next.begin("hold 1 1 forever");
+    owner.until_waiters(1, 1);
+    let waits = late.begin("hold 1 1 forever");
+    owner.until_waiters(1, 2);
+    std::thread::sleep(Duration::from_millis(2)); // What a holder does meanwhile.
+    owner.call("end 1").ok();
+    served.reply().ok();
+    freeze(late);
+    next.call("end 1").ok();
+    assert_eq!(state(), 2, "it is kept for who waits, and nobody passes");
+    // Who comes now takes it when the claim is over, and what it leaves is anybody's.
+    other.call("hold 1 1 forever").ok();
+    other.call("end 1").ok();
+    assert_eq!(state(), 0, "a stopped process holds up nobody twice");
+    signal(late, rustix::process::Signal::CONT);
+    waits.reply().ok();
 }

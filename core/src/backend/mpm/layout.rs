@@ -25,6 +25,7 @@
 //! | 4 | pid, u32, for display; 0 = nobody |
 //! | 8 | since when it holds, CLOCK_MONOTONIC ms, u64 |
 //! | 16 | how many of its acquisitions wait, u32 |
+//! | 20 | since when the first of them waits, CLOCK_MONOTONIC µs, the low half, u32; 0 once the lock was handed over to it for that |
 //! | 24, 88 | host and label, 64 bytes each, NUL-terminated |
 //! | 152, 156, 160 | waits that gave up, losses found, slow looks that found something, u32; of all who ever had the slot |
 //! | 164 | waits by their length, 7 of u32, likewise |
@@ -78,6 +79,12 @@ pub(super) fn cell(slot: u16) -> usize {
     let (block, index) = place(slot);
     block + CELLS + index * 8
 }
+/// The cells of a block: which slot the first is of, where it is, and how many there are.
+pub(super) fn cells(block: usize) -> (u16, usize, usize) {
+    let before = block * usize::from(SLOTS_PER_BLOCK);
+    let count = usize::from(SLOTS_PER_BLOCK).min(usize::from(MAX_SLOT).saturating_sub(before));
+    (before as u16 + 1, block * BLOCK + CELLS, count)
+}
 fn record(slot: u16) -> usize {
     let (block, index) = place(slot);
     block + RECORDS + index * RECORD
@@ -93,6 +100,9 @@ pub(super) fn since(slot: u16) -> usize {
 }
 pub(super) fn waiters(slot: u16) -> usize {
     record(slot) + 16
+}
+pub(super) fn waiting_since(slot: u16) -> usize {
+    record(slot) + 20
 }
 pub(super) fn host(slot: u16) -> usize {
     record(slot) + 24
@@ -244,6 +254,7 @@ mod tests {
                 (pid(slot), 4),
                 (since(slot), 8),
                 (waiters(slot), 4),
+                (waiting_since(slot), 4),
                 (host(slot), TEXT),
                 (label(slot), TEXT),
                 (gave_up(slot), 4),
@@ -253,6 +264,12 @@ mod tests {
             ] {
                 take(at, len);
             }
+        }
+        for block in 0..MAX_BLOCKS {
+            let (first, at, count) = cells(block);
+            let last = first + count as u16 - 1;
+            assert_eq!((at, at + 8 * (count - 1)), (cell(first), cell(last)));
+            assert_eq!(last, *slots(block + 1).end());
         }
         assert_eq!((block_of(19), block_of(20), *slots(1).end(), *slots(MAX_BLOCKS).end()), (0, 1, 19, MAX_SLOT));
     }

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | FREE(g) -> HELD(own, g+1), LINE kept | a newcomer (strict: not if anybody waits), or the first waiter | |
 //! | HELD(own, g) -> FREE(g), LINE kept | the hold | LINE: wake the first in line |
-//! | HELD(own, g) with HAND_OVER -> RESERVED(first in line, g) | the hold; the time is noted before | wake it |
+//! | HELD(own, g) with HAND_OVER, or LINE and the first in line has waited 1 ms -> RESERVED(first in line, g) | the hold; the time is noted before | wake it |
 //! | HELD, RESERVED -> the same with LINE, and HAND_OVER if it is strict or has waited 1 ms | a waiter, before it sleeps | |
 //! | HELD(d, g) -> HELD(own, g+1), abandoned | anyone who read the word, then found LIFE d free | |
 //! | RESERVED(own) -> HELD(own, g+1) | the first of that process's line | |

@@ -8,7 +8,7 @@ use super::super::layout::{self, Cell};
 use super::super::word::{ABANDONED, HAND_OVER, LINE, State, Word};
 use super::super::{Mpm, bells, pulse};
 use super::open::damaged;
-use super::{ASYNC_BIT, CLAIM_MS, Entry, Local, Look, PATIENCE, Site};
+use super::{ASYNC_BIT, CLAIM_MS, Entry, Local, Look, PATIENCE, Site, now_us};
 use crate::backend::contract::Grant;
 use crate::numbers;
 use crate::sys::futex::{self, Woken};
@@ -23,10 +23,12 @@ impl Site {
             if !word.is_hold(hold) {
                 return false;
             }
-            self.note_passing();
-            if word.has(HAND_OVER)
+            let tick = self.note_passing();
+            if (word.has(HAND_OVER) || word.has(LINE) && self.is_overdue(tick))
                 && let Some((slot, cell)) = self.first_in_line()
             {
+                // Once for each waiter: one that is stopped would hold up everybody each time anew.
+                self.page.u32(layout::waiting_since(slot)).store(0, Relaxed);
                 let reserved = word.reserved(slot, abandoned);
                 if self.swap(word, reserved).is_ok() {
                     if !self.ring(slot, cell) {
@@ -41,6 +43,21 @@ impl Site {
                 return true;
             }
         }
+    }
+
+    /// Whether the first in line has waited for so long that the lock is to be handed over. A waiter that sleeps cannot say so
+    /// itself, and one that was woken may be long in getting a processor. Looked at once in each tick of the coarse clock: with
+    /// every release, it would cost more than the rest of it.
+    fn is_overdue(&self, tick: u64) -> bool {
+        if self.looked.load(Relaxed) == tick {
+            return false;
+        }
+        self.looked.store(tick, Relaxed);
+        // A time that is not of this clock (another time namespace) counts as over: that costs speed, and nothing else.
+        self.first_in_line().is_some_and(|(slot, _)| {
+            let since = self.page.u32(layout::waiting_since(slot)).load(Relaxed);
+            since != 0 && u128::from(now_us().wrapping_sub(since)) >= PATIENCE.as_micros()
+        })
     }
 
     /// A reservation whose waiter will not come: on to the next, or free.
@@ -90,10 +107,13 @@ impl Site {
     /// The lowest ticket in the file. It may be of a process that has died.
     pub(super) fn first_in_line(&self) -> Option<(u16, Cell)> {
         let mut first: Option<(u16, Cell)> = None;
-        for slot in layout::slots(self.blocks()) {
-            let cell = Cell(self.page.u64(layout::cell(slot)).load(SeqCst));
-            if cell != Cell::EMPTY && first.is_none_or(|(_, best)| cell.ticket() < best.ticket()) {
-                first = Some((slot, cell));
+        for block in 0..self.blocks() {
+            let (slot, at, count) = layout::cells(block);
+            for (cell, slot) in self.page.u64s(at, count).iter().zip(slot..) {
+                let cell = Cell(cell.load(SeqCst));
+                if cell != Cell::EMPTY && first.is_none_or(|(_, best)| cell.ticket() < best.ticket()) {
+                    first = Some((slot, cell));
+                }
             }
         }
         first
@@ -170,7 +190,7 @@ impl Site {
         }
         let ticket = self.page.u64(layout::TICKETS).fetch_add(1, SeqCst) + 1;
         waiter.ticket.store(ticket, Release);
-        let entry = Entry { waiter: waiter.clone(), handle, strict, ticket };
+        let entry = Entry { waiter: waiter.clone(), handle, strict, ticket, since: now_us() };
         local.line.push_back(entry);
         if local.line.len() == 1 {
             self.promote(&mut local);
@@ -205,6 +225,7 @@ impl Site {
         let cell = self.page.u64(layout::cell(self.slot));
         match local.line.front() {
             Some(entry) => {
+                self.page.u32(layout::waiting_since(self.slot)).store(entry.since, Relaxed);
                 cell.store(Cell::new(entry.ticket, Self::bit(&entry.waiter, entry.ticket)).0, SeqCst);
                 self.front.store(entry.ticket, SeqCst);
                 if !entry.waiter.is_blocking() && !local.bells {
@@ -360,6 +381,10 @@ impl Site {
                 }
             };
             if entered.is_some() {
+                if word.state() == State::Reserved {
+                    // Handed over: so the next in line may have waited for as long.
+                    self.looked.store(0, Relaxed);
+                }
                 return entered;
             }
         }

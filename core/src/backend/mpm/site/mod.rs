@@ -52,6 +52,8 @@ pub(super) struct Site {
     looks: AtomicU64,
     /// The number of the label that stands in the slot's record.
     label: AtomicU64,
+    /// The tick of the coarse clock in which a release last looked how long the first in line has waited.
+    looked: AtomicU64,
     local: Guarded<Local>,
     /// The ticket of the first of `local`; 0 if there is none.
     front: AtomicU64,
@@ -65,6 +67,12 @@ struct Local {
     /// Whether the pulse watches this site, and whether a bell ringer does.
     pulse: bool,
     bells: bool,
+}
+
+/// CLOCK_MONOTONIC in µs, the low half, and never 0.
+fn now_us() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec as u64).wrapping_mul(1_000_000).wrapping_add(now.tv_nsec as u64 / 1000) as u32 | 1
 }
 
 /// How closely a waiter looks at the word.
@@ -84,6 +92,8 @@ pub(super) struct Entry {
     pub(super) handle: Weak<Mpm>,
     pub(super) strict: bool,
     ticket: u64,
+    /// [`now_us`] when it came.
+    since: u32,
 }
 
 /// A handle's label, with a number that no other label of this process has.
@@ -132,8 +142,11 @@ impl Site {
         if self.page.reaches(said * BLOCK) { said } else { self.page.reach() / BLOCK }
     }
 
-    fn note_passing(&self) {
-        self.page.u64(layout::PASSED_AT).store(coarse_ms(), Relaxed);
+    /// The tick in which it is.
+    fn note_passing(&self) -> u64 {
+        let tick = coarse_ms();
+        self.page.u64(layout::PASSED_AT).store(tick, Relaxed);
+        tick
     }
 
     /// Enters from exactly `word`.

@@ -54,7 +54,8 @@ impl Site {
         let mut others: Vec<Arc<Site>> = Vec::new();
         let mut known = sites.lock();
         // The checks of `place::open` were made when the site was opened; the inode says that it is the same file.
-        if let Ok(Some((identity, _))) = place::identity(&path)
+        if !known.is_empty()
+            && let Ok(Some((identity, _))) = place::identity(&path)
             && let Some(site) = known.get(&identity).and_then(Weak::upgrade)
         {
             if !site.has_vanished() && site.path == path {
@@ -64,73 +65,65 @@ impl Site {
         }
         // Until the descriptor is closed, a child would share the description, and its parent would seem to live on.
         let gate = ForkGate::enter();
-        loop {
-            let (file, stat) = place::open(&path, target)?;
-            let identity = Identity::of(&stat);
-            if let Some(site) = known.get(&identity).and_then(Weak::upgrade) {
-                if !site.has_vanished() {
-                    return Ok(site); // Another spelling of the same path.
-                }
-                others.push(site);
+        let (file, stat) = place::open(&path, target)?;
+        let identity = Identity::of(&stat);
+        if let Some(site) = known.get(&identity).and_then(Weak::upgrade) {
+            if !site.has_vanished() {
+                return Ok(site); // Another spelling of the same path.
             }
-            let io = |what: &'static str| {
-                let path = path.clone();
-                move |error: Errno| Error::from_errno("open", format_args!("{}: {what}", path.display()), error)
-            };
-            if (stat.st_size as usize) < BLOCK {
-                allocate(&file, 0).map_err(io("allocating"))?;
-            }
-            let reach = (stat.st_size as usize).max(BLOCK);
-            let page = Mapping::new(file.as_fd(), MAX_LEN, reach).map_err(io("mapping"))?;
-            begin_page(&page, identity, &path)?;
-            let slot = claim_slot(&file, &page).map_err(io("taking a slot"))?.ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Resource,
-                    "open",
-                    format!("{} has all of its {} slots taken", path.display(), layout::MAX_SLOT),
-                )
-                .with_help("close the lock in some of the processes that have it open")
-            })?;
-            // The file may have been unlinked since it was opened: then this is nobody's lock.
-            if !matches!(place::identity(&path), Ok(Some((now, _))) if now == identity) {
-                continue;
-            }
-            let root = fs::stat("/").ok().map(|stat| Identity::of(&stat));
-            let site = Arc::new_cyclic(|me| Site {
-                path: path.clone(),
-                identity,
-                root,
-                page,
-                slot,
-                base: AtomicU64::new(0),
-                vanished: AtomicBool::new(false),
-                looks: AtomicU64::new(0),
-                label: AtomicU64::new(0),
-                local: Guarded::default(),
-                front: AtomicU64::new(0),
-                losses: Losses::default(),
-                me: me.clone(),
-            });
-            layout::write_text(&site.page, layout::host(slot), &owner.host);
-            site.write_label(label);
-            site.page.u32(layout::pid(slot)).store(owner.pid, Release);
-            site.move_in();
-            let alive = lock_byte(file.as_fd(), layout::life_byte(slot)).map_err(io("taking a slot"));
-            if !matches!(alive, Ok(true)) {
-                others.push(site);
-                alive?;
-                // Nobody else takes LIFE without CLAIM: a program that knows nothing of ours has a lock there.
-                return Err(Error::new(
-                    ErrorKind::Unsafe,
-                    "open",
-                    format!("{} has foreign byte locks", path.display()),
-                ));
-            }
-            drop(file);
-            drop(gate);
-            known.insert(identity, Arc::downgrade(&site));
-            return Ok(site);
+            others.push(site);
         }
+        let io = |what: &'static str| {
+            let path = &path;
+            move |error: Errno| Error::from_errno("open", format_args!("{}: {what}", path.display()), error)
+        };
+        if (stat.st_size as usize) < BLOCK {
+            allocate(&file, 0).map_err(io("allocating"))?;
+        }
+        let reach = (stat.st_size as usize).max(BLOCK);
+        let page = Mapping::new(file.as_fd(), MAX_LEN, reach).map_err(io("mapping"))?;
+        begin_page(&page, identity, &path)?;
+        let slot = claim_slot(&file, &page).map_err(io("taking a slot"))?.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Resource,
+                "open",
+                format!("{} has all of its {} slots taken", path.display(), layout::MAX_SLOT),
+            )
+            .with_help("close the lock in some of the processes that have it open")
+        })?;
+        let root = fs::stat("/").ok().map(|stat| Identity::of(&stat));
+        let site = Arc::new_cyclic(|me| Site {
+            path: path.clone(),
+            identity,
+            root,
+            page,
+            slot,
+            base: AtomicU64::new(0),
+            vanished: AtomicBool::new(false),
+            looks: AtomicU64::new(0),
+            label: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
+            local: Guarded::default(),
+            front: AtomicU64::new(0),
+            losses: Losses::default(),
+            me: me.clone(),
+        });
+        layout::write_text(&site.page, layout::host(slot), &owner.host);
+        site.write_label(label);
+        site.page.u32(layout::pid(slot)).store(owner.pid, Release);
+        site.move_in();
+        let alive = lock_byte(file.as_fd(), layout::life_byte(slot)).map_err(io("taking a slot"));
+        if !matches!(alive, Ok(true)) {
+            others.push(site);
+            alive?;
+            // Nobody else takes LIFE without CLAIM: a program that knows nothing of ours has a lock there.
+            return Err(Error::new(ErrorKind::Unsafe, "open", format!("{} has foreign byte locks", path.display())));
+        }
+        drop(file);
+        drop(gate);
+        known.insert(identity, Arc::downgrade(&site));
+        // If the file was unlinked meanwhile, this is nobody's lock: whoever takes it looks.
+        Ok(site)
     }
 
     /// After CLAIM, before LIFE: what the slot's last occupant left. If it died as the owner, nobody else may have seen it.
