@@ -5,7 +5,7 @@
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
 # make figures                    what the tests of faults measure, into docs/FAULTS.md
-# make sweep                      every system call of every path fails with each of its errors; 10,000 forks
+# make sweep                      every system call of every path fails with each of its errors; 10,000 forks, 10,000 releases in Redis
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, some three minutes with the builds)
 # make install PREFIX= DESTDIR=   header, libraries, command
 # make lint                       format, clippy, rustdoc, each combination of features
@@ -74,8 +74,10 @@ figures: build redis neighbours debian-strace
 	IPCMUTEX_FIGURES=$(target)/figures IPCMUTEX_BLESS=1 cargo test -q -p ipcmutex-tests --test faults table
 
 .PHONY: sweep
-sweep: build debian-strace
+sweep: build redis debian-strace
 	IPCMUTEX_SWEEP=1 IPCMUTEX_FORKS=10000 cargo test -p ipcmutex-tests --test faults -- --nocapture every_call k4_
+	IPCMUTEX_RELEASES=10000 IPCMUTEX_FORKS=10000 IPCMUTEX_REQUIRE_REDIS=1 \
+	  cargo test -p ipcmutex-tests --test redis --test redis_faults -- --nocapture r9_ p11_
 
 install:
 	cargo build --release -p ipcmutex-ffi -p ipcmutex-cli

@@ -68,7 +68,7 @@ static void started(const char *how, const char *path, char *fields, size_t size
     int ends[2], status = -1;
     must(pipe(ends) == 0, "pipe");
     snprintf(script, sizeof script,
-        "exec 1>&%d; files=$(ls -l /proc/self/fd | grep -cE 'inotify|eventfd|%s'); maps=$(grep -c '%s' /proc/self/maps); "
+        "exec 1>/proc/self/fd/%d; files=$(ls -l /proc/self/fd | grep -cE 'inotify|eventfd|%s'); maps=$(grep -c '%s' /proc/self/maps); "
         "echo files=$files maps=$maps", ends[1], path, path);
     char *arguments[] = {"sh", "-c", script, NULL};
     pid_t child;

@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use socket2::{SockFilter, SockRef};
 
 /// From whom the bytes come that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,7 @@ struct Plan {
 #[derive(Default)]
 struct Shared {
     plan: Mutex<Plan>,
-    connections: AtomicU64,
+    connections: Mutex<Vec<Instant>>,
     struck: AtomicU64,
 }
 
@@ -99,7 +101,7 @@ impl Proxy {
                 if done {
                     return;
                 }
-                of.connections.fetch_add(1, Ordering::SeqCst);
+                of.connections.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
                 if closed {
                     continue;
                 }
@@ -157,9 +159,21 @@ impl Proxy {
         }
     }
 
-    /// How many connections have been made.
-    pub fn connections(&self) -> u64 {
-        self.shared.connections.load(Ordering::SeqCst)
+    /// When each connection came.
+    pub fn connections(&self) -> Vec<Instant> {
+        self.shared.connections.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The network between is gone: whatever is sent on the connections there are is neither taken nor refused, not even by
+    /// the kernels. New ones are as before.
+    pub fn swallow(&self) {
+        // The classic filter `return 0`: each packet is dropped before TCP sees it.
+        let nothing = [SockFilter::new(0x06, 0, 0, 0)];
+        for (client, upstream) in &self.shared.plan().open {
+            for socket in [client, upstream] {
+                SockRef::from(socket).attach_filter(&nothing).expect("a filter");
+            }
+        }
     }
 
     /// What clients have sent since the last time this was asked.

@@ -176,27 +176,48 @@ fn a_release_wakes_the_next_without_polling() {
 #[test]
 fn r1_a_killed_holder_frees_the_lock_when_its_lease_ends() {
     needs_redis!();
+    const LOCKS: u32 = 8;
     let redis = Redis::start();
-    let url = redis.url("r1?ttl=1s");
-    let mutex = open(&url);
     let holder = rust();
-    holder.open(1, &url).ok();
-    let theirs = holder.call("hold 1 1 forever").ok();
-    let own = mutex.clone();
-    let thread = std::thread::spawn(move || (own.acquire().expect("acquired"), now()));
-    until("it waits", || waiters(&mutex) == 1);
+    let mutexes: Vec<_> = (0..LOCKS)
+        .map(|lock| {
+            let url = redis.url(&format!("r1-{lock}?ttl=1s"));
+            holder.open(lock, &url).ok();
+            open(&url)
+        })
+        .collect();
+    let tokens: Vec<_> =
+        (0..LOCKS).map(|lock| holder.call(&format!("hold {lock} {lock} forever")).ok().token()).collect();
+    let waits: Vec<_> = mutexes
+        .iter()
+        .map(|mutex| {
+            let own = mutex.clone();
+            std::thread::spawn(move || (own.acquire().expect("acquired"), now()))
+        })
+        .collect();
+    until("all wait", || mutexes.iter().all(|mutex| waiters(mutex) == 1));
     kill(&holder);
-    let (asked, left) = (now(), redis.command(&["PTTL", "ipcmutex:r1"]).number());
-    assert!((1..=1000).contains(&left));
-    let (hold, at) = thread.join().expect("no panic");
-    let waited = (at - asked) as i64 / 1_000_000;
-    assert!(waited >= left - 2, "{waited} ms, but the lease had {left} ms");
-    assert!(waited <= left + 400, "{waited} ms, and the lease had {left} ms");
-    figure("R1", format!("with {left} ms of the lease left, the next owner after {waited} ms"));
-    assert!(hold.abandoned());
-    assert!(hold.token() > theirs.token());
-    hold.release().expect("released");
-    let next = mutex.acquire().expect("acquired");
+    let left: Vec<_> =
+        (0..LOCKS).map(|lock| (now(), redis.command(&["PTTL", &format!("ipcmutex:r1-{lock}")]).number())).collect();
+    let mut late = Vec::new();
+    for ((thread, (asked, left)), token) in waits.into_iter().zip(left).zip(tokens) {
+        assert!((1..=1000).contains(&left));
+        let (hold, at) = thread.join().expect("no panic");
+        let waited = (at - asked) as i64 / 1_000_000;
+        assert!(waited >= left - 2, "{waited} ms, but the lease had {left} ms");
+        assert!(waited <= left + 2000, "{waited} ms, and the lease had {left} ms");
+        late.push((waited - left).max(0));
+        assert!(hold.abandoned() && hold.token() > token);
+        hold.release().expect("released");
+    }
+    late.sort_unstable();
+    // What a busy machine delays is not the lock's.
+    assert!(late[0] <= 100, "{late:?} ms after the lease");
+    figure(
+        "R1",
+        format!("the next owner {} ms after the end of the lease, the median of {LOCKS}", late[late.len() / 2]),
+    );
+    let next = mutexes[0].acquire().expect("acquired");
     assert!(!next.abandoned(), "told once");
     next.release().expect("released");
 }
@@ -394,19 +415,29 @@ fn r8_a_wait_that_ended_leaves_nothing_behind() {
 #[test]
 fn r9_nothing_is_renewed_after_a_release() {
     needs_redis!();
+    let rounds: u64 = std::env::var("IPCMUTEX_RELEASES").ok().and_then(|many| many.parse().ok()).unwrap_or(64);
     let redis = Redis::start();
-    let mutex = open(&redis.url("r9?ttl=300ms"));
-    let mut released = 0;
-    while released < 30 {
-        let hold = mutex.acquire().expect("acquired");
-        // Around the moment of the first renewal.
-        std::thread::sleep(Duration::from_millis(80 + released % 20));
-        // On a machine that is too busy the lease may run out: then there is nothing to see.
-        if hold.release().is_ok() {
-            assert_eq!(redis.command(&["EXISTS", "ipcmutex:r9"]).number(), 0);
-            released += 1;
+    let released = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..16_u64 {
+            let mutex = open(&redis.url(&format!("r9-{thread}?ttl=300ms")));
+            let (redis, released) = (&redis, &released);
+            scope.spawn(move || {
+                let mut round = thread;
+                while released.load(Ordering::SeqCst) < rounds {
+                    let hold = mutex.acquire().expect("acquired");
+                    // Around the moment of the first renewal.
+                    round += 7;
+                    std::thread::sleep(Duration::from_millis(80 + round % 20));
+                    // On a machine that is too busy the lease may run out: then there is nothing to see.
+                    if hold.release().is_ok() {
+                        assert_eq!(redis.command(&["EXISTS", &format!("ipcmutex:r9-{thread}")]).number(), 0);
+                        released.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
         }
-    }
+    });
 }
 
 #[test]

@@ -47,11 +47,12 @@ def main() -> None:
         rows = bench.run(groups, progress)
         if not only or "commands" in only:
             # Counts, not times: they may run at the same time.
-            progress("waiters of Redis, and 1000 holds renewed" if not asked.quick else "waiters of Redis")
+            progress("waiters of Redis, and 1,000 and 10,000 holds renewed" if not asked.quick else "waiters of Redis")
             with ThreadPoolExecutor() as pool:
                 counts = [pool.submit(commands.waits, workers, set(workers), 3 if asked.quick else 60)]
                 if not asked.quick:
                     counts.append(pool.submit(commands.renewal, workers, 1000, 10))
+                    counts.append(pool.submit(commands.renewal, workers, 10_000, 6, 10_000, "10000 redis"))
             for count in counts:
                 # All else is measured by now and must not be lost with it.
                 if error := count.exception():

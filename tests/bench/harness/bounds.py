@@ -63,6 +63,9 @@ def scale_bounds() -> list[Bound]:
         Bound("Redis, commands of a waiter of 60 s", ("commands", "redis", "c", "ipcmutex-unix"), "commands", 10, unit="commands"),
         Bound("Redis, 1,000 renewals, reads of the server / those the bytes need", ("renewal", "redis", "c", "ipcmutex-unix"),
               "reads_over_needed", 2, unit="times"),
+        Bound("Redis, connections of a process with 10,000 holds", ("renewal", "10000 redis", "c", "ipcmutex-unix"), "connections", 3, unit="connections"),
+        Bound("Redis, share of a core of 10,000 holds with ttl=10s", ("renewal", "10000 redis", "c", "ipcmutex-unix"), "percent_of_a_core", 2,
+              unit="percent"),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import tempfile
@@ -64,9 +65,9 @@ def stop(worker: subprocess.Popen[str]) -> None:
         worker.stdout.close()
 
 
-def row(task: str, title: str, language: str, kind: str, figures: dict[str, float]) -> Row:
+def row(task: str, title: str, language: str, kind: str, figures: dict[str, float], tag: str = "redis") -> Row:
     """In the form of all rows; it is measured once, since it is a count."""
-    return {"task": task, "tag": "redis", "title": title, "language": language, "kind": kind,
+    return {"task": task, "tag": tag, "title": title, "language": language, "kind": kind,
             "figures": {name: {"median": value, "min": value, "max": value, "rounds": [value]} for name, value in figures.items()}}
 
 
@@ -110,18 +111,27 @@ def waits(workers: dict[str, list[str]], languages: set[str], seconds: float) ->
     return rows
 
 
-def renewal(workers: dict[str, list[str]], holds: int, periods: int) -> list[Row]:
-    """How often the server is written to while it renews so many holds: one pipelined exchange is a read or a few, not one for each."""
+def processor_seconds(pid: int) -> float:
+    """What a process has used so far, in user and in system mode."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def renewal(workers: dict[str, list[str]], holds: int, periods: int, lease_ms: int = 3000, tag: str = "redis") -> list[Row]:
+    """How often the server is written to while it renews so many holds: one pipelined exchange is a read or a few, not one for each.
+    And what they cost the process that holds them: connections, and the share of a core."""
     redis = Redis()
-    lease_ms = 3000
     with tempfile.TemporaryDirectory(prefix="ipcmutex-bench-") as folder:
         owner = start(workers, redis, Path(folder), "c", "hold", "ipcmutex-unix", locks=holds, ttl_ms=lease_ms)
         try:
             held(owner)
             time.sleep(lease_ms / 3000)
-            before, calls = redis.info("stats"), redis.calls()
+            before, calls, used, begun = redis.info("stats"), redis.calls(), processor_seconds(owner.pid), time.monotonic()
             time.sleep(periods * lease_ms / 3000)
-            after, calls = redis.info("stats"), redis.calls() - calls
+            after, calls, lasted = redis.info("stats"), redis.calls() - calls, time.monotonic() - begun
+            used = processor_seconds(owner.pid) - used
+            # One of them is the one that asks.
+            connections = int(redis.info("clients")["connected_clients"]) - 1
         finally:
             stop(owner)
             redis.close()
@@ -129,4 +139,6 @@ def renewal(workers: dict[str, list[str]], holds: int, periods: int) -> list[Row
     # The server reads 16 KiB at a time, so that many bytes are no less than so many reads.
     needed = max(periods, change["total_net_input_bytes"] / 16384)
     return [row("renewal", f"{holds} holds renewed, Redis", "c", "ipcmutex-unix",
-                {"scripts_per_period": calls / periods, "reads_per_period": change["total_reads_processed"] / periods, "reads_over_needed": change["total_reads_processed"] / needed})]
+                {"scripts_per_period": calls / periods, "reads_per_period": change["total_reads_processed"] / periods,
+                 "reads_over_needed": change["total_reads_processed"] / needed, "connections": connections,
+                 "percent_of_a_core": 100 * used / lasted}, tag)]

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex, State};
@@ -221,6 +222,43 @@ fn among_our_own_the_order_holds_and_one_alone_listens() {
         redis.command(&["DEL", KEY]);
     });
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn who_polls_is_served_while_our_own_take_turns() {
+    needs_redis!();
+    let redis = Redis::start();
+    for (name, mut them) in Neighbour::all(&redis) {
+        let over = AtomicBool::new(false);
+        let turns = std::thread::scope(|scope| {
+            let ours = [(); 3].map(|()| {
+                let (mutex, over) = (shared(&redis, ""), &over);
+                scope.spawn(move || {
+                    let mut turns = 0;
+                    while !over.load(Ordering::Relaxed) {
+                        // Each wants it again at once: there is always a line.
+                        let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+                        turns += 1;
+                        std::thread::sleep(Duration::from_millis(1));
+                        // Theirs may come in between alone.
+                        hold.release().expect("released");
+                    }
+                    turns
+                })
+            });
+            let begun = Instant::now();
+            until("ours take turns", || redis.commands() > 100);
+            let mut served = 0;
+            while served < 3 && begun.elapsed() < LONG {
+                served += u32::from(them.takes(|| {}));
+                them.releases();
+            }
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(served, 3, "{name} was served so often");
+            ours.map(|thread| thread.join().expect("no panic")).into_iter().sum::<u32>()
+        });
+        assert!(turns > 10, "ours had {turns} turns beside {name}");
+    }
 }
 
 /// Waits until so many connections have asked to be told of changes.

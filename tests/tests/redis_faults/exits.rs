@@ -1,5 +1,6 @@
 //! Programs that end while something of theirs is on its way to the server: another thread's take, wait or release.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use ipcmutex_tests::agent::{Agent, Language};
@@ -52,6 +53,68 @@ fn an_exit_leaves_nothing_of_what_other_threads_were_doing() {
         }
     }
     assert_eq!(left, 0, "of {rounds} programs of {THREADS} threads each");
+}
+
+#[test]
+fn k5_a_program_that_is_started_inherits_no_connection() {
+    needs_redis!();
+    let redis = Redis::start();
+    let other = open(&redis.url("started"));
+    let held = other.acquire().expect("acquired");
+    let agent = Agent::start(Language::C);
+    for (lock, id) in [(1, "started"), (2, "mine"), (3, "resp2?protocol=2")] {
+        agent.open(lock, &redis.url(id)).ok();
+    }
+    agent.call("hold 2 2 forever").ok();
+    agent.call("hold 3 3 forever").ok();
+    agent.call("extend 2 10000").ok();
+    agent.call("extend 3 10000").ok();
+    let waits = agent.begin("hold 1 1 forever");
+    until("it waits", || waiters(&other) == 1);
+    for how in ["fork", "vfork", "posix_spawn", "system"] {
+        let started = agent.call(&format!("started {how} socket:")).ok();
+        assert_eq!(started.number("files"), 0, "{how}");
+    }
+    held.release().expect("released");
+    waits.reply().ok();
+}
+
+#[test]
+fn p11_no_token_is_drawn_twice_across_forks() {
+    needs_redis!();
+    let children: usize = std::env::var("IPCMUTEX_FORKS").ok().and_then(|many| many.parse().ok()).unwrap_or(100);
+    let redis = Redis::start();
+    let mut monitor = redis.client();
+    assert_eq!(monitor.command(&["MONITOR"]).text(), "OK");
+    let counter = std::thread::spawn(move || {
+        let mut processes = HashMap::<String, String>::new();
+        loop {
+            let line = monitor.reply();
+            if line.text().contains(" lua] ") {
+                continue;
+            }
+            let words: Vec<&str> = line.text().split('"').skip(1).step_by(2).collect();
+            if words.get(1) == Some(&"the end") {
+                return processes;
+            }
+            let is_hex =
+                |word: &&str, digits| word.len() == digits && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+            // A take says the token, the lease and who asks, a release the token and who asks; a renewal says tokens alone.
+            let Some(at) = words.iter().position(|word| is_hex(word, 32)) else { continue };
+            if let Some(process) = words[at + 1..].iter().take(2).find(|word| is_hex(word, 16)) {
+                let token = &words[at];
+                let known = processes.entry((*token).to_owned()).or_insert_with(|| (*process).to_owned());
+                assert_eq!(known, process, "two processes drew {token}");
+            }
+        }
+    });
+    let agent = Agent::start(Language::C);
+    assert_eq!(agent.call(&format!("forks {children} {}", redis.url("forks"))).ok().number("bad"), 0);
+    redis.command(&["ECHO", "the end"]);
+    let drawn = counter.join().expect("no panic");
+    let processes: HashSet<&String> = drawn.values().collect();
+    assert!(processes.len() > children, "{} processes", processes.len());
+    assert!(drawn.len() > children, "{} tokens", drawn.len());
 }
 
 fn hammer(lock: u32, cell: &Path, records: &Path) -> String {

@@ -4,6 +4,7 @@
 mod beside;
 mod clocks;
 mod exits;
+mod network;
 mod refusals;
 mod replies;
 

@@ -1,0 +1,91 @@
+//! The way to the server: packets that vanish, and everybody at once after it was gone.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use ipcmutex::{ErrorKind, Timeout};
+use ipcmutex_tests::asking::{LONG, open, until, waiters, within};
+use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::proxy::Proxy;
+use ipcmutex_tests::servers::Redis;
+
+use super::both_ways;
+
+#[test]
+fn r24_a_network_that_swallows_everything_is_noticed() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    // By itself a waiter looks 20 s later, and would find out 2 s after that.
+    let (mutex, straight) = both_ways(&redis, &proxy, "hole?ttl=60s");
+    let (renewed, _) = both_ways(&redis, &proxy, "renewed?ttl=9s");
+    let kept = renewed.acquire().expect("acquired");
+    let hold = straight.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+    until("it waits", || waiters(&straight) == 1);
+    proxy.swallow();
+    let begun = Instant::now();
+    // It is told, and cannot hear it.
+    hold.release().expect("released");
+    let next = told.recv_timeout(LONG).expect("an outcome").expect("acquired");
+    let noticed = begun.elapsed();
+    assert!(noticed < Duration::from_secs(15), "{noticed:?}");
+    // The calling thread's connection is in the hole still: that is told, and what it asked for is done all the same.
+    match next.release() {
+        Ok(()) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}"),
+    }
+    straight.acquire_with(within(LONG)).expect("it is released").release().expect("released");
+    until("the other has been renewed, too", || kept.valid_for().is_some_and(|left| left > Duration::from_secs(7)));
+    std::thread::sleep(Duration::from_secs(9).saturating_sub(begun.elapsed()));
+    kept.check().expect("its lease of 9 s would be over");
+    kept.release().expect("released");
+}
+
+#[test]
+fn r23_two_hundred_that_come_back_at_once_come_one_by_one() {
+    needs_redis!();
+    const CLIENTS: usize = 200;
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let straight = open(&redis.unix_url("storm"));
+    let hold = straight.acquire().expect("acquired");
+    // An engine for each: what differs between them is how long they try to connect.
+    let mutexes: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            open(&format!("rpm+redis://{}/storm?policy=any&connect_timeout={}ms", proxy.address(), 20_000 + client))
+        })
+        .collect();
+    let (tell, told) = mpsc::channel();
+    for mutex in &mutexes {
+        let tell = tell.clone();
+        mutex
+            .acquire_callback(Timeout::FOREVER, move |outcome| {
+                let outcome = outcome.and_then(ipcmutex::Hold::release);
+                tell.send(outcome).expect("the test waits");
+            })
+            .expect("it begins");
+    }
+    until("all wait", || waiters(&straight) as usize == CLIENTS);
+    proxy.close(true);
+    let gone = Instant::now();
+    proxy.cut_all();
+    let away = Duration::from_secs(3);
+    std::thread::sleep(away);
+    let tries: Vec<Duration> =
+        proxy.connections().iter().filter_map(|at| at.checked_duration_since(gone)).filter(|at| *at < away).collect();
+    assert!(tries.len() >= CLIENTS, "{} tries: everybody has noticed", tries.len());
+    assert!(tries.len() <= CLIENTS * 5 * 3, "{} tries in 3 s, at most 5 a second each", tries.len());
+    // Without chance they would come in step, each time all of them.
+    let moments: BTreeSet<u128> =
+        tries.iter().map(Duration::as_millis).filter(|ms| *ms >= 1000).map(|ms| ms / 20).collect();
+    assert!(moments.len() >= 25, "in the last 2 s they came in {} moments of 20 ms", moments.len());
+    proxy.close(false);
+    hold.release().expect("released");
+    for _ in 0..CLIENTS {
+        told.recv_timeout(LONG).expect("served").expect("acquired and released");
+    }
+    straight.acquire_with(within(LONG)).expect("nothing is left").release().expect("released");
+}
