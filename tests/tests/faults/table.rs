@@ -80,7 +80,7 @@ fn sources() -> Vec<PathBuf> {
                 if !["target", "node_modules", "__pycache__", "fuzz"].iter().any(|name| path.ends_with(name)) {
                     walk(&path, found);
                 }
-            } else if ["rs", "py", "js", "mjs", "c"].contains(&kind) && !path.ends_with("faults/table.rs") {
+            } else if ["rs", "py", "js", "mjs", "c", "cpp"].contains(&kind) && !path.ends_with("faults/table.rs") {
                 found.push(path);
             }
         }
