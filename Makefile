@@ -1,6 +1,7 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
 # make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
+# make wheel                      the wheel as it is published, for every Linux from glibc 2.17 on, into target/dist (DIST=), looked at and used
 # make fuzz                       bytes that nobody meant, led by coverage, for FUZZ_SECONDS=60 each target (FUZZ="url page resp calls")
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
@@ -55,6 +56,10 @@ packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tool
 	tests/packages/python.sh $(venv)/bin/python
 	tests/packages/node.sh $(target)/node-tools
 	@echo "make packages: all passed"
+
+.PHONY: wheel
+wheel: tools $(venv)/zig
+	tests/packages/wheel.sh $(venv)/bin/python "$(or $(DIST),$(target)/dist)"
 
 fuzz: tools debian-g++
 	tests/fuzz/run.sh $(FUZZ_SECONDS) $(FUZZ)
@@ -129,6 +134,10 @@ c: rust
 $(venv)/ready:
 	@python3 -m venv $(venv) || { echo "make: please install python3-venv" >&2; exit 1; }
 	$(venv)/bin/pip install --quiet --disable-pip-version-check 'maturin>=1.16,<2'
+	@touch $@
+
+$(venv)/zig: $(venv)/ready
+	$(venv)/bin/pip install --quiet --disable-pip-version-check 'maturin[zig]>=1.16,<2' cargo-zigbuild auditwheel
 	@touch $@
 
 $(target)/node-tools/ready:

@@ -21,9 +21,14 @@ COMMAND = next(folder for folder in (HERE.parent / "cli", HERE / IN_SDIST) if fo
 
 
 def _build_command() -> None:
-    cargo = os.environ.get("CARGO", "cargo")
+    """IPCMUTEX_PROFILE names the cargo profile; IPCMUTEX_GLIBC=2.17 links with zig, for systems as old as that."""
+    build = [os.environ.get("CARGO", "cargo"), "build"]
+    if glibc := os.environ.get("IPCMUTEX_GLIBC"):
+        compiler = subprocess.run(["rustc", "-vV"], check=True, stdout=subprocess.PIPE, text=True).stdout
+        [host] = [line.removeprefix("host: ") for line in compiler.splitlines() if line.startswith("host: ")]
+        build = ["cargo-zigbuild", "zigbuild", "--target", f"{host}.{glibc}"]
     profile = os.environ.get("IPCMUTEX_PROFILE", "release")
-    asked = [cargo, "build", "--bin", "ipcmutex", "--manifest-path", str(COMMAND / "Cargo.toml"), "--profile", profile]
+    asked = [*build, "--bin", "ipcmutex", "--manifest-path", str(COMMAND / "Cargo.toml"), "--profile", profile]
     told = subprocess.run([*asked, "--message-format=json-render-diagnostics"], check=True, stdout=subprocess.PIPE)
     messages = [json.loads(line) for line in told.stdout.splitlines() if line.startswith(b"{")]
     [program] = [message["executable"] for message in messages if message.get("executable")]
