@@ -32,7 +32,7 @@ pub(crate) enum Command {
     Run(Run),
     /// Tell who holds the lock and how many wait
     Status(Status),
-    /// List the locks of this user on this host
+    /// List the named locks of this user on this host
     Ps(Ps),
     /// Wait until nobody holds the lock, without taking it
     Wait(Wait),

@@ -34,9 +34,7 @@ fn render() -> std::io::Result<String> {
     whole.render_name_section(&mut page)?;
     page.extend_from_slice(b".SH SYNOPSIS\n");
     for part in command.get_subcommands() {
-        let mut synopsis = Vec::new();
-        man(part).render_synopsis_section(&mut synopsis)?;
-        page.extend(under(&synopsis, ".br"));
+        page.extend_from_slice(format!(".br\n{}\n", synopsis(part)).as_bytes());
     }
     page.extend_from_slice(b".SH COMMANDS\n");
     for part in command.get_subcommands() {
@@ -49,6 +47,23 @@ fn render() -> std::io::Result<String> {
     }
     page.extend_from_slice(MORE.as_bytes());
     Ok(String::from_utf8_lossy(&page).into_owned())
+}
+
+/// A line for the head of the page, with what each option is given.
+fn synopsis(part: &Command) -> String {
+    let mut line = format!("\\fBipcmutex {}\\fR", part.get_name());
+    for argument in part.get_arguments() {
+        let value =
+            argument.get_value_names().and_then(|names| names.first()).filter(|_| argument.get_action().takes_values());
+        let value = value.map(|name| format!("\\fI{name}\\fR")).unwrap_or_default();
+        let short = argument.get_short().map(|letter| format!("\\-{letter}"));
+        let flag = short.or_else(|| argument.get_long().map(|word| format!("\\-\\-{}", word.replace('-', "\\-"))));
+        line += &match flag {
+            Some(flag) => format!(" [\\fB{flag}\\fR{}{value}]", if value.is_empty() { "" } else { " " }),
+            None => format!(" {value}{}", if argument.get_id() == "command" { "..." } else { "" }),
+        };
+    }
+    line
 }
 
 fn man(part: &Command) -> Man {

@@ -67,7 +67,20 @@ pub(crate) fn ps(args: &args::Ps) -> Result<i32> {
     for url in &args.url {
         found.extend(list::on_server(&LockUrl::parse(url)?)?);
     }
-    print(&if args.json { format!("{}\n", Value::Array(found.iter().map(as_json).collect())) } else { table(&found) })
+    if args.json {
+        return print(&format!("{}\n", Value::Array(found.iter().map(as_json).collect())));
+    }
+    found.sort_by_key(rank);
+    print(&table(&found))
+}
+
+/// What is going on comes first, and what is free last.
+fn rank(found: &Listed) -> u8 {
+    match found.status.as_ref().map(|status| status.state) {
+        Ok(State::Held) => 0,
+        Ok(State::Abandoned) | Err(_) => 1,
+        Ok(_) => 2,
+    }
 }
 
 pub(crate) fn break_lock(lock: &OsStr) -> Result<i32> {
@@ -222,6 +235,9 @@ held      backup (pid 4711 on db1)   1h02m  3        18446744073709551615  mpm:n
 free      -                          -      0        7                     mpm:b
 PROTOCOL  another version            -      -        -                     mpm:c
 ";
+        let mut sorted = [found[1].clone(), found[2].clone(), found[0].clone()];
+        sorted.sort_by_key(rank);
+        assert_eq!(sorted.map(|one| one.url), ["mpm:nightly", "mpm:c", "mpm:b"]);
         let squeezed = |text: &str| {
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
         };

@@ -96,6 +96,34 @@ fn the_command_in_a_pipeline_ends_by_sigpipe_as_without_us() {
 }
 
 #[test]
+fn in_the_midst_of_a_pipeline_it_is_as_if_it_were_not_there() {
+    let place = Place::new();
+    let script = r#"set -o pipefail
+        printf 'b\na\n' | "$0" run jobs tr a-z A-Z | sort
+        printf x | "$0" run jobs sh -c 'cat; exit 7' | cat; echo " ${PIPESTATUS[1]}"
+        "$0" ps | grep -c 'mpm:jobs$'"#;
+    let out = Command::new("bash").args(["-c", script, IPCMUTEX]).env("IPCMUTEX_DIR", place.path()).output().unwrap();
+    let told = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!((&*told.0, &*told.1, out.status.code()), ("A\nB\nx 7\n1\n", "", Some(0)));
+}
+
+/// Who starts it without the first three descriptors must not find a lock file in their place.
+#[test]
+fn without_stdin_stdout_and_stderr_the_command_writes_into_no_lock() {
+    let place = Place::new();
+    let file = place.path().join("locks/jobs");
+    assert_eq!(place.code(&["run", "jobs", "true"]).0, Some(0));
+    let before = std::fs::metadata(&file).unwrap().len();
+    let run = "exec env -i \"IPCMUTEX_DIR=$IPCMUTEX_DIR\" \"$0\" run jobs /bin/sh -c '/bin/cat; echo out; echo err >&2; exit 9' <&- >&- 2>&-";
+    let locks = place.path().join("locks");
+    let status = Command::new("sh").args(["-c", run, IPCMUTEX]).env("IPCMUTEX_DIR", locks).status().unwrap();
+    assert_eq!(status.code(), Some(9));
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), before);
+    let seen = common::status(&place, "jobs");
+    assert_eq!((&seen["state"], &seen["acquisitions"]), (&Value::from("free"), &Value::from(2)));
+}
+
+#[test]
 fn a_watch_tells_each_change_to_a_pipe() {
     let place = Place::new();
     for json in [false, true] {
