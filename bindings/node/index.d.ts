@@ -14,7 +14,7 @@ declare class Hold {
     check (): void
     /** Renews the lease to `ttlMs`, or to the URL's. ERR_IPCMUTEX_UNSUPPORTED where there is no lease. */
     extend (ttlMs?: number): Promise<void>
-    /** Ends this hold, and no other. A second call does nothing. */
+    /** Ends this hold, and no other. ERR_IPCMUTEX_LOST if it was lost. A second call does nothing. */
     release (): Promise<void>
     [Symbol.asyncDispose] (): Promise<void>
 }
@@ -28,18 +28,19 @@ declare class Mutex {
     open (): Promise<void>
     /** Releases a hold taken through it and ends its waits with ERR_IPCMUTEX_CLOSED. */
     close (): Promise<void>
-    /** Waits in line; opens the mutex if that was not done. */
+    /** Waits in line; opens the mutex if that was not done. ERR_IPCMUTEX_TIMEOUT, or the signal's reason. */
     acquire (options?: Mutex.AcquireOptions): Promise<Hold>
     /** A hold, or null if somebody holds the lock. */
     tryAcquire (): Promise<Hold | null>
-    /** Ends the hold that is current through this object, however it was taken. */
+    /** Ends the hold that is current through this object, however it was taken. ERR_IPCMUTEX_NOT_OWNER if there is none,
+     *  ERR_IPCMUTEX_LOST if it was lost. */
     release (): Promise<void>
     /** Runs `fn` holding the lock and always releases. Rejects with the loss if the hold was lost. */
     execute<T> (fn: (hold: Hold) => T | PromiseLike<T>, options?: Mutex.AcquireOptions): Promise<T>
     status (): Promise<Mutex.Status>
     /** Takes the lock from whoever holds it; whether somebody did. That hold is lost, its token stale. */
     breakLock (): Promise<boolean>
-    /** Blocks this thread, its event loop included. */
+    /** Blocks this thread, its event loop included. ERR_IPCMUTEX_TIMEOUT. */
     acquireSync (options?: { timeout?: number }): Hold
     releaseSync (): void
 }

@@ -20,7 +20,8 @@ use crate::status::Status;
 
 /// A lock, named by a URL, that excludes threads, processes or hosts. The constructor opens it.
 ///
-/// acquire, release and locked work as threading.Lock's; `with mutex as hold:` acquires and releases.
+/// acquire, release and locked work as threading.Lock's; `with mutex as hold:` acquires and releases; `@mutex` decorates a
+/// function that then runs holding the lock.
 #[pyclass(frozen, weakref, subclass, module = "ipcmutex")]
 pub(crate) struct Mutex {
     /// As given, with its secret: for pickling and for opening anew.
