@@ -2,6 +2,7 @@
 # make test                       everything that must hold
 # make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
 # make wheel                      the wheel as it is published, for every Linux from glibc 2.17 on, into target/dist (DIST=), looked at and used
+# make sanitize                   the C cells of the matrix, their agent under AddressSanitizer, UBSan and LeakSanitizer
 # make fuzz                       bytes that nobody meant, led by coverage, for FUZZ_SECONDS=60 each target (FUZZ="url page resp calls")
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
@@ -66,6 +67,17 @@ fuzz: tools debian-g++
 
 soak: build redis
 	IPCMUTEX_HAMMER_SECONDS=$(SOAK_SECONDS) cargo test $(packages) --test exclusion -- --nocapture --test-threads=1
+
+# What it finds goes into files, for an agent that dies is part of many a scenario.
+.PHONY: sanitize
+sanitize: build redis
+	@rm -rf $(target)/sanitize && mkdir -p $(target)/sanitize
+	@gcc -std=gnu11 -g -O1 -pthread -fsanitize=address,undefined -fno-omit-frame-pointer -I$(installed)/include \
+	  tests/agents/agent.c tests/agents/faults.c -o $(target)/sanitize/agent-c -L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib
+	IPCMUTEX_SANITIZED_AGENT=$(target)/sanitize/agent-c IPCMUTEX_REQUIRE_REDIS=1 \
+	  ASAN_OPTIONS=detect_leaks=1:log_path=$(target)/sanitize/found UBSAN_OPTIONS=print_stacktrace=1:log_path=$(target)/sanitize/found \
+	  env --default-signal cargo test -p ipcmutex-tests --test matrix -- 'c]'
+	@! cat $(target)/sanitize/found.* 2>/dev/null
 
 .PHONY: chaos
 chaos: build redis

@@ -57,7 +57,7 @@ impl Language {
         };
         match self {
             Language::Rust => Command::new(artifacts::program("agent")),
-            Language::C => Command::new(artifacts::program("agent-c")),
+            Language::C => Command::new(artifacts::agent_c().0),
             Language::Python => script(&artifacts::python(), "agents/agent.py"),
             Language::Node => {
                 // An ES module finds packages from its own folder upwards and nowhere else, so its copy lies beside them.
@@ -422,8 +422,20 @@ impl Agent {
     }
 }
 
+/// How long one that looks for leaks when it ends may take to do so. One that waits in its main thread never ends by itself.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 impl Drop for Agent {
     fn drop(&mut self) {
+        if self.language == Language::C && artifacts::agent_c().1 {
+            drop(self.stdin.lock().expect("no panic under it").take());
+            let begun = Instant::now();
+            while begun.elapsed() < FAREWELL
+                && matches!(self.child.lock().expect("no panic under it").try_wait(), Ok(None))
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
         self.end();
     }
 }

@@ -19,6 +19,14 @@ pub fn program(name: &str) -> PathBuf {
     there(programs().join(name))
 }
 
+/// The C agent, and its build that looks for leaks when it ends (`make sanitize`), if that is wanted.
+pub fn agent_c() -> (PathBuf, bool) {
+    match std::env::var_os("IPCMUTEX_SANITIZED_AGENT") {
+        Some(path) => (there(path.into()), true),
+        None => (program("agent-c"), false),
+    }
+}
+
 /// The interpreter that has the `ipcmutex` package.
 pub fn python() -> PathBuf {
     there(programs().parent().expect("programs lie in the target folder").join("venv/bin/python"))
