@@ -22,9 +22,11 @@ code=0
 for name in "$@"; do
     work=$target/fuzz/$name
     mkdir -p "$work/corpus" "$work/locks" && chmod 700 "$work/locks"
+    # The server that answers has threads of its own, whose memory is nobody's leak.
+    leaks=$([ "$name" = resp ] && echo 0 || echo 1)
     echo "make: fuzzing $name for $seconds s"
     IPCMUTEX_DIR=$work/locks "$target/fuzz/$triple/release/$name" -max_total_time="$seconds" -timeout=20 \
-        -rss_limit_mb=2048 -max_len=8192 -print_final_stats=1 -artifact_prefix="$work/" \
+        -rss_limit_mb=2048 -max_len=8192 -detect_leaks="$leaks" -print_final_stats=1 -artifact_prefix="$work/" \
         "$work/corpus" "corpus/$name" 2>"$work/log" || {
         code=1
         tail -40 "$work/log"

@@ -1,9 +1,12 @@
 //! A handle that is closed while others use it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use shuttle::thread;
 
 use super::{Inside, block_on, must_be_free, play};
-use crate::{ErrorKind, Hold, Mutex};
+use crate::{ErrorKind, Mutex};
 
 const URL: &str = "spm:schedules-close";
 
@@ -17,18 +20,28 @@ fn against_waits_and_holds() {
         let other = Mutex::open(URL).expect("it opens");
         let hold = other.acquire().expect("it is free");
         let mutex = Mutex::open(URL).expect("it opens");
+        let closed = Arc::new(AtomicBool::new(false));
         let waits = [false, true].map(|awaits| {
             let mutex = mutex.clone();
             let acquire = move || if awaits { block_on(mutex.acquire_async()) } else { mutex.acquire() };
+            let closed = closed.clone();
             // What it acquired may be released by `close` at any moment: it is no place to be inside.
-            thread::spawn(move || match acquire().and_then(Hold::release) {
-                Ok(()) => {}
-                Err(error) => assert!(matches!(error.kind(), ErrorKind::Closed | ErrorKind::NotOwner), "{error}"),
+            thread::spawn(move || {
+                let outcome = acquire().and_then(|hold| {
+                    assert!(!closed.load(Ordering::SeqCst) || hold.check().is_err(), "held through a closed handle");
+                    hold.release()
+                });
+                if let Err(error) = outcome {
+                    assert!(matches!(error.kind(), ErrorKind::Closed | ErrorKind::NotOwner), "{error}");
+                }
             })
         });
         let closer = thread::spawn({
             let mutex = mutex.clone();
-            move || mutex.close().expect("it is closed once")
+            move || {
+                mutex.close().expect("it is closed once");
+                closed.store(true, Ordering::SeqCst);
+            }
         });
         let elsewhere = thread::spawn({
             let (other, inside) = (other.clone(), inside.clone());

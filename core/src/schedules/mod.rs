@@ -24,7 +24,7 @@ use crate::{ErrorKind, Hold, Mutex, Result, State};
 
 /// How often each race is played by each way to choose: by chance at each step, and with few changes of turn, which finds
 /// what needs one thread to stand still for long.
-const ROUNDS: usize = 1500;
+const ROUNDS: usize = 800;
 
 pub(crate) fn play(race: impl Fn() + Clone + Send + Sync + 'static) {
     // What all locks of a process share is nobody's but this schedule's.

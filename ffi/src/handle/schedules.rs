@@ -10,7 +10,7 @@ use shuttle::{Config, Runner, thread};
 
 use super::Table;
 
-const ROUNDS: usize = 1500;
+const ROUNDS: usize = 800;
 
 fn play(race: impl Fn() + Clone + Send + Sync + 'static) {
     Runner::new(RandomScheduler::new(ROUNDS), Config::new()).run(race.clone());

@@ -67,7 +67,11 @@ fn f2_a_big_owner_is_alive_until_it_runs_no_more() {
         });
         figure(
             "F2",
-            format!("an owner of {mib} MiB, {how:?}: {:.0?}", killed.saturating_sub(Duration::from_millis(20))),
+            format!(
+                "an owner of {mib} MiB, {}: {:.0?}",
+                if how == Signal::KILL { "killed" } else { "dumping core" },
+                killed.saturating_sub(Duration::from_millis(20))
+            ),
         );
     }
 }

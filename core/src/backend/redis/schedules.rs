@@ -69,6 +69,7 @@ fn a_hold_ends_once_and_what_has_ended_is_renewed_no_more() {
         robber.join().expect("it went well");
 
         assert_eq!(ended.is_ok(), hold.loss().is_none(), "released, or lost: one of them");
+        assert_eq!(lock.tally.numbers().losses, u64::from(ended.is_err()), "what was told is what became of it");
         assert!(!hold.is_live());
         let board = lock.engine.board();
         assert!(board.holds.is_empty() && board.due.is_empty(), "nothing is left to be renewed: {:?}", board.due);
