@@ -12,9 +12,9 @@ use super::Table;
 
 const ROUNDS: usize = 800;
 
-fn play(race: impl Fn() + Clone + Send + Sync + 'static) {
-    Runner::new(RandomScheduler::new(ROUNDS), Config::new()).run(race.clone());
-    Runner::new(PctScheduler::new(3, ROUNDS), Config::new()).run(race);
+fn play(rounds: usize, race: impl Fn() + Clone + Send + Sync + 'static) {
+    Runner::new(RandomScheduler::new(rounds), Config::new()).run(race.clone());
+    Runner::new(PctScheduler::new(3, rounds), Config::new()).run(race);
 }
 
 /// Knows which one it is, and whether it was dropped.
@@ -38,6 +38,11 @@ impl Value {
 
 impl Drop for Value {
     fn drop(&mut self) {
+        let number = self.number;
+        if !std::thread::panicking() {
+            thread::yield_now();
+        }
+        assert_eq!(self.number, number, "its place was given to another one before it was dropped");
         assert!(!self.dropped.swap(true, Ordering::SeqCst), "it was dropped twice");
         self.alive.fetch_sub(1, Ordering::SeqCst);
     }
@@ -51,7 +56,7 @@ fn table() -> &'static Table<Value> {
 /// FAULTS: C2
 #[test]
 fn pins_against_the_end_of_a_handle_and_the_next_one_in_its_slot() {
-    play(|| {
+    play(ROUNDS, || {
         let (table, alive) = (table(), Arc::default());
         let handle = table.insert(Value::new(1, &alive)).ok().expect("there is room");
         let user = thread::spawn(move || {
@@ -85,7 +90,7 @@ fn pins_against_the_end_of_a_handle_and_the_next_one_in_its_slot() {
 
 #[test]
 fn slots_are_given_to_one_at_a_time() {
-    play(|| {
+    play(ROUNDS, || {
         let (table, alive) = (table(), Arc::default());
         let threads = [1, 2, 3].map(|thread| {
             let alive = Arc::clone(&alive);
@@ -103,5 +108,28 @@ fn slots_are_given_to_one_at_a_time() {
         threads.into_iter().for_each(|thread| thread.join().expect("it went well"));
         assert_eq!(alive.load(Ordering::SeqCst), 0, "each value was dropped, once");
         assert!(table.used.load(Ordering::SeqCst) <= 6, "slots are used again");
+    });
+}
+
+/// One is about to take the first free slot, and knows the one behind it, while another one takes both and gives back the first: the
+/// list begins as it did, and goes on otherwise.
+#[test]
+fn a_free_list_that_looks_as_it_did() {
+    play(8 * ROUNDS, || {
+        let (table, alive) = (table(), Arc::default());
+        let insert = |number| table.insert(Value::new(number, &alive)).ok().expect("there is room");
+        let both = [insert(1), insert(2)];
+        both.map(|handle| drop(table.remove(handle)));
+        let others = Arc::clone(&alive);
+        let other = thread::spawn(move || {
+            [10, 11].map(|number| table.insert(Value::new(number, &others)).ok().expect("there is room"))
+        });
+        let (first, second) = (insert(20), insert(21));
+        table.remove(first).expect("it is live").must_be(20);
+        let theirs = other.join().expect("it went well");
+        for (number, handle) in [(21, second), (10, theirs[0]), (11, theirs[1])] {
+            table.remove(handle).expect("it is live").must_be(number);
+        }
+        assert_eq!(alive.load(Ordering::SeqCst), 0, "each value was dropped, once");
     });
 }
