@@ -8,7 +8,7 @@
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
 # make figures                    what the tests of faults measure, into docs/FAULTS.md
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks, 10,000 releases in Redis
-# make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, some three minutes with the builds)
+# make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, under a minute but for the builds)
 # make install PREFIX= DESTDIR=   header, libraries, command
 # make lint                       format, clippy, rustdoc, each combination of features
 # make clean

@@ -1,5 +1,5 @@
 # make bench            everything beside its peers, into docs/benchmarks and the README's table: every round, on a quiet machine
-# make bench QUICK=1    the same in some two minutes, into target/bench/partial: for developing; PUBLISH=1: into docs/benchmarks all the same
+# make bench QUICK=1    the same in under a minute but for the builds, into target/bench/partial: for developing; PUBLISH=1: into docs/benchmarks all the same
 # make bench-smoke      that the harness works, and finds out a lock that is none: part of make test
 # BENCH_ONLY=c,handover picks languages (c, rust, python, node), tasks, or both (c:pair), also into target/bench/partial
 

@@ -18,7 +18,7 @@ class Group:
     kinds: tuple[str, ...]
     params: Params = field(default_factory=dict)
     full: Params = field(default_factory=dict)  # what the full run has instead
-    rounds: tuple[int, int] = (3, 7)  # quick, full
+    rounds: tuple[int, int] = (2, 7)  # quick, full
     tag: str = ""  # tells rows of one task apart: "8", "8 pinned", "unix"
 
 
@@ -32,8 +32,8 @@ def c(pinned: bool) -> list[Group]:
     also = " pinned" if pinned else ""
     groups = [
         Group("pair", "acquire and release, free" + also, "c", (*C_WORDS, "ipcmutex-spm"), {"seconds": 0.04, **pin}, {"seconds": 0.2},
-              rounds=(5, 7), tag=also.strip()),
-        Group("handover", "hand-over" + also, "c", ("futex", *C_WORDS), {"samples": 150, **pin}, {"samples": 1000}, tag=also.strip()),
+              rounds=(3, 7), tag=also.strip()),
+        Group("handover", "hand-over" + also, "c", ("futex", *C_WORDS), {"samples": 60, **pin}, {"samples": 1000}, tag=also.strip()),
     ]
     for n in (2, 4, 8):
         groups.append(Group("contend", f"{n} processes" + also, "c", C_WORDS, {"processes": n, "seconds": 0.06, **pin},
