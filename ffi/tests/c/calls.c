@@ -35,7 +35,7 @@ static void run(const unsigned char *bytes, size_t size) {
   for (at = 0; at + 1 < size && at / 2 < MOST; at += 2) {
     unsigned char what = bytes[at], with = bytes[at + 1];
     uint64_t handle = known[with % KNOWN], made = 0, token = 0;
-    int64_t ms = with >> 6; /* for ever would find nothing */
+    int64_t ms = with >> 7; /* for ever would find nothing */
     int code = IPCMUTEX_OK;
     ipcmutex_status_t status;
     ipcmutex_hold_info_t info;
