@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -160,6 +161,7 @@ def test_y4_an_exit_while_holding_frees_the_lock(url: str, child: Start, end: st
 
 def test_y4_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start) -> None:
     # A dying process may be granted the lock; at a server that lasts as long as its lease.
+    quickest = 1e9
     for _ in range(2 if url.startswith("rpm") else 10):
         ending = child(
             """
@@ -177,11 +179,17 @@ def test_y4_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start)
                 threading.Thread(target=Mutex(url).acquire, daemon=True).start()
             while mutex.status().waiters < 4:
                 time.sleep(0.001)
+            print("ending", flush=True)
             """,
             url,
         )
+        assert ending.line() == "ending"
+        since = time.monotonic()
         code, out, err = ending.end()
+        quickest = min(quickest, time.monotonic() - since)
         assert (code, err) == (0, ""), out
+    # A busy machine may take longer, but not each time; a server, as long as it answers.
+    assert quickest <= 1 or url.startswith("rpm"), quickest
 
 
 def test_y4_an_exit_while_the_library_calls_python_is_quiet(url: str, child: Start) -> None:
