@@ -16,7 +16,7 @@ struct Row {
     /// Tests that are not named by the id.
     #[serde(default)]
     shown_by: Vec<String>,
-    /// Why no test shows it.
+    /// Why no test shows it, or not all of it.
     cannot: Option<String>,
 }
 
@@ -155,7 +155,10 @@ fn document(
             names.extend(row.shown_by.iter().cloned());
             let shown = match &row.cannot {
                 Some(why) if names.is_empty() => cell(why),
-                _ => names.iter().map(|name| format!("`{}`", cell(name))).collect::<Vec<_>>().join(", "),
+                why => {
+                    let names = names.iter().map(|name| format!("`{}`", cell(name))).collect::<Vec<_>>().join(", ");
+                    why.iter().fold(names, |names, why| format!("{names}; but {}", cell(why)))
+                }
             };
             let (id, none) = (format!("{}{}", id.0, id.1), Vec::new());
             let last = cell(&figures.get(&id).unwrap_or(&none).join("; "));
