@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 
@@ -10,11 +10,18 @@ use super::futex;
 
 /// A shared, writable mapping from the start of a file. It keeps the file's open description, and so its byte locks,
 /// alive after the descriptor is closed. A forked child does not have it.
+///
+/// Only what the file has is mapped at first: a mapping of all that it may grow to costs an open 2 µs more.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// The same file again, as far as it may ever reach; null until it has grown.
+    whole: AtomicPtr<u8>,
+    most: usize,
     /// How far the file was seen to reach. Beyond it nothing is touched, whatever the file says of itself.
     reach: AtomicUsize,
+    /// The smaller of `len` and `reach`.
+    near: AtomicUsize,
     /// Stands for what lies beyond: it reads as zero, and what is written there is in no file.
     nowhere: AtomicU64,
     epoch: u32,
@@ -26,8 +33,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes of a file that has `reach` of them. Who touches a page beyond a file's end gets SIGBUS.
-    pub(crate) fn new(file: BorrowedFd<'_>, len: usize, reach: usize) -> Result<Mapping, Errno> {
+    /// Maps a file that has `len` bytes, and may grow to `most`. Who touches a page beyond a file's end gets SIGBUS.
+    pub(crate) fn new(file: BorrowedFd<'_>, len: usize, most: usize) -> Result<Mapping, Errno> {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of this process; what other
         // processes do to it is only ever seen through atomics.
@@ -40,8 +47,16 @@ impl Mapping {
             let _ = unsafe { munmap(start, len) };
             return Err(error);
         }
-        let (reach, nowhere) = (AtomicUsize::new(reach.min(len)), AtomicU64::new(0));
-        Ok(Mapping { start: pointer, len, reach, nowhere, epoch: super::fork::epoch() })
+        Ok(Mapping {
+            start: pointer,
+            len,
+            whole: AtomicPtr::new(std::ptr::null_mut()),
+            most,
+            reach: AtomicUsize::new(len),
+            near: AtomicUsize::new(len),
+            nowhere: AtomicU64::new(0),
+            epoch: super::fork::epoch(),
+        })
     }
 
     #[inline]
@@ -55,28 +70,60 @@ impl Mapping {
         if end <= self.reach() {
             return true;
         }
-        let there = end <= self.len && {
-            // SAFETY: inside the mapping and aligned, and only its address is used here; the kernel alone looks at it.
-            futex::is_there(unsafe { self.start.add(end / 4 * 4 - 4) }.cast())
-        };
+        let there = end <= self.most
+            && self.whole().is_some_and(|whole| {
+                // SAFETY: inside the mapping and aligned, and only its address is used here; the kernel alone looks at it.
+                futex::is_there(unsafe { whole.add(end / 4 * 4 - 4) }.cast())
+            });
         if there {
-            self.reach.fetch_max(end, Ordering::Relaxed);
+            self.reach.fetch_max(end, Ordering::Release);
         }
         there
     }
 
+    /// The mapping of all that the file may grow to, made when it is first asked for. `None` if there is no room for it.
+    #[cold]
+    fn whole(&self) -> Option<NonNull<u8>> {
+        use rustix::mm::{MremapFlags, mremap, munmap};
+        if let Some(whole) = NonNull::new(self.whole.load(Ordering::Acquire)) {
+            return Some(whole);
+        }
+        // SAFETY: an old size of 0 makes a second mapping of a shared one's file (mremap(2)), with the same description and
+        // the same advice, at an address of the kernel's choice; the first one stays as it is.
+        let fresh = unsafe { mremap(self.start.as_ptr().cast(), 0, self.most, MremapFlags::MAYMOVE) }.ok()?;
+        match self.whole.compare_exchange(std::ptr::null_mut(), fresh.cast(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => NonNull::new(fresh.cast()),
+            Err(first) => {
+                // SAFETY: the mapping just made, to which nothing refers.
+                let _ = unsafe { munmap(fresh, self.most) };
+                NonNull::new(first)
+            }
+        }
+    }
+
     /// The file was seen to have `len` bytes and no more.
     pub(crate) fn shrink(&self, len: usize) {
+        self.near.fetch_min(len, Ordering::Relaxed);
         self.reach.fetch_min(len, Ordering::Relaxed);
     }
 
+    #[inline]
     fn at<T>(&self, offset: usize) -> NonNull<T> {
-        debug_assert!(offset + size_of::<T>() <= self.len && offset.is_multiple_of(align_of::<T>()));
-        if offset + size_of::<T>() > self.reach() {
-            return NonNull::from(&self.nowhere).cast();
+        if offset + size_of::<T>() > self.near.load(Ordering::Relaxed) {
+            return self.far(offset, size_of::<T>()).unwrap_or(NonNull::from(&self.nowhere).cast()).cast();
         }
-        // SAFETY: the offset lies inside the mapping: `reach` is never more than its length.
+        // SAFETY: the offset lies inside the mapping: `near` is never more than its length.
         unsafe { self.start.add(offset).cast() }
+    }
+
+    /// What lies behind the first mapping; `None` where the file does not reach.
+    #[cold]
+    fn far(&self, offset: usize, len: usize) -> Option<NonNull<u8>> {
+        if offset + len > self.reach.load(Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: inside the mapping: `reach` is never more than its length, once there is one.
+        NonNull::new(self.whole.load(Ordering::Acquire)).map(|whole| unsafe { whole.add(offset) })
     }
 
     #[inline]
@@ -94,11 +141,15 @@ impl Mapping {
     /// `count` in a row; none, if the file does not reach so far.
     #[inline]
     pub(crate) fn u64s(&self, offset: usize, count: usize) -> &[AtomicU64] {
-        if offset + count * size_of::<u64>() > self.reach() {
-            return &[];
-        }
-        // SAFETY: all of them are inside the mapping, and aligned (`at`); else as in `u64`.
-        unsafe { std::slice::from_raw_parts(self.at::<AtomicU64>(offset).as_ptr(), count) }
+        let len = count * size_of::<u64>();
+        let first = if offset + len <= self.near.load(Ordering::Relaxed) {
+            // SAFETY: as in `at`.
+            Some(unsafe { self.start.add(offset) })
+        } else {
+            self.far(offset, len)
+        };
+        // SAFETY: all of them are inside one mapping, and aligned as the mapping and the offset are; else as in `u64`.
+        first.map_or(&[], |first| unsafe { std::slice::from_raw_parts(first.cast().as_ptr(), count) })
     }
 
     pub(crate) fn u8(&self, offset: usize) -> &AtomicU8 {
@@ -113,6 +164,11 @@ impl Drop for Mapping {
         if self.epoch == super::fork::epoch() {
             // SAFETY: the range was mapped by `new` in this process, and no reference outlives `self`.
             let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+            let whole = *self.whole.get_mut();
+            if !whole.is_null() {
+                // SAFETY: as above, by `whole`.
+                let _ = unsafe { rustix::mm::munmap(whole.cast(), self.most) };
+            }
         }
     }
 }

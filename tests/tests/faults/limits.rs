@@ -126,7 +126,7 @@ fn f11_without_room_in_memory_nothing_is_opened_and_all_else_goes_on() {
     agent.call("hold 1 1 0").ok();
     let sizes = fs::read_to_string(format!("/proc/{}/statm", agent.pid())).unwrap();
     let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
-    let before = limit(&agent, Resource::As, pages * 4096 + (256 << 10));
+    let before = limit(&agent, Resource::As, pages * 4096);
     agent.open(2, &url_of(&place.dir.path().join("new"))).err(ErrorKind::Resource);
     agent.call("end 1").ok();
     agent.call("hold 1 1 0").ok();

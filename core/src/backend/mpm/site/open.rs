@@ -80,8 +80,8 @@ impl Site {
         if (stat.st_size as usize) < BLOCK {
             allocate(&file, 0).map_err(io("allocating"))?;
         }
-        let reach = (stat.st_size as usize).max(BLOCK);
-        let page = Mapping::new(file.as_fd(), MAX_LEN, reach).map_err(io("mapping"))?;
+        let len = (stat.st_size as usize).max(BLOCK);
+        let page = Mapping::new(file.as_fd(), len, MAX_LEN).map_err(io("mapping"))?;
         begin_page(&page, identity, &path)?;
         let slot = claim_slot(&file, &page).map_err(io("taking a slot"))?.ok_or_else(|| {
             Error::new(
