@@ -106,6 +106,7 @@ lint: tools
 	PYO3_PYTHON=python3 cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps -p ipcmutex
 	cargo check --quiet -p ipcmutex-cli --no-default-features
+	cargo clippy -q -p ipcmutex -p ipcmutex-ffi --all-targets --features ipcmutex/schedules,ipcmutex-ffi/schedules -- -D warnings
 	@for features in "" redis tls; do cargo clippy -q -p ipcmutex -p ipcmutex-ffi --no-default-features --features "$$features" -- -D warnings; done
 
 clean:

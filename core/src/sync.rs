@@ -3,14 +3,14 @@
 //! `std`'s, not `parking_lot`'s: it is one futex word and nothing else. parking_lot parks in a table shared by the
 //! whole process; a fork in the moment a thread has one of its buckets locked leaves that bucket locked
 //! for ever in the child, for every lock that hashes to it.
-
 //!
 //! In the tests of `schedules` it is the crate shuttle's, and so are the atomics, the sleep and the threads of those modules that take them
 //! from here: shuttle then decides at each of their steps who runs next.
 
-use std::sync::PoisonError;
 #[cfg(feature = "redis")]
 use std::sync::TryLockError;
+use std::sync::{Condvar, PoisonError};
+use std::time::Duration;
 
 #[cfg(all(test, feature = "schedules"))]
 pub(crate) use crate::schedules::{futex, thread};
@@ -20,6 +20,23 @@ pub(crate) use crate::sys::{futex, thread};
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
 #[cfg(not(all(test, feature = "schedules")))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};
+
+/// Waits until `condvar` is notified, or for `limit`; whether that ran out.
+#[cfg(not(all(test, feature = "schedules")))]
+pub(crate) fn wait_for<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    limit: Duration,
+) -> (MutexGuard<'a, T>, bool) {
+    let (guard, waited) = condvar.wait_timeout(guard, limit).unwrap_or_else(PoisonError::into_inner);
+    (guard, waited.timed_out())
+}
+
+/// A schedule has no time: it runs out at once.
+#[cfg(all(test, feature = "schedules"))]
+pub(crate) fn wait_for<'a, T>(_: &Condvar, guard: MutexGuard<'a, T>, _: Duration) -> (MutexGuard<'a, T>, bool) {
+    (guard, true)
+}
 
 #[derive(Default)]
 pub(crate) struct Guarded<T>(Mutex<T>);

@@ -1,10 +1,10 @@
 //! Blocking work for those who must not block: event loops. A few threads, started when there is work, gone soon after it.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, PoisonError};
+use std::sync::Condvar;
 use std::time::Duration;
 
-use crate::sync::{Guarded, thread};
+use crate::sync::{Guarded, thread, wait_for};
 use crate::sys::fork::PerProcess;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -76,10 +76,10 @@ fn drain(linger: Duration) {
             queue = pool.queue.lock();
         }
         queue.lingering += 1;
-        let (back, waited) = pool.come.wait_timeout(queue, linger).unwrap_or_else(PoisonError::into_inner);
+        let (back, over) = wait_for(&pool.come, queue, linger);
         queue = back;
         queue.lingering -= 1;
-        if waited.timed_out() && queue.jobs.is_empty() {
+        if over && queue.jobs.is_empty() {
             queue.threads -= 1;
             return;
         }
