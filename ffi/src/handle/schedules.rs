@@ -119,7 +119,7 @@ fn a_free_list_that_looks_as_it_did() {
         let (table, alive) = (table(), Arc::default());
         let insert = |number| table.insert(Value::new(number, &alive)).ok().expect("there is room");
         let both = [insert(1), insert(2)];
-        both.map(|handle| drop(table.remove(handle)));
+        both.into_iter().for_each(|handle| drop(table.remove(handle)));
         let others = Arc::clone(&alive);
         let other = thread::spawn(move || {
             [10, 11].map(|number| table.insert(Value::new(number, &others)).ok().expect("there is room"))
