@@ -147,7 +147,8 @@ impl Lock {
         }
     }
 
-    /// Ends the hold on this side of the wire: nothing renews it from here on. Else how it was lost.
+    /// Ends the hold on this side of the wire: nothing renews it from here on. Else how it was lost. It stays on the board
+    /// until the server has let it go: so the end of the process finds it.
     pub(super) fn end(&self, hold: &Hold) -> Result<(), Loss> {
         if hold.left().is_none() {
             self.engine.lose(hold, Loss::Expired);
@@ -155,7 +156,6 @@ impl Lock {
         if !hold.end() {
             return Err(hold.loss().unwrap_or(Loss::Gone));
         }
-        self.engine.unwatch(hold);
         Ok(())
     }
 

@@ -64,6 +64,7 @@ fn a_hold_ends_once_and_what_has_ended_is_renewed_no_more() {
         let_go.store(true, Ordering::SeqCst);
         if ended.is_ok() {
             key.lock().take_if(|token| *token == hold.token);
+            lock.engine.unwatch(&hold);
         }
         worker.join().expect("it went well");
         robber.join().expect("it went well");
