@@ -1,6 +1,6 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
-# make packages                   what is installed: wheel, npm tarballs and C, each into an empty environment, and used there
+# make packages                   what is installed: wheel, npm tarballs, C and the crate, each into an empty environment, and used there
 # make wheel                      the wheel as it is published, for every Linux from glibc 2.17 on, into target/dist (DIST=), looked at and used
 # make sanitize                   the C cells of the matrix, their agent under AddressSanitizer, UBSan and LeakSanitizer
 # make fuzz                       bytes that nobody meant, led by coverage, for FUZZ_SECONDS=60 each target (FUZZ="url page resp calls")
@@ -56,6 +56,7 @@ packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tool
 	tests/packages/c.sh
 	tests/packages/python.sh $(venv)/bin/python
 	tests/packages/node.sh $(target)/node-tools
+	tests/packages/rust.sh
 	@echo "make packages: all passed"
 
 .PHONY: wheel
