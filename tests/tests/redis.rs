@@ -276,12 +276,12 @@ fn r5_a_server_that_stops_answering_costs_the_hold_in_time() {
     redis.freeze();
     let frozen = Instant::now();
     let valid = hold.valid_for().expect("a lease");
-    assert!(valid <= Duration::from_secs(2));
+    assert!(valid <= Duration::from_millis(1976));
     let error = told.recv_timeout(LONG).expect("told while the server is silent");
     assert_eq!(error.kind(), ErrorKind::Lost);
     let after = frozen.elapsed();
     assert!(
-        after >= valid.saturating_sub(Duration::from_millis(50)) && after < valid + Duration::from_secs(1),
+        after >= valid.saturating_sub(Duration::from_millis(50)) && after < valid + Duration::from_millis(310),
         "{after:?}"
     );
     figure("R5", format!("told {after:.0?} after the server froze, valid for {valid:.0?} then"));
@@ -734,7 +734,7 @@ fn r25_a_new_connection_is_set_up_in_full() {
     std::thread::scope(|scope| {
         let waits = scope.spawn(move || keep.acquire_with(within(LONG)));
         until("it waits", || waiters(&mutex) == 1);
-        for _ in 0..2 {
+        for _ in 0..3 {
             redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
             redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
             until_renewed(&hold);
@@ -960,7 +960,7 @@ fn a_hold_without_renewal_ends_with_its_lease_unless_it_is_extended() {
     assert!(hold.valid_for() > short);
     hold.extend(Some(Duration::from_secs(2))).expect("extended");
     let left = hold.valid_for().expect("a lease");
-    assert!(left < Duration::from_millis(1980), "shorter, and with its safety: {left:?}");
+    assert!(left > Duration::from_millis(1500) && left < Duration::from_millis(1980), "{left:?}");
     assert_eq!(kind_of(hold.extend(Some(Duration::from_millis(1)))), ErrorKind::Invalid);
     assert_eq!(kind_of(hold.extend(Some(Duration::from_secs(90_000)))), ErrorKind::Invalid);
     hold.extend(Some(Duration::from_millis(300))).expect("extended");

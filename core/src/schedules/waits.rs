@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use shuttle::sync::mpsc::{Receiver, channel};
 use shuttle::thread;
 
 use super::{Inside, Waker, block_on, must_be_free, play};
@@ -49,18 +50,27 @@ fn a_thread_that_is_cancelled() {
     });
 }
 
+/// Who waits hears of a grant or of the cancellation, and who cancels knows which.
+fn is_told_what_became_of_it(
+    inside: &Inside,
+    hear: &Receiver<Result<Hold>>,
+    cancel: impl FnOnce() -> bool + Send + 'static,
+) {
+    let canceller = thread::spawn(cancel);
+    let outcome = hear.recv().expect("it is told");
+    let ended = outcome.is_err();
+    inside.visit_unless(ErrorKind::Canceled, outcome);
+    assert_eq!(canceller.join().expect("it went well"), ended, "who cancels knows whether it did");
+}
+
 /// FAULTS: S11
 #[test]
 fn a_callback_that_is_cancelled() {
     against_a_grant(|mutex, inside| {
-        let (tell, hear) = shuttle::sync::mpsc::channel::<Result<Hold>>();
+        let (tell, hear) = channel::<Result<Hold>>();
         let done = move |outcome| tell.send(outcome).expect("it is awaited");
         let wait = mutex.acquire_callback(Timeout::FOREVER, done).expect("it begins");
-        let canceller = thread::spawn(move || wait.cancel());
-        let outcome = hear.recv().expect("it is told");
-        let ended = outcome.is_err();
-        inside.visit_unless(ErrorKind::Canceled, outcome);
-        assert_eq!(canceller.join().expect("it went well"), ended, "who cancels knows whether it did");
+        is_told_what_became_of_it(&inside, &hear, move || wait.cancel());
     });
 }
 
@@ -68,13 +78,9 @@ fn a_callback_that_is_cancelled() {
 #[test]
 fn an_event_that_is_cancelled() {
     against_a_grant(|mutex, inside| {
-        let (tell, hear) = shuttle::sync::mpsc::channel::<Result<Hold>>();
+        let (tell, hear) = channel::<Result<Hold>>();
         let wait = mutex.acquire_event(Timeout::FOREVER, move |outcome| tell.send(outcome).expect("it is awaited"));
-        let canceller = thread::spawn(move || wait.cancel());
-        let outcome = hear.recv().expect("it is told");
-        let ended = outcome.is_err();
-        inside.visit_unless(ErrorKind::Canceled, outcome);
-        assert_eq!(canceller.join().expect("it went well"), ended, "who cancels knows whether it did");
+        is_told_what_became_of_it(&inside, &hear, move || wait.cancel());
     });
 }
 

@@ -489,7 +489,8 @@ impl Engine {
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         };
-        // No call begins any more. Those that were answered are on the board in a moment.
+        // No call begins any more. Those that were answered are on the board in a moment: a few instructions of another thread, which
+        // has nobody to wake for them. For no longer than FAREWELL.
         while self.taking.load(Ordering::Acquire) != 0 && Instant::now() < end {
             std::thread::sleep(Duration::from_micros(50));
         }

@@ -252,6 +252,7 @@ impl Redis {
         };
         let answer = loop {
             match engine.call("acquire", &mut call) {
+                // The process ends, most probably in this sleep: there is one, not one after another.
                 Ok(None) => std::thread::sleep(pause().unwrap_or_default()),
                 Ok(Some(taken)) => break Ok(taken),
                 Err(failed) => break Err(failed),
