@@ -4,12 +4,14 @@
 //! |---|---|
 //! | the servers, the thread and its connections | `quorum` |
 //! | a question to all, and what the answers come to | `round`, `raise.lua` |
+//! | what stands on them when the process ends | `owed` |
 //! | the backend; who waits and what is held in this process | here |
 //!
 //! A hold is one when a majority has taken it and a majority of those has written the token back, both within the lease.
 //! There is no line: who waits tries again after a while, at random; within a process in the order of arrival. A server
 //! that comes back without its data must have stayed away for longer than the lease.
 
+mod owed;
 mod quorum;
 mod round;
 
@@ -20,10 +22,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use self::owed::Owed;
+pub(super) use self::owed::farewell;
 use self::quorum::{Quorum, Voters};
 use self::round::{Rounds, Took, Won, gather};
 use super::connect::Server;
-use super::engine::{self, jitter};
+use super::engine::{self, Ending, jitter};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
@@ -34,8 +38,6 @@ use crate::loss::Losses;
 use crate::numbers::{Tally, count};
 use crate::service::call;
 use crate::sync::Guarded;
-use crate::sys::exit;
-use crate::sys::fork::PerProcess;
 use crate::url::RedisTarget;
 use crate::wait::Waiter;
 
@@ -54,6 +56,7 @@ struct Shape {
 
 struct Held {
     hold: Hold,
+    owed: Owed,
     abandoned: bool,
     /// It ended, or has a new deadline.
     changed: Notify,
@@ -96,8 +99,6 @@ struct Lock {
     trouble: Guarded<Option<(Instant, Error)>>,
 }
 
-static LOCKS: PerProcess<Guarded<Vec<Weak<Lock>>>> = PerProcess::new();
-
 pub(super) fn open(target: &RedisTarget, key: &str, info: String) -> Result<Arc<dyn Backend>> {
     if target.replicas > 0 {
         return Err(Error::new(ErrorKind::Invalid, "open", "independent servers have no replicas to wait for")
@@ -127,9 +128,6 @@ pub(super) fn open(target: &RedisTarget, key: &str, info: String) -> Result<Arc<
         seen: Guarded::default(),
         trouble: Guarded::default(),
     });
-    let mut locks = LOCKS.get_or_init(Guarded::default).lock();
-    locks.retain(|lock| lock.strong_count() > 0);
-    locks.push(Arc::downgrade(&lock));
     Ok(Arc::new(Redlock(lock)))
 }
 
@@ -167,16 +165,21 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
 impl Lock {
     /// Asks the majority once.
     async fn attempt(self: &Arc<Lock>, voters: &Arc<Voters>) -> Result<Option<Grant>> {
-        if let Some(pause) = super::lock::pause() {
-            tokio::time::sleep(pause).await;
-        }
         let token = engine::new_token()?;
+        let owe = || Owed::new(&self.quorum, &self.rounds, &token);
+        let mut owed = owe();
+        // Looked at when it is owed: the end of the process sees either this take, or that it has not gone out.
+        if let Some(pause) = super::lock::pause() {
+            drop(owed);
+            tokio::time::sleep(pause).await;
+            owed = owe();
+        }
         let took = self.rounds.take(voters, &token, self.floor.load(Ordering::Relaxed)).await;
         match took {
             Ok(took) => {
                 *self.trouble.lock() = None;
                 match took {
-                    Took::Won(won) => Ok(Some(self.adopt(token, &won)?)),
+                    Took::Won(won) => Ok(Some(self.adopt(token, &won, owed)?)),
                     Took::Refused(refusal) => {
                         if let Some(refusal) = refusal {
                             *self.seen.lock() = Some((Instant::now(), refusal.sight));
@@ -196,18 +199,19 @@ impl Lock {
         }
     }
 
-    fn adopt(self: &Arc<Lock>, token: Token, won: &Won) -> Result<Grant> {
+    fn adopt(self: &Arc<Lock>, token: Token, won: &Won, owed: Owed) -> Result<Grant> {
+        owed.ends(Ending::Released);
         self.floor.fetch_max(won.fence, Ordering::Relaxed);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let shape = &self.rounds.shape;
         let hold = Hold::alone(serial, token, won.fence, shape.keys.clone(), self.renew, won.sent, shape.ttl);
         let held = Arc::new(Held {
             hold,
+            owed,
             abandoned: won.abandoned,
             changed: Notify::new(),
             renewing: tokio::sync::Mutex::default(),
         });
-        exit::at_exit(engine::farewell);
         let (lock, kept) = (Arc::downgrade(self), held.clone());
         self.quorum.spawn(move |voters| Box::pin(keep(lock, kept, voters)))?;
         self.holds.lock().push(held);
@@ -227,6 +231,7 @@ impl Lock {
 
     fn lose(&self, held: &Held, loss: Loss) {
         if held.hold.lose(loss) {
+            held.owed.ends(Ending::Lost);
             count(&self.tally.losses);
             held.changed.notify_one();
             self.losses.tell(held.hold.fence, &loss.error("check"));
@@ -245,13 +250,13 @@ impl Lock {
     }
 
     /// Releases it on all servers in the background.
-    fn let_go(&self, held: &Held, keep_abandoned: bool) {
+    fn let_go(&self, held: Arc<Held>, keep_abandoned: bool) {
         held.changed.notify_one();
-        let (rounds, token) = (self.rounds.clone(), held.hold.token.clone());
+        let rounds = self.rounds.clone();
         let freed = self.quorum.spawn(move |voters| {
             Box::pin(async move {
                 // Where it cannot be told it ends with its lease.
-                let _ = rounds.release(&voters, &token, vec![keep_abandoned; rounds.servers]).await;
+                let _ = rounds.release(&voters, &held.hold.token, vec![keep_abandoned; rounds.servers]).await;
             })
         });
         if freed.is_ok() {
@@ -264,7 +269,8 @@ impl Lock {
             && held.hold.end()
         {
             self.losses.forget(grant.token);
-            self.let_go(&held, held.abandoned);
+            let abandoned = held.abandoned;
+            self.let_go(held, abandoned);
         }
     }
 
@@ -394,7 +400,7 @@ impl Backend for Redlock {
         }
         if !held.hold.end() {
             let loss = held.hold.loss().unwrap_or(Loss::Gone);
-            lock.let_go(&held, true);
+            lock.let_go(held, true);
             return Err(loss.error("release"));
         }
         held.changed.notify_one();
@@ -498,33 +504,8 @@ impl Drop for Redlock {
         let holds = std::mem::take(&mut *self.0.holds.lock());
         for held in holds {
             if held.hold.end() {
-                self.0.let_go(&held, false);
+                self.0.let_go(held, false);
             }
         }
     }
-}
-
-/// At a normal end of the process: what is held is released, as far as that goes by `end`.
-pub(super) fn farewell(end: Instant) {
-    let Some(locks) = LOCKS.get() else { return };
-    let locks: Vec<Arc<Lock>> = locks.lock().iter().filter_map(Weak::upgrade).collect();
-    let (tell, told) = std::sync::mpsc::channel::<()>();
-    for lock in locks {
-        for held in std::mem::take(&mut *lock.holds.lock()) {
-            if !held.hold.end() {
-                continue;
-            }
-            let (rounds, tell) = (lock.rounds.clone(), tell.clone());
-            // Best effort: what cannot be told ends with its lease.
-            let _ = lock.quorum.spawn(move |voters| {
-                Box::pin(async move {
-                    let _ = rounds.release(&voters, &held.hold.token, vec![false; rounds.servers]).await;
-                    drop(tell);
-                })
-            });
-        }
-    }
-    drop(tell);
-    // Until all have been told, which ends the channel.
-    let _ = told.recv_timeout(end.saturating_duration_since(Instant::now()));
 }

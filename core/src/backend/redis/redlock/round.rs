@@ -199,6 +199,15 @@ impl Rounds {
         self.decide(voters, "release", call, wire::released).await
     }
 
+    /// The same at the end of the process: also those are waited for that no majority needs.
+    pub(super) async fn release_everywhere(&self, voters: &Voters, token: &Token, ending: Ending) {
+        let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
+        let call = move |_: usize, by_text: bool| {
+            Some(scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0"))
+        };
+        voters.ask("release", self.limit, call, |_| false).await;
+    }
+
     pub(super) async fn renew(&self, voters: &Voters, token: &Token, ttl: Duration) -> Result<bool> {
         let args = [token.to_string(), ttl.as_millis().to_string()];
         let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];

@@ -1,0 +1,78 @@
+//! What may stand on the servers for this process, from before a take goes out until its release was answered: the normal
+//! end of the process releases it, whatever other threads were doing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use super::quorum::Quorum;
+use super::round::Rounds;
+use crate::backend::redis::engine::{self, Ending};
+use crate::backend::redis::hold::Token;
+use crate::sync::Guarded;
+use crate::sys::exit;
+use crate::sys::fork::PerProcess;
+
+struct Debt {
+    quorum: Arc<Quorum>,
+    rounds: Arc<Rounds>,
+    token: Token,
+    ending: Ending,
+}
+
+static DEBTS: PerProcess<Guarded<BTreeMap<u64, Debt>>> = PerProcess::new();
+/// Goes on in a forked child, where no number of its parent's is one of its own.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// One token that is owed until this is dropped.
+pub(super) struct Owed(u64);
+
+impl Owed {
+    pub(super) fn new(quorum: &Arc<Quorum>, rounds: &Arc<Rounds>, token: &Token) -> Owed {
+        exit::at_exit(engine::farewell);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // Until it is a hold it has reached nobody.
+        let (quorum, rounds, token) = (quorum.clone(), rounds.clone(), token.clone());
+        let debt = Debt { quorum, rounds, token, ending: Ending::Undone };
+        DEBTS.get_or_init(Guarded::default).lock().insert(number, debt);
+        Owed(number)
+    }
+
+    /// What the next one hears if the process ends now.
+    pub(super) fn ends(&self, ending: Ending) {
+        let Some(debts) = DEBTS.get() else { return };
+        if let Some(debt) = debts.lock().get_mut(&self.0) {
+            debt.ending = ending;
+        }
+    }
+}
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        let debt = DEBTS.get().and_then(|debts| debts.lock().remove(&self.0));
+        // Not under the lock: it may be the last to know its quorum.
+        drop(debt);
+    }
+}
+
+/// At a normal end of the process: what is owed is released, as far as that goes by `end`.
+pub(in super::super) fn farewell(end: Instant) {
+    let Some(debts) = DEBTS.get() else { return };
+    let debts = std::mem::take(&mut *debts.lock());
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    for debt in debts.into_values() {
+        let (Debt { quorum, rounds, token, ending }, tell) = (debt, tell.clone());
+        // On its thread, which a take that is under way has left by then to its servers: this goes out behind it. Best
+        // effort: what cannot be told ends with its lease.
+        let _ = quorum.spawn(move |voters| {
+            Box::pin(async move {
+                rounds.release_everywhere(&voters, &token, ending).await;
+                drop(tell);
+            })
+        });
+    }
+    drop(tell);
+    // Until all have been told, which ends the channel.
+    let _ = told.recv_timeout(end.saturating_duration_since(Instant::now()));
+}
