@@ -10,6 +10,7 @@
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks, 10,000 releases in Redis
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, under a minute but for the builds)
 # make install PREFIX= DESTDIR=   header, libraries, command
+# make loader                     writes bindings/node/loader.js anew, with the version of @napi-rs/cli that is named below
 # make lint                       format, clippy, rustdoc, each combination of features
 # make clean
 #
@@ -156,8 +157,13 @@ $(venv)/zig: $(venv)/ready
 
 $(target)/node-tools/ready:
 	@mkdir -p $(@D)
-	npm install --prefix $(@D) --silent --no-audit --no-fund typescript@5 @types/node@20
+	npm install --prefix $(@D) --silent --no-audit --no-fund typescript@5 @types/node@20 @napi-rs/cli@3.10.12
 	@touch $@
+
+# What finds the addon of the platform, as @napi-rs/cli writes it.
+.PHONY: loader
+loader: $(target)/node-tools/ready
+	node bindings/node/generate.js $(target)/node-tools bindings/node
 
 # The libraries with which a key in Redis is shared.
 neighbours: $(venv)/neighbours $(target)/neighbours/ready
@@ -181,7 +187,7 @@ python: rust $(venv)/ready
 node: rust
 	@rm -rf $(node) && mkdir -p $(node)/node_modules
 	@cp -r bindings/node $(node)/ipcmutex
-	@cp $(built)/libipcmutex_node.so $(node)/ipcmutex/ipcmutex.node
+	@cp $(built)/libipcmutex_node.so $(node)/ipcmutex/$$(node -p 'require("./bindings/node/install.js").file')
 	@ln -s ../ipcmutex $(node)/node_modules/ipcmutex
 	@cp tests/agents/agent.mjs tests/demo/worker.mjs tests/chaos/hammer.mjs $(node)/
 

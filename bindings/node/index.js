@@ -1,6 +1,6 @@
 "use strict"
 
-const { addon } = require("./native.js").load()
+const addon = require("./native.js").load()
 
 const CODES = addon.codes()
 const PRIVATE = Symbol("ipcmutex")

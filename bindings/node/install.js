@@ -14,8 +14,13 @@ const packed = path.join(__dirname, "rust")
 const sources = fs.existsSync(packed) ? packed : path.join(__dirname, "..", "..")
 const profile = process.env.IPCMUTEX_PROFILE || "release"
 
+/*  As @napi-rs/cli names them.  */
+const libc = process.report.getReport().header.glibcVersionRuntime ? "gnu" : "musl"
+const platform = `${process.platform}-${process.arch}-${libc}`
+const file = `ipcmutex.${platform}.node`
+
 /*  Runs cargo, and gives the file that it built.  */
-function build (folder, target, kind, file, environment) {
+function build (folder, target, kind, wanted, environment) {
     const built = spawnSync(
         process.env.CARGO || "cargo",
         ["build", "--locked", ...kind, "--profile", profile, "--message-format=json-render-diagnostics"],
@@ -34,7 +39,7 @@ function build (folder, target, kind, file, environment) {
         .map((line) => JSON.parse(line))
         .filter((message) => message.reason === "compiler-artifact" && message.target.name === target)
         .flatMap((message) => [message.executable, ...message.filenames])
-        .find((name) => name && file.test(name))
+        .find((name) => name && wanted.test(name))
 }
 
 /*  A new file under a new inode: a running process keeps the one it has loaded.  */
@@ -50,7 +55,7 @@ function buildInto (folder) {
     const scratch = sources === packed && !process.env.CARGO_TARGET_DIR && fs.mkdtempSync(path.join(os.tmpdir(), "ipcmutex-"))
     const environment = scratch ? { ...process.env, CARGO_TARGET_DIR: scratch } : process.env
     try {
-        put(build("bindings/node", "ipcmutex_node", ["--lib"], /\.(so|dylib)$/, environment), path.join(folder, "ipcmutex.node"))
+        put(build("bindings/node", "ipcmutex_node", ["--lib"], /\.(so|dylib)$/, environment), path.join(folder, file))
         put(build("bindings/cli", "ipcmutex", ["--bin", "ipcmutex"], /ipcmutex$/, environment), path.join(folder, "bin", "ipcmutex"))
     } finally {
         if (scratch) {
@@ -80,4 +85,4 @@ if (require.main === module && wanted()) {
     }
 }
 
-module.exports = { buildInto, profile }
+module.exports = { buildInto, file, platform }

@@ -9,7 +9,7 @@ const fs = require("node:fs")
 const os = require("node:os")
 const path = require("node:path")
 
-const { buildInto } = require("./install.js")
+const { buildInto, file, platform } = require("./install.js")
 
 const PREBUILT = ["linux-x64-gnu", "linux-arm64-gnu", "linux-x64-musl", "linux-arm64-musl"]
 const LIBC = { gnu: "glibc", musl: "musl" }
@@ -41,7 +41,7 @@ function packSources (into) {
     for (const folder of [...members, "Cargo.toml", "Cargo.lock", "README.md", "LICENSE"]) {
         copy(folder, into)
     }
-    for (const script of ["index.js", "native.js", "install.js", "pack.js", "test", "bin"]) {
+    for (const script of ["index.js", "native.js", "loader.js", "generate.js", "install.js", "pack.js", "test", "bin"]) {
         fs.rmSync(path.join(into, "bindings/node", script), { recursive: true })
     }
     const workspace = fs.readFileSync(path.join(root, "Cargo.toml"), "utf8")
@@ -72,8 +72,6 @@ function packMain (scratch, into) {
 }
 
 function packPrebuilt (scratch, into) {
-    const libc = process.report.getReport().header.glibcVersionRuntime ? "gnu" : "musl"
-    const platform = `${process.platform}-${process.arch}-${libc}`
     const name = `ipcmutex-${platform}`
     const folder = path.join(scratch, name)
     buildInto(folder)
@@ -84,12 +82,12 @@ function packPrebuilt (scratch, into) {
         version: own.version,
         description: `Prebuilt part of ipcmutex for ${platform}`,
         license: own.license,
-        main: "ipcmutex.node",
-        files: ["ipcmutex.node", "bin"],
+        main: file,
+        files: [file, "bin"],
         engines: own.engines,
         os: [process.platform],
         cpu: [process.arch],
-        libc: [LIBC[libc]]
+        libc: [LIBC[platform.split("-").at(-1)]]
     }
     write(folder, "package.json", `${JSON.stringify(manifest, null, 2)}\n`)
     pack(folder, into)

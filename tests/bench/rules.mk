@@ -48,7 +48,7 @@ $(bench)/node/node_modules: tests/bench/node/package.json
 bench-node: bench-c $(bench)/node/node_modules
 	@cp tests/bench/node/*.mjs $(bench)/node/
 	@rm -rf $(bench)/node/node_modules/ipcmutex && cp -r bindings/node $(bench)/node/node_modules/ipcmutex
-	@cp $(target)/release/libipcmutex_node.so $(bench)/node/node_modules/ipcmutex/ipcmutex.node
+	@cp $(target)/release/libipcmutex_node.so $(bench)/node/node_modules/ipcmutex/$$(node -p 'require("./bindings/node/install.js").file')
 
 bench-build:
 	@echo "make: building what is measured, and what it is measured beside"

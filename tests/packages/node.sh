@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The npm tarballs, installed with npm into empty projects: prebuilt without scripts, and built from source by the script.
 #
-#   node.sh TOOLS    a folder whose node_modules has typescript and @types/node
+#   node.sh TOOLS    a folder whose node_modules has typescript, @types/node and @napi-rs/cli
 . "$(dirname "$0")/common.sh"
 
 tools=$1
@@ -33,6 +33,8 @@ use() { # project
 project prebuilt
 check "npm install, without scripts" npm --prefix prebuilt install --ignore-scripts "$main" "$prebuilt"
 use prebuilt
+check "the loader is what @napi-rs/cli writes (make loader)" eval \
+    'node "$root/bindings/node/generate.js" "$tools" . && diff -u "$root/bindings/node/loader.js" loader.js'
 check "nothing was built" eval '! find prebuilt/node_modules/ipcmutex -name "*.node" | grep .'
 
 # TypeScript, strict, in both module systems; `await using` as TypeScript compiles it for this Node.
@@ -45,6 +47,22 @@ JSON
 check "TypeScript compiles it, strict" "$tools/node_modules/.bin/tsc" -p prebuilt
 check "TypeScript: ESM runs" node prebuilt/module.mjs
 check "TypeScript: CommonJS runs" node prebuilt/module.cjs
+
+# A package of each name that the main one asks for, on a machine that looks as if it were its own.
+for package in $(node -p 'Object.keys(require("./prebuilt/node_modules/ipcmutex/package.json").optionalDependencies).join(" ")'); do
+    IFS=- read -r _ _ arch libc <<<"$package"
+    project "$package"
+    mkdir -p "$package/node_modules/$package" && cp -r prebuilt/node_modules/ipcmutex "$package/node_modules/"
+    echo '{ "version": "0.0.0", "main": "main.js" }' >"$package/node_modules/$package/package.json"
+    echo "module.exports = { name: '$package' }" >"$package/node_modules/$package/main.js"
+    cat >"$package/machine.js" <<JS
+Object.defineProperty(process, "arch", { value: "$arch" })
+const fs = require("node:fs"), { readFileSync } = fs
+fs.readFileSync = (file, ...rest) => file === "/usr/bin/ldd" ? "$libc" : readFileSync(file, ...rest)
+JS
+    check "$package is found where it belongs" node -r "./$package/machine.js" -e \
+        "require('node:assert').equal(require('./$package/node_modules/ipcmutex/native.js').load().name, '$package')"
+done
 
 # Where no prebuilt package fits: it says so, and its script builds it with cargo alone.
 project source

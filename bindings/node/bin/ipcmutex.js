@@ -6,9 +6,9 @@
 
 const { spawn } = require("node:child_process")
 
-const { command } = require("../native.js").load()
+const { command } = require("../native.js")
 
-const child = spawn(command, process.argv.slice(2), { stdio: "inherit" })
+const child = spawn(command(), process.argv.slice(2), { stdio: "inherit" })
 
 /*  The terminal sends these to the command as well.  */
 for (const signal of ["SIGINT", "SIGQUIT"]) {

@@ -194,7 +194,7 @@ test("n9 a hold in sight stays held when its mutex is out of sight", { skip: !gl
 })
 
 test("n9 what is out of sight is gone from the addon too", { timeout: 20000, skip: !global.gc && "needs --expose-gc" }, async () => {
-    const { addon } = require("../native.js").load()
+    const addon = require("../native.js").load()
     const url = `spm:${name()}`
     for (let round = 0; round < 1000; round++) {
         const mutex = new Mutex(url)
