@@ -185,7 +185,13 @@ impl LockUrl {
     /// INVALID with a sentence that says what is wrong and what is possible. It never repeats a secret.
     pub fn parse(text: &str) -> Result<LockUrl> {
         let shown: Arc<str> = redact(text).into();
-        Parser { text }.parse(shown.clone()).map_err(|error| error.with_url(shown))
+        Parser { text }.parse(shown.clone()).map_err(|error| match redact_torn(text) {
+            // What is wrong may be in the secret, and must not be repeated then.
+            Some(torn) => invalid("an `@` stands behind a `/`, `?` or `#`")
+                .with_help("in a secret write %2F, %3F and %23 for them; elsewhere %40 for the `@`")
+                .with_url(torn),
+            None => error.with_url(shown),
+        })
     }
 
     /// Where the lock lives.
@@ -227,6 +233,16 @@ impl std::str::FromStr for LockUrl {
     fn from_str(text: &str) -> Result<LockUrl> {
         LockUrl::parse(text)
     }
+}
+
+/// A URL that is wrong anyway, and in which a secret may have been torn apart by a `/`, `?` or `#` of its own: all up to the
+/// last `@` is hidden.
+fn redact_torn(text: &str) -> Option<String> {
+    let (scheme, rest) = text.split_once(':')?;
+    let rest = rest.strip_prefix("//").unwrap_or(rest);
+    let (end, at) = (rest.find(['/', '?', '#'])?, rest.rfind('@')?);
+    let has_secret = !["spm", "mpm", "file"].contains(&scheme);
+    (has_secret && end < at).then(|| redact(&format!("{scheme}://:@{}", &rest[at + 1..])))
 }
 
 /// Hides what stands between `//` (or a first `:`) and the last `@` of the authority, escapes what a terminal
@@ -728,6 +744,14 @@ mod tests {
             "rpm+redis://u:canary@h:bad/x",
             "rpm+redis://u:canary%zz@h/x",
             "rpm+redis://u:a/canary@h/x",
+            "rpm+redis://u:canary/a@h/x",
+            "rpm+redis://u:canary?a@h/x",
+            "rpm+redis://u:a?canary@h/x",
+            "rpm+redis://u:a?canary=a@h/x",
+            "rpm+redis://u:canary#a@h/x",
+            "rpm+redis://:a#canary@h",
+            "redis:u:canary?a@h",
+            "redis://u:can?ary/canary@h",
         ] {
             let seen = match LockUrl::parse(text) {
                 Ok(url) => format!("{url} {url:?}"),

@@ -28,6 +28,7 @@ fn main() {
         let told = hammer.leave(records.as_ref());
         std::process::exit(if told.ends_with("overlaps=0") { 0 } else { 3 });
     }
+    ipcmutex::logging::from_environment();
     let agent: &'static Agent = Box::leak(Box::default());
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         match line.split_once(" &") {

@@ -30,6 +30,8 @@ hold() { # number lock hold timeout
   ) &
   wait $!
   local code=$?
+  # Also what is told besides the answer is read by who drives us.
+  cat "$here.err" >&2
   if [ -e "$here.in" ]; then mv "$here.in" "$here.out"; echo "$code" >"$here.code"; else say "$1 EXIT$code | $(one_line "$here.err")"; fi
 }
 
@@ -40,6 +42,7 @@ answer() {
       [ "$2" != open ] || url[$3]=$(unhex "$4"; echo .) url[$3]=${url[$3]%.}
       out=$("$IPCMUTEX" $([ "$2" = break ] && echo break || echo status --json) "${url[$3]}" 2>"$dir/err")
       code=$?
+      cat "$dir/err" >&2
       if [ $code = 0 ]; then say "$number OK | $out"; else say "$number EXIT$code | $(one_line "$dir/err")"; fi
       ;;
     waiter) say "$number OK pid=$(<"$dir/$3.pid")" ;;

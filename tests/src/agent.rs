@@ -14,10 +14,15 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::ErrorKind;
 
-use crate::artifacts;
+use crate::{artifacts, secrets};
 
 /// How long a step may take before it counts as hung. Generous: it says nothing about speed.
 pub const WATCHDOG: Duration = Duration::from_secs(30);
+
+/// Has an agent tell on stderr all that its library can tell: for those that know a secret.
+pub fn talkative() -> (&'static str, &'static std::ffi::OsStr) {
+    ("IPCMUTEX_LOG", "trace".as_ref())
+}
 
 /// A language that has a face.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -212,7 +217,7 @@ impl Pending<'_> {
     }
 }
 
-/// A running program of one language.
+/// A running program of one language. All that it says is searched for secrets; one that was found fails the test in the end.
 pub struct Agent {
     /// Its language.
     pub language: Language,
@@ -220,6 +225,9 @@ pub struct Agent {
     stdin: Mutex<Option<ChildStdin>>,
     replies: Arc<Mutex<HashMap<u64, Sender<String>>>>,
     errors: Arc<Mutex<String>>,
+    leaks: Arc<Mutex<Vec<String>>>,
+    /// Nothing comes, but it ends when all that it said was read.
+    read: Mutex<Receiver<()>>,
     next: AtomicU64,
 }
 
@@ -249,10 +257,17 @@ impl Agent {
         let mut stderr = child.stderr.take().expect("piped");
         let replies: Arc<Mutex<HashMap<u64, Sender<String>>>> = Arc::default();
         let errors: Arc<Mutex<String>> = Arc::default();
-        let (table, told) = (replies.clone(), errors.clone());
+        let leaks: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (reading, read) = mpsc::channel::<()>();
+        let (table, told, leaked, until_read) = (replies.clone(), errors.clone(), leaks.clone(), reading.clone());
         std::thread::spawn(move || {
+            let _until_read = until_read;
             for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line).into_owned();
+                // Of a command that holds the lock the answer tells who runs it.
+                let runs = line.split(" pid=").nth(1).and_then(|pid| pid.split_whitespace().next());
+                let found = secrets::found(&line).or_else(|| secrets::found_in_children(runs?));
+                leaked.lock().expect("no panic under it").extend(found);
                 let answered = line.split_once(' ').and_then(|(number, answer)| {
                     let sender = table.lock().expect("no panic under it").remove(&number.parse().ok()?)?;
                     sender.send(answer.to_owned()).ok()
@@ -264,14 +279,30 @@ impl Agent {
             // The end of its output is the end of every wait for it.
             table.lock().expect("no panic under it").clear();
         });
-        let told = errors.clone();
+        let (told, leaked) = (errors.clone(), leaks.clone());
         std::thread::spawn(move || {
+            let _until_read = reading;
             let mut bytes = [0; 4096];
+            // A secret may be read in two parts.
+            let mut unsearched = String::new();
             while let Ok(count @ 1..) = std::io::Read::read(&mut stderr, &mut bytes) {
-                told.lock().expect("no panic under it").push_str(&String::from_utf8_lossy(&bytes[..count]));
+                let said = String::from_utf8_lossy(&bytes[..count]);
+                told.lock().expect("no panic under it").push_str(&said);
+                unsearched.push_str(&said);
+                leaked.lock().expect("no panic under it").extend(secrets::found(&unsearched));
+                unsearched = unsearched.rsplit('\n').next().unwrap_or_default().to_owned();
             }
         });
-        Agent { language, child: Mutex::new(child), stdin: Mutex::new(stdin), replies, errors, next: AtomicU64::new(1) }
+        Agent {
+            language,
+            child: Mutex::new(child),
+            stdin: Mutex::new(stdin),
+            replies,
+            errors,
+            leaks,
+            read: read.into(),
+            next: AtomicU64::new(1),
+        }
     }
 
     /// Starts one.
@@ -422,7 +453,8 @@ impl Agent {
     }
 }
 
-/// How long one that looks for leaks when it ends may take to do so. One that waits in its main thread never ends by itself.
+/// How long one that looks for leaks when it ends may take to do so, one that waits in its main thread never ends by itself; and how
+/// long its last words may be on their way.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 impl Drop for Agent {
@@ -437,6 +469,10 @@ impl Drop for Agent {
             }
         }
         self.end();
+        // What lives on and holds its output is not waited for.
+        let _ = self.read.lock().expect("no panic under it").recv_timeout(FAREWELL);
+        let leaks = std::mem::take(&mut *self.leaks.lock().expect("no panic under it"));
+        assert!(leaks.is_empty() || std::thread::panicking(), "[{}] a secret shows: {leaks:#?}", self.language);
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Hold, Mutex, Waiting};
 
+use crate::secrets;
+
 /// A watchdog, not a stop-watch.
 pub const LONG: Duration = Duration::from_secs(30);
 
@@ -20,13 +22,17 @@ macro_rules! needs_redis {
 /// The lock, which must open.
 #[track_caller]
 pub fn open(url: &str) -> Mutex {
-    Mutex::open(url).unwrap_or_else(|error| panic!("{error}"))
+    let mutex = Mutex::open(url).unwrap_or_else(|error| panic!("{error}"));
+    secrets::search(&format!("{mutex:?}"));
+    mutex
 }
 
-/// Of what kind a refusal is; it must be one.
+/// Of what kind a refusal is; it must be one, and show no secret.
 #[track_caller]
 pub fn kind_of<T: std::fmt::Debug>(outcome: ipcmutex::Result<T>) -> ErrorKind {
-    outcome.expect_err("it must be refused").kind()
+    let error = outcome.expect_err("it must be refused");
+    secrets::search(&format!("{error} {error:?}"));
+    error.kind()
 }
 
 /// A wait that ends.

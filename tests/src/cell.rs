@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::agent::{Agent, Language, Reply};
+use crate::agent::{Agent, Language, Reply, talkative};
 use crate::servers::Redis;
 
 /// An engine.
@@ -39,7 +39,6 @@ impl fmt::Display for Engine {
 pub struct Ground {
     folder: tempfile::TempDir,
     redis: OnceLock<Redis>,
-    guarded: OnceLock<Redis>,
 }
 
 impl Ground {
@@ -52,17 +51,12 @@ impl Ground {
         // What a lock's folder must be, whatever the umask.
         std::fs::create_dir(folder.path().join("locks"))?;
         std::fs::set_permissions(folder.path().join("locks"), std::fs::Permissions::from_mode(0o700))?;
-        Ok(Ground { folder, redis: OnceLock::new(), guarded: OnceLock::new() })
+        Ok(Ground { folder, redis: OnceLock::new() })
     }
 
-    /// The server.
+    /// The server, which asks for a password.
     pub fn redis(&self) -> &Redis {
         self.redis.get_or_init(Redis::start)
-    }
-
-    /// A server that asks for a password.
-    pub fn guarded(&self) -> &Redis {
-        self.guarded.get_or_init(|| Redis::with_password("the-right-word"))
     }
 
     /// A folder that all cells share.
@@ -112,7 +106,12 @@ impl<'a> Cell<'a> {
 
     /// A program of `language`.
     pub fn agent_of(&self, language: Language) -> Agent {
-        Agent::start_with(language, &[("IPCMUTEX_DIR", self.locks().as_os_str())])
+        let locks = self.locks();
+        let place = ("IPCMUTEX_DIR", locks.as_os_str());
+        match self.engine {
+            Engine::Redis => Agent::start_with(language, &[place, talkative()]),
+            _ => Agent::start_with(language, &[place]),
+        }
     }
 
     /// A program of this cell's language.

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 
+use crate::secrets;
+
 /// An authority with its files in a folder of its own.
 pub struct Authority {
     folder: tempfile::TempDir,
@@ -58,6 +60,7 @@ impl Authority {
         let file = |end: &str| self.folder.path().join(format!("{name}.{end}"));
         let certificate = Certificate { crt: file("crt"), key: file("key") };
         std::fs::write(&certificate.crt, signed.pem()).expect("a file");
+        secrets::keep(&key.serialize_pem());
         std::fs::write(&certificate.key, key.serialize_pem()).expect("a file");
         certificate
     }

@@ -17,5 +17,6 @@ pub mod place;
 pub mod privilege;
 pub mod proxy;
 pub mod scenarios;
+pub mod secrets;
 pub mod servers;
 pub mod surface;

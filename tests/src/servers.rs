@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::certificates::{Authority, Certificate};
 use crate::clock::Clock;
+use crate::secrets;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to start or stop.
@@ -86,21 +87,17 @@ impl Default for Redis {
 }
 
 impl Redis {
-    /// A server without a password.
+    /// A server with a password that must not be shown.
     ///
     /// # Panics
     /// If none can be started; [`missing`] says why beforehand.
     pub fn start() -> Redis {
-        Redis::with(None, &[])
-    }
-
-    /// A server with a password.
-    pub fn with_password(password: &str) -> Redis {
-        Redis::with(Some(password), &[])
+        Redis::with(Some(&secrets::password("server")), &[])
     }
 
     /// A server with further lines of configuration, such as `maxmemory 10mb`.
     pub fn with(password: Option<&str>, config: &[&str]) -> Redis {
+        secrets::listen();
         let folder = tempfile::Builder::new().prefix("ipcmutex-redis-").tempdir().expect("a temporary folder");
         let mut redis = Redis {
             folder,
@@ -239,8 +236,17 @@ impl Redis {
 
     /// A lock's URL over TCP, with the server's own password. `id` may carry a query.
     pub fn url(&self, id: &str) -> String {
-        let login = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
-        format!("rpm+redis://{login}{}/{id}", self.address())
+        self.url_at(&self.address(), id)
+    }
+
+    /// The same by another way to the server.
+    pub fn url_at(&self, address: &str, id: &str) -> String {
+        format!("rpm+redis://{}{address}/{id}", self.login())
+    }
+
+    /// What stands before its address in a URL.
+    pub fn login(&self) -> String {
+        self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default()
     }
 
     /// The same with another password.
@@ -255,8 +261,7 @@ impl Redis {
 
     /// A lock's URL over the unix socket.
     pub fn unix_url(&self, id: &str) -> String {
-        let login = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
-        format!("rpm+redis+unix://{login}{}?id={id}", self.socket().display())
+        format!("rpm+redis+unix://{}{}?id={id}", self.login(), self.socket().display())
     }
 
     /// Runs one command on a connection of its own.
@@ -337,6 +342,8 @@ impl Drop for Redis {
             let _ = process.kill();
             let _ = process.wait();
         }
+        let found = secrets::found_in_log();
+        assert!(found.is_empty() || std::thread::panicking(), "the log shows a secret: {found:?}");
     }
 }
 

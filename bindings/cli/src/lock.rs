@@ -16,7 +16,8 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'_')
 /// INVALID.
 pub(crate) fn parse(lock: &OsStr, ttl: Option<Duration>) -> Result<LockUrl> {
     let text = lock.to_str().ok_or_else(|| {
-        Error::new(ErrorKind::Invalid, "parse", format!("{} is not UTF-8", lock.to_string_lossy().escape_debug()))
+        // It may have a secret in it, so it is not repeated.
+        Error::new(ErrorKind::Invalid, "parse", "LOCK is not UTF-8")
     })?;
     let mut url = url(text);
     if let Some(ttl) = ttl {

@@ -7,6 +7,9 @@ const path = require("node:path")
 
 let count = 0
 
+/*  The server's password: whatever a child says is searched for it.  */
+const SECRET = "c4nary-in-node"
+
 /*  A name that no other test uses.  */
 exports.name = () => `node-test-${process.pid}-${++count}`
 
@@ -37,8 +40,11 @@ exports.run = (script, { file = null, env = {}, onLine = () => {}, watchdog = 60
     })
     child.stderr.on("data", (data) => { err += data })
     const since = process.hrtime.bigint()
-    return new Promise((resolve) => child.on("close", (code, signal) => {
+    return new Promise((resolve, reject) => child.on("close", (code, signal) => {
         clearTimeout(timer)
+        if ((out + err).includes(SECRET)) {
+            reject(new Error("a secret shows"))
+        }
         resolve({ code, signal, out, err, ms: Number(process.hrtime.bigint() - since) / 1e6 })
     }))
 }
@@ -48,7 +54,7 @@ exports.redis = async (t) => {
     const folder = exports.folder(t)
     const socket = path.join(folder, "socket")
     for (const program of ["redis-server", "valkey-server"]) {
-        const server = spawn(program, ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder],
+        const server = spawn(program, ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", folder, "--requirepass", SECRET],
             { stdio: ["ignore", "pipe", "inherit"] })
         const ready = await new Promise((resolve) => {
             server.on("error", () => resolve(false))
@@ -56,7 +62,7 @@ exports.redis = async (t) => {
         })
         if (ready) {
             t.after(() => new Promise((resolve) => server.on("close", resolve).kill("SIGKILL")))
-            return `rpm+redis+unix://${socket}`
+            return `rpm+redis+unix://:${SECRET}@${socket}`
         }
     }
     if (process.env.IPCMUTEX_REQUIRE_REDIS) {

@@ -11,12 +11,15 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 WATCHDOG = 30  # seconds after which a hang of a child is a failure
+
+SECRET = "c4nary-in-python"  # the server's password: whatever is said is searched for it
+os.environ["IPCMUTEX_LOG"] = "trace"  # and all is said, but by children, some of which must be quiet
 
 _count = itertools.count()
 
@@ -37,7 +40,8 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Unix sockets have short names.
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(
-            [program, "--port", "0", "--unixsocket", f"{folder}/socket", "--save", "", "--dir", folder],
+            [program, "--port", "0", "--unixsocket", f"{folder}/socket", "--save", "", "--dir", folder]
+            + ["--requirepass", SECRET],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -45,7 +49,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for line in server.stdout:
             if "eady to accept connections" in line:
                 break
-        yield f"redis+unix://{folder}/socket"
+        yield f"redis+unix://:{SECRET}@{folder}/socket"
         server.kill()
         server.communicate()
 
@@ -77,6 +81,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={name: value for name, value in os.environ.items() if name != "IPCMUTEX_LOG"},
         )
 
     def line(self) -> str:
@@ -91,6 +96,7 @@ class Child:
             self.process.kill()
             out, err = self.process.communicate()
             pytest.fail(f"the child hangs: {out}{err}")
+        assert SECRET not in out + err
         return self.process.returncode, out, err
 
 
@@ -109,6 +115,17 @@ def child() -> Iterator[Callable[..., Child]]:
         for pipe in one.process.stdin, one.process.stdout, one.process.stderr:
             assert pipe is not None
             pipe.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that says the secret anywhere has failed."""
+    report = yield
+    if SECRET in report.capstdout + report.capstderr + report.caplog + str(report.longrepr or ""):
+        report.outcome, report.longrepr = "failed", "a secret shows"
+    return report
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -25,7 +25,7 @@ struct Program {
 
 impl Program {
     fn start(mut command: Command, redis: &Redis) -> Program {
-        command.arg(format!("redis://{}", redis.address())).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.arg(redis.url("").replace("rpm+redis", "redis")).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().expect("it starts");
         let says = BufReader::new(process.stdout.take().expect("a pipe"));
         let hears = process.stdin.take().expect("a pipe");

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use ipcmutex::{ErrorKind, State};
-use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::clock::{Clock, Jump};
 use ipcmutex_tests::needs_redis;
@@ -21,7 +21,9 @@ fn r3_a_host_that_slept_longer_than_the_lease_has_lost() {
     let Some(clock) = Clock::new("r3_a_host_that_slept_longer_than_the_lease_has_lost") else { return };
     let redis = Redis::start();
     let environment = clock.environment();
-    let environment: Vec<(&str, &OsStr)> = environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
+    let mut environment: Vec<(&str, &OsStr)> =
+        environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
+    environment.push(talkative());
     let agent = Agent::start_with(Language::Rust, &environment);
     for lock in [1, 2] {
         agent.open(lock, &redis.url(&format!("slept-{lock}?ttl=6s"))).ok();

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{open, until, waiters};
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::servers::Redis;
@@ -15,7 +15,7 @@ fn an_exit_does_not_hand_the_lock_to_the_thread_that_ends_with_it() {
     for round in 0..20 {
         let id = format!("exit-{round}");
         let mutex = open(&redis.url(&id));
-        let agent = Agent::start(Language::Rust);
+        let agent = Agent::start_with(Language::Rust, &[talkative()]);
         agent.open(1, &redis.url(&id)).ok();
         agent.call("hold 1 1 forever").ok();
         let _waits = agent.begin("hold 1 2 forever");
@@ -39,7 +39,8 @@ fn an_exit_leaves_nothing_on_independent_servers_either() {
     needs_redis!();
     let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
     let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
-    assert_eq!(left_behind(&servers, |id| format!("rpm+redlock://{}/{id}", hosts.join(",")), 20), 0);
+    let hosts = servers[0].login() + &hosts.join(",");
+    assert_eq!(left_behind(&servers, |id| format!("rpm+redlock://{hosts}/{id}"), 20), 0);
 }
 
 /// How many keys `programs` leave behind that end while six threads of each take and release, each a lock of its own.
@@ -51,7 +52,7 @@ fn left_behind(servers: &[Redis], url: impl Fn(&str) -> String, programs: u32) -
     let there = |key: String| servers.iter().map(|redis| redis.command(&["EXISTS", &key]).number()).sum::<i64>();
     let mut left = 0;
     for program in 0..programs {
-        let agent = Agent::start(Language::Rust);
+        let agent = Agent::start_with(Language::Rust, &[talkative()]);
         let mut under_way = Vec::new();
         for lock in 1..=THREADS {
             agent.open(lock, &url(&format!("left-{program}-{lock}"))).ok();
@@ -72,7 +73,7 @@ fn k5_a_program_that_is_started_inherits_no_connection() {
     let redis = Redis::start();
     let other = open(&redis.url("started"));
     let held = other.acquire().expect("acquired");
-    let agent = Agent::start(Language::C);
+    let agent = Agent::start_with(Language::C, &[talkative()]);
     for (lock, id) in [(1, "started"), (2, "mine"), (3, "resp2?protocol=2")] {
         agent.open(lock, &redis.url(id)).ok();
     }
@@ -119,7 +120,7 @@ fn p11_no_token_is_drawn_twice_across_forks() {
             }
         }
     });
-    let agent = Agent::start(Language::C);
+    let agent = Agent::start_with(Language::C, &[talkative()]);
     assert_eq!(agent.call(&format!("forks {children} {}", redis.url("forks"))).ok().number("bad"), 0);
     redis.command(&["ECHO", "the end"]);
     let drawn = counter.join().expect("no panic");

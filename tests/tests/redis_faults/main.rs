@@ -15,5 +15,5 @@ use ipcmutex_tests::servers::Redis;
 
 /// The lock `id` through the proxy, and straight.
 fn both_ways(redis: &Redis, proxy: &Proxy, id: &str) -> (Mutex, Mutex) {
-    (open(&format!("rpm+redis://{}/{id}", proxy.address())), open(&redis.unix_url(&id.replace('?', "&"))))
+    (open(&redis.url_at(proxy.address(), id)), open(&redis.unix_url(&id.replace('?', "&"))))
 }

@@ -55,7 +55,8 @@ fn r23_two_hundred_that_come_back_at_once_come_one_by_one() {
     // An engine for each: what differs between them is how long they try to connect.
     let mutexes: Vec<_> = (0..CLIENTS)
         .map(|client| {
-            open(&format!("rpm+redis://{}/storm?policy=any&connect_timeout={}ms", proxy.address(), 20_000 + client))
+            let id = format!("storm?policy=any&connect_timeout={}ms", 20_000 + client);
+            open(&redis.url_at(proxy.address(), &id))
         })
         .collect();
     let (tell, told) = mpsc::channel();

@@ -15,13 +15,13 @@ use super::carries_a_lock;
 /// A server with a user who may do everything but run scripts.
 fn without_scripts() -> Redis {
     let redis = Redis::start();
-    let rules = ["ACL", "SETUSER", "plain", "on", ">secret", "~*", "&*", "+@all", "-@scripting"];
+    let rules = ["ACL", "SETUSER", "plain", "on", ">c4nary", "~*", "&*", "+@all", "-@scripting"];
     assert_eq!(redis.command(&rules).text(), "OK");
     redis
 }
 
 fn plain(redis: &Redis, id: &str) -> String {
-    redis.url_with_user("plain", "secret", id)
+    redis.url_with_user("plain", "c4nary", id)
 }
 
 #[test]

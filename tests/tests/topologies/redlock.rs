@@ -18,7 +18,7 @@ fn five() -> Vec<Redis> {
 
 fn url(servers: &[Redis], id: &str) -> String {
     let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
-    format!("rpm+redlock://{}/{id}", hosts.join(","))
+    format!("rpm+redlock://{}{}/{id}", servers[0].login(), hosts.join(","))
 }
 
 /// On how many of them the lock's key is.
