@@ -36,6 +36,8 @@ pub(crate) struct Waiter {
     pub(crate) ticket: AtomicU64,
     timer: AtomicU64,
     blocking: bool,
+    /// Whether a sleeper may be moved to a word of other processes.
+    moves: bool,
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only an engine with a server asks"))]
     limited: bool,
     /// When the wait began.
@@ -61,13 +63,14 @@ enum Audience {
 }
 
 impl Waiter {
-    fn new(audience: Audience, timeout: Timeout, ticket: u64) -> Arc<Waiter> {
+    fn new(audience: Audience, timeout: Timeout, ticket: u64, moves: bool) -> Arc<Waiter> {
         Arc::new(Waiter {
             bell: AtomicU32::new(0),
             waiting: AtomicBool::new(true),
             ticket: AtomicU64::new(ticket),
             timer: AtomicU64::new(0),
             blocking: matches!(audience, Audience::Thread),
+            moves,
             limited: timeout.limit().is_some(),
             created: Instant::now(),
             state: Guarded::new(State::Waiting(audience)),
@@ -162,15 +165,28 @@ impl Waiter {
         if self.bell.swap(0, Ordering::Acquire) != 0 {
             return Woken::Changed;
         }
-        let woken = futex::wait(&self.bell, 0, futex::ANY, until, false);
+        let woken = futex::wait(&self.bell, 0, futex::ANY, until, self.moves);
         self.bell.store(0, Ordering::Release);
         woken
     }
 
     pub(crate) fn unpark(&self) {
         if self.bell.swap(1, Ordering::AcqRel) == 0 {
-            futex::wake(&self.bell, 1, futex::ANY, false);
+            futex::wake(&self.bell, 1, futex::ANY, self.moves);
         }
+    }
+
+    /// Lets a parked thread sleep on, but for whoever wakes `word`; one that is not parked will not park before it has returned from `park`
+    /// once. `unpark` does not reach it then. For engines of which [`Backend::moves_sleepers`] says so.
+    pub(crate) fn move_to(&self, word: &std::sync::atomic::AtomicU32) {
+        if self.bell.swap(1, Ordering::AcqRel) == 0 {
+            futex::move_sleeper(&self.bell, 1, word);
+        }
+    }
+
+    /// Its thread is running: to unpark it costs no call then.
+    pub(crate) fn runs(&self) {
+        self.bell.store(1, Ordering::Release);
     }
 }
 
@@ -323,7 +339,7 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
         Err(ticket) => ticket,
     };
     let deadline = deadline.or_else(|| timeout.deadline());
-    let waiter = Waiter::new(Audience::Thread, timeout, ticket);
+    let waiter = Waiter::new(Audience::Thread, timeout, ticket, backend.moves_sleepers());
     backend.join(&waiter)?;
     let pending = Pending::of(&waiter, backend);
     if let Some(cancel) = cancel {
@@ -369,7 +385,8 @@ pub(crate) fn start(
     notify: Notify,
     register: impl FnOnce(Pending),
 ) -> Pending {
-    let waiter = Waiter::new(if inline { Audience::Inline(notify) } else { Audience::Callback(notify) }, timeout, 0);
+    let audience = if inline { Audience::Inline(notify) } else { Audience::Callback(notify) };
+    let waiter = Waiter::new(audience, timeout, 0, false);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
     let deadline = timeout.deadline();
@@ -430,8 +447,8 @@ pub(crate) struct FutureWait {
 
 impl FutureWait {
     pub(crate) fn start(backend: &Arc<dyn Backend>, register: impl FnOnce(Pending)) -> FutureWait {
-        let wait =
-            FutureWait { backend: backend.clone(), waiter: Waiter::new(Audience::Future(None), Timeout::FOREVER, 0) };
+        let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, 0, false);
+        let wait = FutureWait { backend: backend.clone(), waiter };
         register(Pending::of(&wait.waiter, backend));
         let outcome = match first_try(&**backend, Timeout::FOREVER, None) {
             Ok(Ok(grant)) => Ok(grant),
@@ -488,7 +505,7 @@ mod tests {
         ];
         for audience in audiences {
             let is_callback = matches!(audience, Audience::Callback(_));
-            let waiter = Waiter::new(audience, Timeout::FOREVER, 0);
+            let waiter = Waiter::new(audience, Timeout::FOREVER, 0, false);
             let ended = waiter.end(canceled(), || {
                 assert!(!waiter.is_waiting() && waiter.take().is_none() && heard.try_recv().is_err());
                 assert!(waiter.settle(Ok(Grant { token: 1, abandoned: false })).is_err(), "a late grant goes back");
@@ -507,7 +524,7 @@ mod tests {
     fn a_future_that_moves_while_its_wait_ends_is_woken_where_it_is() {
         let (old, new) = (Arc::new(Flag::default()), Arc::new(Flag::default()));
         let backend = crate::backend::open::open(&"spm:moves-while-it-ends".parse().expect("a URL")).expect("it opens");
-        let waiter = Waiter::new(Audience::Future(Some(old.clone().into())), Timeout::FOREVER, 0);
+        let waiter = Waiter::new(Audience::Future(Some(old.clone().into())), Timeout::FOREVER, 0, false);
         let wait = FutureWait { backend, waiter: waiter.clone() };
         let waker = new.clone().into();
         waiter.end(canceled(), || assert!(wait.poll(&waker).is_none()));

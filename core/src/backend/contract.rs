@@ -124,6 +124,11 @@ pub(crate) trait Backend: Send + Sync {
         false
     }
 
+    /// Whether a sleeper may be moved to a word that other processes wake: [`Waiter::move_to`].
+    fn moves_sleepers(&self) -> bool {
+        false
+    }
+
     /// `try_take` for one who waits until `deadline` if it comes to nothing: else the ticket for its waiter, which may
     /// be a place in the line already. `join` must follow.
     fn take_or_line_up(&self, _deadline: Option<Instant>) -> Result<Result<Grant, u64>> {

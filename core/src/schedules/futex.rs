@@ -40,3 +40,8 @@ pub(crate) fn wake(word: &AtomicU32, count: u32, _bits: u32, _shared: bool) {
         sleeper.unpark();
     }
 }
+
+/// No engine of a schedule moves its sleepers.
+pub(crate) fn move_sleeper(_from: &AtomicU32, _expected: u32, _to: &std::sync::atomic::AtomicU32) {
+    unreachable!("the file engine has no schedule")
+}

@@ -70,6 +70,20 @@ pub(crate) fn wake(word: &AtomicU32, count: u32, bits: u32, shared: bool) -> u32
     u32::try_from(answer).unwrap_or(0)
 }
 
+/// Moves the sleeper of `from`, if that is `expected` still, to `to`, and does not wake it: it sleeps on, until its own deadline, for whoever
+/// wakes `to`. Both words are slept on as shared. Where it cannot be moved, it is woken.
+#[cfg(target_os = "linux")]
+pub(crate) fn move_sleeper(from: &AtomicU32, expected: u32, to: &AtomicU32) {
+    let (woken, moved) = (0u32, 1usize);
+    // SAFETY: both words are live and aligned; FUTEX_CMP_REQUEUE takes the number to move where others take a deadline.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_futex, from.as_ptr(), libc::FUTEX_CMP_REQUEUE, woken, moved, to.as_ptr(), expected)
+    };
+    if answer < 0 {
+        wake(from, 1, ANY, true);
+    }
+}
+
 /// Whether a word of a shared mapping could be touched. Where its file ends before it, a touch is a SIGBUS; the kernel says EFAULT.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_there(word: std::ptr::NonNull<u32>) -> bool {
@@ -108,6 +122,9 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, _bits: u32, until: Option<In
 pub(crate) fn wake(_word: &AtomicU32, _count: u32, _bits: u32, _shared: bool) -> u32 {
     0
 }
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn move_sleeper(_from: &AtomicU32, _expected: u32, _to: &AtomicU32) {}
 
 pub(crate) const ANY: u32 = u32::MAX;
 

@@ -21,7 +21,7 @@
 //!
 //! | bytes of a record | what |
 //! |---|---|
-//! | 0 | bell, u32: the futex that the process's waiters sleep on |
+//! | 0 | bell, u32: the futex that the first of the process's waiters sleeps on |
 //! | 4 | pid, u32, for display; 0 = nobody |
 //! | 8 | since when it holds, CLOCK_MONOTONIC ms, u64 |
 //! | 16 | how many of its acquisitions wait, u32 |
@@ -197,22 +197,23 @@ pub(super) fn write_text(page: &Mapping, offset: usize, text: &str) {
     }
 }
 
-/// A line cell: bit 0 asleep, bits 1-5 the bell's bit, bits 8.. the ticket (never 0).
+/// A line cell: bit 0 asleep, bit 1 without a thread, bits 8.. the ticket (never 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cell(pub(super) u64);
 
 impl Cell {
     pub(super) const EMPTY: Cell = Cell(0);
     pub(super) const ASLEEP: u64 = 1;
+    const THREADLESS: u64 = 2;
 
-    pub(super) fn new(ticket: u64, bit: u32) -> Cell {
-        Cell(ticket << 8 | u64::from(bit & 31) << 1 | Cell::ASLEEP)
+    pub(super) fn new(ticket: u64, has_thread: bool) -> Cell {
+        Cell(ticket << 8 | if has_thread { 0 } else { Cell::THREADLESS } | Cell::ASLEEP)
     }
     pub(super) fn ticket(self) -> u64 {
         self.0 >> 8
     }
-    pub(super) fn bits(self) -> u32 {
-        1 << ((self.0 >> 1) & 31)
+    pub(super) fn has_thread(self) -> bool {
+        self.0 & Cell::THREADLESS == 0
     }
     pub(super) fn is_asleep(self) -> bool {
         self.0 & Cell::ASLEEP != 0
@@ -276,7 +277,9 @@ mod tests {
 
     #[test]
     fn a_cell_keeps_its_parts() {
-        let cell = Cell::new(123_456, 31);
-        assert_eq!((cell.ticket(), cell.bits(), cell.is_asleep()), (123_456, 1 << 31, true));
+        for has_thread in [true, false] {
+            let cell = Cell::new(123_456, has_thread);
+            assert_eq!((cell.ticket(), cell.has_thread(), cell.is_asleep()), (123_456, has_thread, true));
+        }
     }
 }

@@ -26,10 +26,25 @@
 //! | event | who | what |
 //! |---|---|---|
 //! | a waiter comes | it | ticket from the page's counter; the first of its process writes the cell |
-//! | it is about to sleep | it | reads its bell, marks the cell asleep, looks at the word (and takes it, or sets LINE), sleeps on the bell as read |
+//! | the first is about to sleep | it | reads the bell, marks the cell asleep, looks at the word (and takes it, or sets LINE), sleeps on the bell as read |
 //! | the lock comes free | who released | finds the lowest cell; if asleep: marks it awake, counts the bell up, wakes |
 //! | it takes the lock or leaves | it | the next of its process takes over the cell, or the cell is cleared |
 //! | it dies | who finds its LIFE free | clears the cell |
+//!
+//! # The bell
+//! One word for each process, which others can ring. On it sleeps the first of the process's line and nobody else, so that a ring
+//! wakes one thread, however many wait. The table is of threads; who waits without one is the first's thread in `bells.rs`.
+//!
+//! | where a thread is | by | to |
+//! |---|---|---|
+//! | in line, awake | it is not the first: it clears its flag, and sleeps on that as cleared | on its own word |
+//! | in line, awake | it is the first: reads the bell, looks at the word, sleeps on the bell as read | on the bell |
+//! | on its own word | the one before it has left, under the line's lock: cell, then flag, then moved in the kernel, not woken | on the bell |
+//! | on the bell | a ring, by a release or whoever has settled or ended its wait | awake |
+//! | on its own word | whoever has ended its wait: flag, then wake, then a ring, for it may have been moved meanwhile | awake |
+//!
+//! Between the cell and the move a ring wakes nobody. It comes only if the word has been passed on already, so who moves a thread
+//! looks at the word after it.
 //!
 //! # Why nothing is lost
 //! A waiter writes its cell, then sees LINE in a word that is not free, then sleeps; a release changes the word, then
@@ -186,13 +201,17 @@ impl Backend for Mpm {
         }
     }
 
+    fn moves_sleepers(&self) -> bool {
+        true
+    }
+
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
         self.rejoin(waiter)
     }
 
     fn wait(&self, waiter: &Arc<Waiter>, until: Option<Instant>) -> Woken {
         match self.site() {
-            Ok(site) => site.wait(waiter, until),
+            Ok(site) => site.wait(waiter, until, self.strict),
             Err(error) => {
                 // If it has an outcome already, that one stands.
                 let _ = waiter.settle(Err(error));

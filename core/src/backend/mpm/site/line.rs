@@ -8,7 +8,7 @@ use super::super::layout::{self, Cell};
 use super::super::word::{ABANDONED, HAND_OVER, LINE, State, Word};
 use super::super::{Mpm, bells, pulse};
 use super::open::damaged;
-use super::{ASYNC_BIT, CLAIM_MS, Entry, Local, Look, PATIENCE, Site, now_us};
+use super::{CLAIM_MS, Entry, Local, Look, PATIENCE, Site, now_us};
 use crate::backend::contract::Grant;
 use crate::numbers;
 use crate::sys::futex::{self, Woken};
@@ -134,10 +134,10 @@ impl Site {
     /// Wakes the waiter that `cell` names. `false` if it is gone: it left, or its process has died, and its cell is cleared.
     pub(super) fn ring(&self, slot: u16, cell: Cell) -> bool {
         if slot == self.slot {
-            if self.is_front_async(cell) {
-                self.drive(Look::Brief, None);
+            if cell.has_thread() {
+                self.ring_own();
             } else {
-                self.ring_own(cell.bits());
+                self.drive(Look::Brief, None);
             }
             return true;
         }
@@ -160,7 +160,7 @@ impl Site {
         };
         let bell = self.page.u32(layout::bell(slot));
         bell.fetch_add(1, SeqCst);
-        if futex::wake(bell, u32::MAX, cell.bits(), true) > 0 || !self.is_dead(slot) {
+        if futex::wake(bell, u32::MAX, futex::ANY, true) > 0 || !self.is_dead(slot) {
             return true;
         }
         // A change of the cell means that somebody new has moved in.
@@ -168,18 +168,10 @@ impl Site {
         false
     }
 
-    pub(super) fn ring_own(&self, bits: u32) {
-        let bell = self.page.u32(layout::bell(self.slot));
-        bell.fetch_add(1, SeqCst);
-        futex::wake(bell, u32::MAX, bits, true);
-    }
-
-    pub(super) fn is_front_async(&self, cell: Cell) -> bool {
-        cell.bits() == 1 << ASYNC_BIT
-    }
-
-    pub(super) fn bit(waiter: &Waiter, ticket: u64) -> u32 {
-        if waiter.is_blocking() { (ticket % u64::from(ASYNC_BIT)) as u32 } else { ASYNC_BIT }
+    /// Wakes the first of this process's line, if it sleeps.
+    pub(super) fn ring_own(&self) {
+        self.bell().fetch_add(1, SeqCst);
+        futex::wake(self.bell(), u32::MAX, futex::ANY, true);
     }
 
     /// Puts a waiter into the line. `false` if the file has gone meanwhile.
@@ -226,7 +218,7 @@ impl Site {
         match local.line.front() {
             Some(entry) => {
                 self.page.u32(layout::waiting_since(self.slot)).store(entry.since, Relaxed);
-                cell.store(Cell::new(entry.ticket, Self::bit(&entry.waiter, entry.ticket)).0, SeqCst);
+                cell.store(Cell::new(entry.ticket, entry.waiter.is_blocking()).0, SeqCst);
                 self.front.store(entry.ticket, SeqCst);
                 if !entry.waiter.is_blocking() && !local.bells {
                     local.bells = self.me.upgrade().is_some_and(bells::watch);
@@ -235,7 +227,7 @@ impl Site {
             None => {
                 cell.store(0, SeqCst);
                 self.front.store(0, SeqCst);
-                if std::mem::take(&mut local.pulse) {
+                if self.watched.swap(false, SeqCst) {
                     pulse::forget(self);
                 }
                 if std::mem::take(&mut local.bells) {
@@ -246,16 +238,24 @@ impl Site {
         self.count_waiters(local);
     }
 
+    /// [`Site::promote`] when the first has gone: the next may be asleep on its own word, and is moved to the bell. It was rung in vain before
+    /// that, so who calls this looks at the word afterwards.
+    fn advance(&self, local: &mut Local) {
+        self.promote(local);
+        if let Some(entry) = local.line.front().filter(|entry| entry.waiter.is_blocking()) {
+            entry.waiter.move_to(self.bell());
+        }
+    }
+
     pub(super) fn count_waiters(&self, local: &Local) {
         self.page.u32(layout::waiters(self.slot)).store(local.line.len() as u32, Relaxed);
     }
 
     /// The pulse looks after this site from now on, until its line is empty; whether it does.
-    pub(super) fn watch(&self, local: &mut Local) -> bool {
-        if !local.pulse {
-            local.pulse = self.me.upgrade().is_some_and(pulse::watch);
-        }
-        local.pulse
+    pub(super) fn watch(&self, _changing: &mut Local) -> bool {
+        let watched = self.watched.load(SeqCst) || self.me.upgrade().is_some_and(pulse::watch);
+        self.watched.store(watched, SeqCst);
+        watched
     }
 
     /// Takes a waiter that has ended out of the line, and passes on what was meant for it.
@@ -265,7 +265,7 @@ impl Site {
         let gone = local.line.remove(at);
         self.count(layout::gave_up(self.slot));
         if at == 0 {
-            self.promote(&mut local);
+            self.advance(&mut local);
         } else {
             self.count_waiters(&local);
         }
@@ -295,7 +295,7 @@ impl Site {
             if !front.waiter.is_waiting() {
                 // It has ended and is about to leave; it must not stand in the way of the next.
                 let gone = local.line.pop_front();
-                self.promote(&mut local);
+                self.advance(&mut local);
                 drop(local);
                 drop(gone);
                 continue;
@@ -308,33 +308,40 @@ impl Site {
                     return false;
                 }
                 let gone = local.line.pop_front();
-                self.promote(&mut local);
+                self.advance(&mut local);
                 drop(local);
-                if let Some(Entry { waiter, ticket, .. }) = gone {
+                if let Some(Entry { waiter, .. }) = gone {
                     // A refusal means that it has ended; it stands in no line any more.
                     let _ = waiter.settle(Err(damaged("acquire", &self.path)));
-                    self.ring_own(1 << Self::bit(&waiter, ticket));
+                    self.ring_own();
                 }
                 continue;
             };
             let Some(front) = local.line.pop_front() else { return false };
-            self.promote(&mut local);
-            if let Some(next) = local.line.front() {
+            self.advance(&mut local);
+            let next = local.line.front().map(|next| next.strict);
+            if let Some(strict) = next {
                 // It may be asleep already, behind a first that found the lock free and never had to say that anybody waits.
-                self.raise_flags(next.strict);
+                self.raise_flags(strict);
             }
             drop(local);
+            if next.is_some() && self.word().state() != State::Held {
+                // Broken already, and passed on to the one that now holds nothing.
+                self.ring(self.slot, Cell(self.page.u64(layout::cell(self.slot)).load(SeqCst)));
+            }
             if let Some(handle) = front.handle.upgrade() {
                 self.write_label(&handle.label);
             }
             // A file that is gone takes its waiters to the new one; this hold is lost, and its release will say so.
             self.note_hold();
             let elsewhere = own.is_none_or(|own| !Arc::ptr_eq(own, &front.waiter));
-            let bits = 1 << Self::bit(&front.waiter, front.ticket);
             let blocking = front.waiter.is_blocking();
+            if !elsewhere {
+                front.waiter.runs();
+            }
             let taken = front.waiter.settle(Ok(grant)).is_ok();
             if blocking && elsewhere {
-                self.ring_own(bits);
+                self.ring_own();
             }
             if taken {
                 let waited = front.waiter.created.elapsed();
@@ -391,27 +398,24 @@ impl Site {
     }
 
     /// Sleeps on the caller's thread; the first in line takes the lock in here.
-    pub(in crate::backend::mpm) fn wait(&self, waiter: &Arc<Waiter>, until: Option<Instant>) -> Woken {
-        let ticket = waiter.ticket.load(Acquire);
-        let bell = self.page.u32(layout::bell(self.slot));
-        let heard = bell.load(SeqCst);
-        if !waiter.is_waiting() {
+    pub(in crate::backend::mpm) fn wait(&self, waiter: &Arc<Waiter>, until: Option<Instant>, strict: bool) -> Woken {
+        let heard = self.bell().load(SeqCst);
+        if !waiter.is_waiting() || self.vanished.load(SeqCst) {
             return Woken::Changed;
         }
-        if self.vanished.load(SeqCst) {
-            return Woken::Changed;
-        }
+        let first = self.front.load(SeqCst) == waiter.ticket.load(Acquire);
         // A short wait needs no watching; from then on a death must be noticed while everybody sleeps.
         let patience = waiter.created + PATIENCE;
         let now = Instant::now();
-        let (slice, look) = if now < patience {
+        let watched = self.watched.load(SeqCst);
+        let (slice, look) = if now < patience && !(watched && strict && !first) {
             (Some(patience), Look::Brief)
-        } else if self.watch(&mut self.local.lock()) {
+        } else if watched || self.watch(&mut self.local.lock()) {
             (None, Look::Brief)
         } else {
             (Some(now + Duration::from_millis(CLAIM_MS)), Look::Late)
         };
-        if self.front.load(SeqCst) == ticket {
+        if first {
             self.drive(look, Some(waiter));
             if !waiter.is_waiting() {
                 return Woken::Changed;
@@ -421,7 +425,11 @@ impl Site {
             (Some(until), Some(slice)) => Some(until.min(slice)),
             (until, slice) => until.or(slice),
         };
-        let woken = futex::wait(bell, heard, 1 << Self::bit(waiter, ticket), sleep_until, true);
+        let woken = if first {
+            futex::wait(self.bell(), heard, futex::ANY, sleep_until, true)
+        } else {
+            waiter.park(sleep_until)
+        };
         match woken {
             Woken::TimedOut if until.is_none_or(|until| Instant::now() < until) => Woken::Changed,
             woken => woken,
@@ -430,7 +438,8 @@ impl Site {
 
     /// Makes `wait` of this waiter return.
     pub(in crate::backend::mpm) fn nudge(&self, waiter: &Waiter) {
-        self.ring_own(1 << Self::bit(waiter, waiter.ticket.load(Acquire)));
+        waiter.unpark();
+        self.ring_own();
     }
 
     /// What the pulse does: after an event at the file, and every 250 ms. Whether the owner still lives and is waited for.

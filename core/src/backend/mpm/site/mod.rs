@@ -34,8 +34,6 @@ const CLAIM_MS: u64 = 250;
 /// How many looks at the path each tick of the coarse clock is worth: enough for every hold of a program that is not
 /// hammering, and next to nothing for one that is.
 const LOOKS_PER_TICK: u64 = 32;
-/// The bell's bit of waiters without a thread.
-const ASYNC_BIT: u32 = 31;
 const SPINS: u32 = 40;
 
 pub(super) struct Site {
@@ -57,6 +55,8 @@ pub(super) struct Site {
     local: Guarded<Local>,
     /// The ticket of the first of `local`; 0 if there is none.
     front: AtomicU64,
+    /// Whether the pulse watches this site; changed under `local`. It does for as long as anybody is in the line.
+    watched: AtomicBool,
     pub(super) losses: Losses,
     me: Weak<Site>,
 }
@@ -64,8 +64,7 @@ pub(super) struct Site {
 #[derive(Default)]
 struct Local {
     line: VecDeque<Entry>,
-    /// Whether the pulse watches this site, and whether a bell ringer does.
-    pulse: bool,
+    /// Whether a bell ringer watches this site.
     bells: bool,
 }
 
@@ -370,8 +369,9 @@ impl Site {
                 // A refusal means that it has ended; it stands in no line any more.
                 let _ = entry.waiter.settle(Err(error));
             }
+            entry.waiter.unpark();
         }
-        self.ring_own(u32::MAX);
+        self.ring_own();
     }
 
     /// Ends the hold with `token`, which began as `hold`; the next one hears `abandoned`.

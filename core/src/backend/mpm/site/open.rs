@@ -105,6 +105,7 @@ impl Site {
             looked: AtomicU64::new(0),
             local: Guarded::default(),
             front: AtomicU64::new(0),
+            watched: AtomicBool::new(false),
             losses: Losses::default(),
             me: me.clone(),
         });
