@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// Says loudly, past the harness, that a test was skipped.
-fn skip(test: &str, why: &str) -> bool {
+pub fn skip(test: &str, why: &str) -> bool {
     // Not through the harness, which would swallow it.
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
     true

@@ -6,8 +6,11 @@
 //! by [`epoch`], a number in a page that the kernel wipes at fork (`MADV_WIPEONFORK`, also for raw `clone`), so
 //! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the number.
 
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use rustix::fs::fstat;
 
 use super::futex;
 
@@ -97,22 +100,96 @@ impl Drop for ForkGate {
     }
 }
 
-/// Descriptors that a child has no use for.
-static CLOSED_IN_CHILD: [AtomicI32; 8] = [const { AtomicI32::new(-1) }; 8];
+/// Descriptors that a child has no use for. It grows, and never shrinks.
+struct Places {
+    files: [AtomicI32; 8],
+    more: AtomicPtr<Places>,
+}
+
+impl Places {
+    const fn new() -> Places {
+        Places { files: [const { AtomicI32::new(-1) }; 8], more: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    fn next(&self) -> Option<&'static Places> {
+        // SAFETY: `more` is null or came from `Box::leak` in `more`.
+        unsafe { self.more.load(Ordering::Acquire).as_ref() }
+    }
+
+    #[cold]
+    fn more(&self) -> &'static Places {
+        let fresh = Box::into_raw(Box::new(Places::new()));
+        match self.more.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: just leaked from a Box, and never freed.
+            Ok(_) => unsafe { &*fresh },
+            Err(first) => {
+                // SAFETY: nobody else has seen `fresh`; `first` was leaked by whoever put it there.
+                unsafe {
+                    drop(Box::from_raw(fresh));
+                    &*first
+                }
+            }
+        }
+    }
+
+    /// Puts `to` where `from` is; whether it was there.
+    fn swap(&self, from: i32, to: i32) -> bool {
+        self.files.iter().any(|place| place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+}
+
+static CLOSED_IN_CHILD: Places = Places::new();
 
 /// Closes `file` in children that are forked while it is open here. Before it is closed here, [`keep_in_child`].
 pub(crate) fn close_in_child(file: &OwnedFd) {
-    for place in &CLOSED_IN_CHILD {
-        if place.compare_exchange(-1, file.as_raw_fd(), Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return;
-        }
+    let mut places = &CLOSED_IN_CHILD;
+    while !places.swap(-1, file.as_raw_fd()) {
+        places = places.next().unwrap_or_else(|| places.more());
     }
 }
 
 pub(crate) fn keep_in_child(file: &OwnedFd) {
-    for place in &CLOSED_IN_CHILD {
-        if place.compare_exchange(file.as_raw_fd(), -1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-            return;
+    let mut places = Some(&CLOSED_IN_CHILD);
+    while let Some(these) = places
+        && !these.swap(file.as_raw_fd(), -1)
+    {
+        places = these.next();
+    }
+}
+
+/// A descriptor that stays open for the sake of its description's byte locks, and that no child has.
+pub(crate) struct KeptFile {
+    file: ManuallyDrop<OwnedFd>,
+    inode: (u64, u64),
+    epoch: u32,
+}
+
+impl KeptFile {
+    /// Another descriptor of `file`'s description. The caller has entered the gate.
+    pub(crate) fn of(file: &OwnedFd) -> std::io::Result<KeptFile> {
+        let file = file.try_clone()?;
+        let stat = fstat(&file)?;
+        close_in_child(&file);
+        Ok(KeptFile { file: ManuallyDrop::new(file), inode: (stat.st_dev, stat.st_ino), epoch: epoch() })
+    }
+
+    /// Whether it still is that file: some programs close whatever they do not know.
+    pub(crate) fn is_there(&self) -> bool {
+        fstat(&*self.file).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.inode)
+    }
+}
+
+impl Drop for KeptFile {
+    fn drop(&mut self) {
+        if self.epoch != epoch() {
+            return; // The child has closed it.
+        }
+        let _gate = ForkGate::enter();
+        keep_in_child(&self.file);
+        // Else the number is the program's own file by now.
+        if self.is_there() {
+            // SAFETY: it is dropped here and nowhere else, and not used again.
+            unsafe { ManuallyDrop::drop(&mut self.file) };
         }
     }
 }
@@ -127,12 +204,16 @@ extern "C" fn after_fork_parent() {
 
 extern "C" fn after_fork_child() {
     GATE.store(0, Ordering::Release);
-    for place in &CLOSED_IN_CHILD {
-        let file = place.swap(-1, Ordering::AcqRel);
-        if file >= 0 {
-            // SAFETY: an inherited descriptor that nothing in this child uses: its owner's state is left behind.
-            unsafe { libc::close(file) };
+    let mut places = Some(&CLOSED_IN_CHILD);
+    while let Some(these) = places {
+        for place in &these.files {
+            let file = place.swap(-1, Ordering::AcqRel);
+            if file >= 0 {
+                // SAFETY: an inherited descriptor that nothing in this child uses: its owner's state is left behind.
+                unsafe { libc::close(file) };
+            }
         }
+        places = these.next();
     }
     let stamp = STAMP.load(Ordering::Acquire);
     if !stamp.is_null() {

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use super::futex;
 
-/// A shared, writable mapping from the start of a file. It keeps the file's open description, and so its byte locks,
-/// alive after the descriptor is closed. A forked child does not have it.
+/// A shared, writable mapping from the start of a file. On most file systems it keeps the file's open description, and so
+/// its byte locks, alive after the descriptor is closed. A forked child does not have it.
 ///
 /// Only what the file has is mapped at first: a mapping of all that it may grow to costs an open 2 µs more.
 pub(crate) struct Mapping {

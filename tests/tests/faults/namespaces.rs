@@ -1,5 +1,6 @@
 //! Containers: other pids, users, mounts and networks. A lock file that both can reach is one lock.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::artifacts;
 use ipcmutex_tests::place::{Place, kill, until, url_of};
-use ipcmutex_tests::privilege::{unshare, without_namespaces, without_root};
+use ipcmutex_tests::privilege::{skip, unshare, without_namespaces, without_root};
+
+use crate::processes::Heir;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -111,6 +114,76 @@ fn f14_a_folder_that_is_mounted_twice_is_one_folder() {
     assert!(here.try_acquire().unwrap().is_none());
     kill(&inside);
     assert!(here.acquire_timeout(SOON).unwrap().expect("its owner is dead").abandoned());
+}
+
+/// The root folder of a container is such a one. A mapping of its files holds on to the file underneath, and to no byte lock.
+#[test]
+fn f14_in_the_folder_of_an_overlay() {
+    const NAME: &str = "namespaces::f14_in_the_folder_of_an_overlay";
+    const INSIDE: &str = "IPCMUTEX_TEST_OVERLAY";
+    if let Some(folder) = std::env::var_os(INSIDE) {
+        return on_an_overlay(&url_of(&Path::new(&folder).join("lock")));
+    }
+    if without_namespaces(NAME) {
+        return;
+    }
+    let place = Place::new();
+    let script = r#"mount -t tmpfs tmpfs "$1" && cd "$1" && mkdir lower upper work all || exit 3
+        mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work all || exit 3
+        IPCMUTEX_TEST_OVERLAY=$1/all exec "$0" --exact "$2" --nocapture"#;
+    let mut words = unshare(&["--mount"]);
+    words.extend(["sh", "-c", script]);
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).arg(std::env::current_exe().unwrap()).arg(place.dir.path()).arg(NAME);
+    let output = command.output().expect("unshare is there");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(3) {
+        skip(NAME, &format!("no overlay can be mounted: {}", said.trim()));
+        return;
+    }
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+fn on_an_overlay(url: &str) {
+    let here = Mutex::open(url).unwrap();
+    let owner = || {
+        let agent = Agent::start(Language::C);
+        agent.open(1, url).ok();
+        agent.call("hold 1 1 0").ok();
+        agent
+    };
+    let first = owner();
+    assert!(here.try_acquire().unwrap().is_none());
+    assert_eq!(here.status().unwrap().state, State::Held);
+    for how in ["fork", "vfork", "posix_spawn", "system"] {
+        let started = first.call(&format!("started {how} {}", url.trim_start_matches("mpm:"))).ok();
+        assert_eq!((started.number("files"), started.number("maps")), (0, 0), "{how}");
+    }
+    // A child that lives on does not hold in its parent's place.
+    let child = Heir::of(&first);
+    kill(&first);
+    assert!(here.acquire_timeout(SOON).unwrap().expect("its owner is dead").abandoned());
+    assert!(child.lives());
+    // Here a descriptor has to stay. A program that closes it is told that it owns the lock no more, and is none the worse for it.
+    let careless = owner();
+    careless.call("closefrom").ok();
+    let hold = here.acquire_timeout(SOON).unwrap().expect("its byte lock is gone");
+    careless.call("check 1").err(ErrorKind::Lost);
+    drop(hold);
+    careless.call("hold 1 2 forever").ok();
+    assert!(here.try_acquire().unwrap().is_none());
+    // Many at once, and each gone when it was closed.
+    let path = url.trim_start_matches("mpm:");
+    let descriptors = || {
+        let all =
+            std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        all.filter(|file| file.to_string_lossy().starts_with(path)).count()
+    };
+    let many: Vec<Mutex> = (0..20).map(|at| Mutex::open(&format!("{url}-{at}")).unwrap()).collect();
+    let holds: Vec<_> = many.iter().map(|mutex| mutex.try_acquire().unwrap().expect("nobody else is there")).collect();
+    assert_eq!(descriptors(), 21);
+    drop((holds, many, here));
+    assert_eq!(descriptors(), 0);
 }
 
 /// A process with the dead owner's very number is no owner.

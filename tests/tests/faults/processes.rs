@@ -19,13 +19,13 @@ fn agent(url: &str) -> Agent {
 }
 
 /// A child that outlives its parent; it ends with the scope, or with its parent's group.
-struct Heir(u64);
+pub(crate) struct Heir(u64);
 
 impl Heir {
-    fn of(parent: &Agent) -> Heir {
+    pub(crate) fn of(parent: &Agent) -> Heir {
         Heir(parent.call("heir").ok().number("pid"))
     }
-    fn lives(&self) -> bool {
+    pub(crate) fn lives(&self) -> bool {
         let status = fs::read_to_string(format!("/proc/{}/status", self.0));
         status.is_ok_and(|status| !status.contains("State:\tZ") && !status.contains("State:\tX"))
     }

@@ -98,8 +98,16 @@ fn check_dir(dir: &Path, stat: &Stat, shared: bool) -> Result<()> {
     Ok(())
 }
 
-/// An open lock file that may be trusted, and what it is.
-pub(super) fn open(path: &Path, target: &FileTarget) -> Result<(OwnedFd, Stat)> {
+/// An open lock file that may be trusted.
+pub(super) struct Opened {
+    pub(super) file: OwnedFd,
+    pub(super) stat: Stat,
+    /// Whether a mapping keeps its description, and so its byte locks, when the descriptor is closed.
+    pub(super) mapping_keeps: bool,
+}
+
+/// Opens a lock file, and makes it if it is not there.
+pub(super) fn open(path: &Path, target: &FileTarget) -> Result<Opened> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     match fs::stat(parent) {
         Ok(stat) => check_dir(parent, &stat, target.mode.is_some())?,
@@ -152,7 +160,7 @@ fn explain(path: &Path, error: Errno) -> Error {
     }
 }
 
-fn check(path: &Path, file: OwnedFd, target: &FileTarget) -> Result<(OwnedFd, Stat)> {
+fn check(path: &Path, file: OwnedFd, target: &FileTarget) -> Result<Opened> {
     let stat = fs::fstat(&file).map_err(|error| Error::from_errno("open", path.display(), error))?;
     let refuse = |what: String| Err(Error::new(ErrorKind::Unsafe, "open", format!("{} {what}", path.display())));
     match FileType::from_raw_mode(stat.st_mode) {
@@ -174,8 +182,9 @@ fn check(path: &Path, file: OwnedFd, target: &FileTarget) -> Result<(OwnedFd, St
     if !len.is_multiple_of(BLOCK as u64) || len > MAX_LEN as u64 {
         return refuse(format!("is {len} bytes long: it is not a lock file"));
     }
+    let kind = fs::fstatfs(file.as_fd()).map_or(0, |found| found.f_type as u32);
     if !target.remote_fs
-        && let Some(name) = remote_fs(&file)
+        && let Some(name) = remote_fs(kind)
     {
         return refuse(format!("is on {name}: a network file system does not tell when a lock's owner has died"))
             .map_err(|error: Error| {
@@ -183,7 +192,7 @@ fn check(path: &Path, file: OwnedFd, target: &FileTarget) -> Result<(OwnedFd, St
             });
     }
     touch(&file, &stat);
-    Ok((file, stat))
+    Ok(Opened { file, stat, mapping_keeps: mapping_keeps(kind) })
 }
 
 /// Cleaners of temporary folders go by a file's times, and what is done in memory changes none: once a day an open does.
@@ -196,9 +205,20 @@ fn touch(file: &OwnedFd, stat: &Stat) {
     }
 }
 
-/// The name of the file system, if other hosts may share it.
-fn remote_fs(file: &OwnedFd) -> Option<&'static str> {
-    match fs::fstatfs(file.as_fd()).ok()?.f_type as u32 {
+/// Whether a file of this kind of file system is mapped as itself. One that lies over another (overlayfs above all) puts the
+/// file underneath in its place, and then nothing holds on to the description that has the byte locks.
+fn mapping_keeps(kind: u32) -> bool {
+    const EXT: u32 = 0xef53;
+    const XFS: u32 = 0x5846_5342;
+    const BTRFS: u32 = 0x9123_683e;
+    const TMPFS: u32 = 0x0102_1994;
+    const F2FS: u32 = 0xf2f5_2010;
+    matches!(kind, EXT | XFS | BTRFS | TMPFS | F2FS)
+}
+
+/// The name of the kind of file system, if other hosts may share it.
+fn remote_fs(kind: u32) -> Option<&'static str> {
+    match kind {
         0x6969 => Some("NFS"),
         0x517b | 0xff53_4d42 | 0xfe53_4d42 => Some("SMB"),
         0x6573_5546 => Some("FUSE"),

@@ -24,6 +24,7 @@ use crate::loss::{self, Losses};
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
 use crate::sys::file::is_byte_locked;
+use crate::sys::fork::KeptFile;
 use crate::sys::page::Mapping;
 use crate::wait::Waiter;
 
@@ -41,6 +42,8 @@ pub(super) struct Site {
     identity: Identity,
     root: Option<Identity>,
     page: Mapping,
+    /// Where the mapping does not keep the description.
+    file: Option<KeptFile>,
     pub(super) slot: u16,
     /// The token base of this process's latest hold.
     base: AtomicU64,
@@ -330,7 +333,7 @@ impl Site {
     #[cold]
     fn look(&self) {
         let here = match place::identity(&self.path) {
-            Ok(Some((identity, len))) if identity == self.identity => {
+            Ok(Some((identity, len))) if identity == self.identity && self.has_its_file() => {
                 // Cut off by somebody: what is gone may not be touched any more.
                 let whole = len >= self.page.reach() as u64;
                 if !whole {
@@ -344,14 +347,27 @@ impl Site {
             Err(_) => true,
         };
         if !here && !self.vanished.swap(true, SeqCst) {
-            log::warn!("{}: the lock file was removed or replaced", self.path.display());
+            log::warn!("{}: the lock file {}", self.path.display(), self.what_became_of_it());
             self.losses.tell_all(&self.gone("on_lost"));
             self.evacuate();
         }
     }
 
     fn gone(&self, operation: &'static str) -> Error {
-        lost(operation, format!("the lock file {} was removed or replaced", self.path.display()))
+        lost(operation, format!("the lock file {} {}", self.path.display(), self.what_became_of_it()))
+    }
+
+    fn what_became_of_it(&self) -> &'static str {
+        if self.has_its_file() {
+            "was removed or replaced"
+        } else {
+            "was closed by this program, which owns it no more"
+        }
+    }
+
+    /// Whether the descriptor that is kept, if one is, is still open.
+    fn has_its_file(&self) -> bool {
+        self.file.as_ref().is_none_or(KeptFile::is_there)
     }
 
     /// Sends the waiters of a file that is gone to the one that is there now.

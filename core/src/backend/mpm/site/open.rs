@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::loss::Losses;
 use crate::sync::Guarded;
 use crate::sys::file::lock_byte;
-use crate::sys::fork::{ForkGate, PerProcess};
+use crate::sys::fork::{ForkGate, KeptFile, PerProcess};
 use crate::sys::page::Mapping;
 use crate::url::FileTarget;
 
@@ -65,7 +65,7 @@ impl Site {
         }
         // Until the descriptor is closed, a child would share the description, and its parent would seem to live on.
         let gate = ForkGate::enter();
-        let (file, stat) = place::open(&path, target)?;
+        let place::Opened { file, stat, mapping_keeps } = place::open(&path, target)?;
         let identity = Identity::of(&stat);
         if let Some(site) = known.get(&identity).and_then(Weak::upgrade) {
             if !site.has_vanished() {
@@ -91,12 +91,16 @@ impl Site {
             )
             .with_help("close the lock in some of the processes that have it open")
         })?;
+        let kept = if mapping_keeps { None } else { Some(KeptFile::of(&file)) }
+            .transpose()
+            .map_err(|error| io("keeping it open")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         let root = fs::stat("/").ok().map(|stat| Identity::of(&stat));
         let site = Arc::new_cyclic(|me| Site {
             path: path.clone(),
             identity,
             root,
             page,
+            file: kept,
             slot,
             base: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
