@@ -45,6 +45,8 @@ pub(super) struct Site {
     /// Where the mapping does not keep the description.
     file: Option<KeptFile>,
     pub(super) slot: u16,
+    /// Where since when it holds stands: a number that is written on each entry is not to be worked out on each.
+    since: usize,
     /// The token base of this process's latest hold.
     base: AtomicU64,
     /// Set once the path leads elsewhere: nobody takes the lock here any more.
@@ -291,7 +293,7 @@ impl Site {
         let tick = coarse_ms();
         // The look comes first: where the file was cut off, nothing is to be noted.
         let here = self.is_here_at(tick);
-        self.page.u64(layout::since(self.slot)).store(tick, Relaxed);
+        self.page.u64(self.since).store(tick, Relaxed);
         here
     }
 
@@ -353,6 +355,7 @@ impl Site {
         }
     }
 
+    #[cold]
     fn gone(&self, operation: &'static str) -> Error {
         lost(operation, format!("the lock file {} {}", self.path.display(), self.what_became_of_it()))
     }
@@ -393,10 +396,18 @@ impl Site {
     /// Ends the hold with `token`, which began as `hold`; the next one hears `abandoned`.
     #[inline]
     pub(super) fn release(&self, hold: Word, token: u64, abandoned: bool) -> Result<()> {
+        let quiet = !abandoned && !hold.has(LINE) && !self.losses.is_anyone_listening();
+        if quiet && self.swap(hold, hold.freed(false)).is_ok() {
+            return if self.is_here() { Ok(()) } else { Err(self.gone("release")) };
+        }
+        self.release_with_care(hold, token, abandoned)
+    }
+
+    #[cold]
+    fn release_with_care(&self, hold: Word, token: u64, abandoned: bool) -> Result<()> {
         // First: once the word is free, the next one here tells whoever still listens.
         let listeners = self.losses.take(token);
-        let quick = !abandoned && !hold.has(LINE) && self.swap(hold, hold.freed(false)).is_ok();
-        let outcome = if !quick && !self.pass_on(hold, abandoned) {
+        let outcome = if !self.pass_on(hold, abandoned) {
             Err(lost("release", "somebody broke the lock"))
         } else if !self.is_here() {
             Err(self.gone("release"))

@@ -102,6 +102,7 @@ impl Site {
             page,
             file: kept,
             slot,
+            since: layout::since(slot),
             base: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
             looks: AtomicU64::new(0),
