@@ -126,8 +126,9 @@ impl Hold {
     /// # Errors
     /// LOST if it was gone; NOT_OWNER if it was released already, through the handle; FORKED in a child;
     /// UNAVAILABLE if a server does not answer: then it ends with its lease.
-    pub fn release(self) -> Result<()> {
-        self.end()
+    pub fn release(mut self) -> Result<()> {
+        let before = std::mem::replace(self.ended.get_mut(), true);
+        self.end_first(before)
     }
 
     /// [`Hold::release`] for who shares the hold: a second call is NOT_OWNER.
@@ -135,10 +136,14 @@ impl Hold {
     /// # Errors
     /// As [`Hold::release`].
     pub fn end(&self) -> Result<()> {
+        self.end_first(self.ended.swap(true, Ordering::AcqRel))
+    }
+
+    fn end_first(&self, before: bool) -> Result<()> {
         if self.epoch != fork::epoch() {
             return Err(self.mutex.named(forked("release")));
         }
-        if self.ended.swap(true, Ordering::AcqRel) {
+        if before {
             return Err(self.mutex.named(ended("release")));
         }
         self.mutex.end(self.token)

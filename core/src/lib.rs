@@ -28,6 +28,7 @@
 //! `redis` (default): the engine for hosts. `tls` (default): `rpm+rediss:`. Without them those URLs are UNSUPPORTED.
 
 mod backend;
+mod biased;
 mod error;
 mod event;
 mod hold;

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use crate::backend::contract::{Backend, Grant, State, Status};
 use crate::backend::open;
+use crate::biased::Biased;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hold::Hold;
 use crate::service::offload::Lane;
 use crate::sync::Guarded;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::fork::{self, PerProcess};
 use crate::timeout::Timeout;
 use crate::url::LockUrl;
@@ -40,7 +41,7 @@ pub(crate) struct Inner {
 pub(crate) struct Session {
     pub(crate) backend: Arc<dyn Backend>,
     /// The token of the hold that is current through this handle; 0 is none.
-    current: AtomicU64,
+    current: Biased,
     /// Tokens that were current and had to make way: their holds are lost, and not yet told so by a release.
     superseded: Guarded<Vec<u64>>,
     /// The parent held through this handle when it forked, and this process has not acquired since.
@@ -266,14 +267,9 @@ impl Mutex {
     #[inline]
     pub fn release(&self) -> Result<()> {
         let session = self.0.session()?;
-        loop {
-            let token = session.current.load(Ordering::Acquire);
-            if token == 0 {
-                return Err(self.0.named(self.0.nothing_held(session, "release")));
-            }
-            if session.current.compare_exchange(token, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-                return session.backend.release(token).map_err(|error| self.0.named(error));
-            }
+        match session.current.swap(0) {
+            0 => Err(self.0.named(self.0.nothing_held(session, "release"))),
+            token => session.backend.release(token).map_err(|error| self.0.named(error)),
         }
     }
 
@@ -283,7 +279,7 @@ impl Mutex {
     /// NOT_OWNER if there is none; FORKED in a child whose parent holds.
     pub fn token(&self) -> Result<u64> {
         let session = self.0.session()?;
-        match session.current.load(Ordering::Acquire) {
+        match session.current.load() {
             0 => Err(self.0.named(self.0.nothing_held(session, "token"))),
             token => Ok(token),
         }
@@ -308,7 +304,7 @@ impl Mutex {
     /// Whether a hold is current through this handle. No I/O; it may have been lost without this handle knowing.
     #[must_use]
     pub fn is_held_here(&self) -> bool {
-        self.0.session.get().is_some_and(|session| session.current.load(Ordering::Acquire) != 0)
+        self.0.session.get().is_some_and(|session| session.current.load() != 0)
     }
 
     /// Who holds the lock, how many wait, and what it has been through.
@@ -362,7 +358,7 @@ impl Mutex {
         for wait in waits {
             wait.end(self.0.named(closed("acquire")));
         }
-        match session.current.swap(0, Ordering::AcqRel) {
+        match session.current.swap(0) {
             0 => Ok(()),
             token => session.backend.release(token).map_err(|error| self.0.named(error)),
         }
@@ -376,8 +372,23 @@ impl Mutex {
 }
 
 impl Session {
-    /// Two grants of one name cannot live at once: one is lost, and remembered for its release.
+    /// Makes `token` the current hold in place of `before`. Two grants of one name cannot live at once: one is lost, and
+    /// remembered for its release.
     #[cold]
+    fn displace(&self, mut before: u64, token: u64) {
+        loop {
+            // This is the lost one if it was told late: broken on its way here, while another thread took the lock anew.
+            if before > token && self.backend.check(before).is_ok() {
+                return self.supersede(token);
+            }
+            match self.current.compare_exchange(before, token) {
+                Ok(()) if before == 0 => return,
+                Ok(()) => return self.supersede(before),
+                Err(now) => before = now,
+            }
+        }
+    }
+
     fn supersede(&self, token: u64) {
         let mut superseded = self.superseded.lock();
         if superseded.len() == REMEMBERED {
@@ -400,13 +411,14 @@ fn closed(operation: &'static str) -> Error {
 impl Inner {
     pub(crate) fn session(&self) -> Result<&Session> {
         self.session.get_or_try_init(|parent| {
+            // Before the engine, which may start threads.
+            let current = Biased::new(0);
             let backend = open::open(&self.url).map_err(|error| self.named(error))?;
-            let inherited = parent.is_some_and(|parent| {
-                parent.current.load(Ordering::Acquire) != 0 || parent.inherited.load(Ordering::Acquire)
-            });
+            let inherited =
+                parent.is_some_and(|parent| parent.current.load() != 0 || parent.inherited.load(Ordering::Acquire));
             Ok(Session {
                 backend,
-                current: AtomicU64::new(0),
+                current,
                 superseded: Guarded::default(),
                 inherited: AtomicBool::new(inherited),
                 waits: Guarded::default(),
@@ -455,28 +467,13 @@ impl Inner {
     /// Makes `grant` the handle's current hold.
     #[inline]
     fn adopt(&self, session: &Session, grant: Grant) -> Result<()> {
-        let mut before = session.current.load(Ordering::SeqCst);
-        loop {
-            // This is the lost one if it was told late: broken on its way here, while another thread took the lock anew.
-            if before > grant.token && session.backend.check(before).is_ok() {
-                session.supersede(grant.token);
-                break;
-            }
-            match session.current.compare_exchange(before, grant.token, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(0) => break,
-                Ok(before) => {
-                    session.supersede(before);
-                    break;
-                }
-                Err(now) => before = now,
-            }
+        if let Err(before) = session.current.compare_exchange(0, grant.token) {
+            session.displace(before, grant.token);
         }
         if session.inherited.load(Ordering::Relaxed) {
             session.inherited.store(false, Ordering::Relaxed);
         }
-        if self.closed.load(Ordering::SeqCst)
-            && session.current.compare_exchange(grant.token, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
-        {
+        if self.closed.load(Ordering::SeqCst) && session.current.compare_exchange(grant.token, 0).is_ok() {
             session.backend.give_back(grant);
             return Err(self.named(closed("acquire")));
         }
@@ -503,7 +500,7 @@ impl Inner {
     /// Ends the hold with `token`, and no other.
     pub(crate) fn end(&self, token: u64) -> Result<()> {
         let session = self.session()?;
-        let mine = session.current.compare_exchange(token, 0, Ordering::AcqRel, Ordering::Acquire).is_ok() || {
+        let mine = session.current.compare_exchange(token, 0).is_ok() || {
             let mut superseded = session.superseded.lock();
             let at = superseded.iter().position(|lost| *lost == token);
             at.map(|at| superseded.remove(at)).is_some()
@@ -517,7 +514,7 @@ impl Inner {
 
     /// Whether the hold with `token` was not ended yet: it may still be lost.
     pub(crate) fn not_ended(&self, session: &Session, token: u64) -> bool {
-        session.current.load(Ordering::Acquire) == token || session.superseded.lock().contains(&token)
+        session.current.load() == token || session.superseded.lock().contains(&token)
     }
 }
 
@@ -533,7 +530,7 @@ pub(crate) fn forked(operation: &'static str) -> Error {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(session) = self.session.get() {
-            let token = session.current.swap(0, Ordering::AcqRel);
+            let token = session.current.swap(0);
             if token != 0 {
                 // Best effort: nobody is left to hear of an error, and a lost hold is nobody's.
                 let _ = session.backend.release(token);

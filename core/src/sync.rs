@@ -13,9 +13,9 @@ use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
 
 #[cfg(all(test, feature = "schedules"))]
-pub(crate) use crate::schedules::{futex, thread};
+pub(crate) use crate::schedules::{barrier, futex, thread};
 #[cfg(not(all(test, feature = "schedules")))]
-pub(crate) use crate::sys::{futex, thread};
+pub(crate) use crate::sys::{barrier, futex, thread};
 #[cfg(all(test, feature = "schedules"))]
 pub(crate) use shuttle::sync::{Mutex, MutexGuard, atomic};
 #[cfg(not(all(test, feature = "schedules")))]

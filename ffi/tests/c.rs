@@ -98,10 +98,11 @@ const SONAME: &str = "libipcmutex.so.0";
 const ONCE: &[&[&str]] = &[&[]];
 
 /// Each program, the arguments of its runs, and its exit code.
-const RUNS: [(&str, &[&[&str]], i32); 7] = [
+const RUNS: [(&str, &[&[&str]], i32); 8] = [
     ("use.c", &[&["spm:"], &["mpm:"]], 0),
     ("misuse.c", ONCE, 0),
     ("waiting.c", &[&["spm:"], &["mpm:"]], 42),
+    ("races.c", &[&["spm:", "200"], &["mpm:", "200"]], 0),
     ("fork.c", ONCE, 0),
     ("log.c", ONCE, 0),
     ("statics.cpp", ONCE, 42),

@@ -6,6 +6,8 @@
 //!
 //!   cargo test -p ipcmutex --features schedules schedules
 
+pub(crate) mod barrier;
+mod biased;
 mod close;
 pub(crate) mod futex;
 mod spm;

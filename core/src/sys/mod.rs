@@ -1,6 +1,8 @@
 //! System calls and shared memory: the only unsafe code of this crate, each block with its reason.
 #![allow(unsafe_code, reason = "the one door of this crate to the operating system")]
 
+#[cfg(not(all(test, feature = "schedules")))]
+pub(crate) mod barrier;
 pub(crate) mod copies;
 #[cfg(feature = "redis")]
 pub(crate) mod exit;

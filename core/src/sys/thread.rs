@@ -33,6 +33,20 @@ pub(crate) fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'stat
     }
 }
 
+/// A name that no other living thread of this process has: an address.
+#[cfg(not(all(test, feature = "schedules")))]
+#[inline]
+pub(crate) fn me() -> usize {
+    // SAFETY: it asks nothing of its caller.
+    unsafe { libc::pthread_self() as usize }
+}
+
+/// Leaves the processor to others for `time`.
+#[cfg(not(all(test, feature = "schedules")))]
+pub(crate) fn nap(time: std::time::Duration) {
+    std::thread::sleep(time);
+}
+
 /// While it lives, signals wait that would interrupt this thread's system calls. For calls that cannot be resumed
 /// where they were interrupted, and that end in bounded time.
 #[cfg(feature = "redis")]
