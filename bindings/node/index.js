@@ -1,5 +1,7 @@
 "use strict"
 
+const net = require("node:net")
+
 const addon = require("./native.js").load()
 
 const CODES = addon.codes()
@@ -13,11 +15,32 @@ function failure (code, message) {
 const pending = new Map()
 let lastId = 0
 
-const events = new addon.Events(() => {
+const take = () => {
     for (const { id, code, message, value } of events.take()) {
-        pending.get(id)?.(code === undefined ? null : failure(code, message), value)
+        if (id < 0) {
+            watch(-1 - id, value)
+        } else {
+            pending.get(id)?.(code === undefined ? null : failure(code, message), value)
+        }
     }
-})
+}
+
+const events = new addon.Events(take)
+
+/*  A connection to a server that this event loop reads; the addon writes. By itself it keeps nothing alive.  */
+function watch (number, fd) {
+    const heard = (length, buffer) => {
+        events.heard(number, buffer, length)
+        take()
+        return true
+    }
+    const buffer = Buffer.allocUnsafe(1024)
+    const socket = new net.Socket({ fd, readable: true, writable: false, onread: { buffer, callback: heard } })
+    socket.unref()
+    socket.on("error", () => {})
+    socket.once("close", () => heard(0, buffer))
+    events.watching(number)
+}
 
 /*  How many promises are open: while there is one, the process stays alive.  */
 let open = 0

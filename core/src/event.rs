@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_loop::EventLoop;
 use crate::hold::Hold;
-use crate::mutex::{Mutex, Wait};
+use crate::mutex::{Inner, Mutex, Session, Wait};
 use crate::service::offload::offload;
 use crate::sync::Guarded;
 use crate::timeout::Timeout;
@@ -13,7 +14,7 @@ use crate::url::Target;
 
 type Done = Box<dyn FnOnce(Result<Hold>) + Send>;
 
-/// An acquisition that was started with [`Mutex::acquire_event`].
+/// An acquisition that was started with [`Mutex::acquire_on`].
 #[derive(Clone)]
 pub struct EventWait(Arc<Pending>);
 
@@ -47,7 +48,11 @@ impl Pending {
         let notify = move |outcome| {
             pending.settle(outcome);
         };
-        match mutex.acquire_inline(timeout, notify) {
+        self.started(mutex.acquire_inline(timeout, notify));
+    }
+
+    fn started(self: &Arc<Pending>, started: Result<Wait>) {
+        match started {
             Ok(wait) => {
                 *self.wait.lock() = Some(wait.clone());
                 // It may have been cancelled before it could be seen to wait.
@@ -58,6 +63,40 @@ impl Pending {
             Err(error) => {
                 self.settle(Err(error));
             }
+        }
+    }
+}
+
+/// Puts the acquisition on a library thread, behind those that came before.
+fn line_up(mutex: &Mutex, pending: Arc<Pending>, timeout: Timeout) {
+    let (own, deadline) = (mutex.clone(), timeout.deadline());
+    let start = move || {
+        let timeout = match deadline {
+            Some(deadline) => Timeout::from(deadline.saturating_duration_since(Instant::now())),
+            None => timeout,
+        };
+        if pending.done.lock().is_some() {
+            pending.start(&own, timeout);
+        }
+    };
+    // One after another: they line up as they were asked for.
+    if mutex.0.starts.push(start) {
+        drain(mutex);
+    }
+}
+
+fn drain(mutex: &Mutex) {
+    let mutex = mutex.clone();
+    offload(move || mutex.0.starts.drain());
+}
+
+/// Of the one who is first on the way to the server.
+struct Place(Mutex);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.0.starts.leave() {
+            drain(&self.0);
         }
     }
 }
@@ -81,32 +120,68 @@ impl Mutex {
         matches!(self.url().target(), Target::Redis(_))
     }
 
-    /// Acquires for an event loop. `done` is called exactly once, on any thread, perhaps before this returns: it must
-    /// be short and call nothing of this crate but [`offload`] and [`deliver`](crate::deliver). The calling thread
-    /// does no network I/O: what a server is asked is offloaded.
-    pub fn acquire_event(&self, timeout: Timeout, done: impl FnOnce(Result<Hold>) + Send + 'static) -> EventWait {
+    /// Acquires for an event loop, on whose thread this is called. `done` is called exactly once, on any thread, perhaps before this
+    /// returns: it must be short and call nothing of this crate but [`offload`] and [`deliver`](crate::deliver). The
+    /// calling thread waits for no server: what is asked is asked on the loop's own connection, or offloaded.
+    pub fn acquire_on(
+        &self,
+        on: &EventLoop,
+        timeout: Timeout,
+        done: impl FnOnce(Result<Hold>) + Send + 'static,
+    ) -> EventWait {
         let done: Done = Box::new(done);
         let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None) });
-        if self.is_remote() {
-            let (mutex, pending, deadline) = (self.clone(), pending.clone(), timeout.deadline());
-            let start = move || {
-                let timeout = match deadline {
-                    Some(deadline) => Timeout::from(deadline.saturating_duration_since(Instant::now())),
-                    None => timeout,
-                };
-                if pending.done.lock().is_some() {
-                    pending.start(&mutex, timeout);
-                }
-            };
-            // One after another: they line up as they were asked for.
-            if self.0.starts.push(start) {
-                let mutex = self.clone();
-                offload(move || mutex.0.starts.drain());
-            }
-        } else {
+        if !self.is_remote() {
             pending.start(self, timeout);
+        } else if self.0.starts.enter() {
+            let (place, told) = (Place(self.clone()), pending.clone());
+            let notify = move |outcome| {
+                told.settle(outcome);
+            };
+            pending.started(self.start_on(on, timeout, notify, place));
+        } else {
+            line_up(self, pending.clone(), timeout);
         }
         EventWait(pending)
+    }
+
+    /// [`Mutex::release`] for an event loop: `done` is called exactly once, as that of [`Mutex::acquire_on`]. The hold has ended when this
+    /// returns; `done` tells how.
+    pub fn release_on(&self, on: &EventLoop, done: impl FnOnce(Result<()>) + Send + 'static) {
+        let inner = self.0.clone();
+        let ended = inner.session().and_then(|session| Ok((session, inner.let_go(session)?)));
+        release(&inner, on, ended, done);
+    }
+}
+
+impl Hold {
+    /// [`Hold::release`] for an event loop, as [`Mutex::release_on`].
+    pub fn release_on(&self, on: &EventLoop, done: impl FnOnce(Result<()>) + Send + 'static) {
+        let token = self.token();
+        let mutex = self.mutex();
+        let inner = &mutex.0;
+        let ended = self.ending().and_then(|_| {
+            let session = inner.session()?;
+            inner.let_go_of(session, token)?;
+            Ok((session, token))
+        });
+        release(inner, on, ended, done);
+    }
+}
+
+fn release(
+    inner: &Arc<Inner>,
+    on: &EventLoop,
+    ended: Result<(&Session, u64)>,
+    done: impl FnOnce(Result<()>) + Send + 'static,
+) {
+    match ended {
+        Err(error) => done(Err(error)),
+        Ok((session, token)) => {
+            let named = inner.clone();
+            let then = move |outcome: Result<()>| done(outcome.map_err(|error| named.named(error)));
+            session.backend.ask_release(on, token, Box::new(then));
+        }
     }
 }
 
@@ -119,13 +194,14 @@ mod tests {
     #[test]
     fn an_event_is_told_once_and_a_canceled_one_never_takes_the_lock() {
         let mutex = Mutex::open("spm:event-test").unwrap();
+        let on = EventLoop::new(|_| {});
         let (tell, told) = mpsc::channel();
         let first = tell.clone();
-        mutex.acquire_event(Timeout::FOREVER, move |outcome| first.send(outcome).unwrap());
+        mutex.acquire_on(&on, Timeout::FOREVER, move |outcome| first.send(outcome).unwrap());
         let hold = told.recv().unwrap().unwrap();
 
         let second = tell.clone();
-        let wait = mutex.acquire_event(Timeout::FOREVER, move |outcome| second.send(outcome).unwrap());
+        let wait = mutex.acquire_on(&on, Timeout::FOREVER, move |outcome| second.send(outcome).unwrap());
         assert!(wait.cancel());
         assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Canceled);
         assert!(!wait.cancel());
@@ -134,7 +210,7 @@ mod tests {
         mutex.try_acquire().unwrap().expect("the cancelled wait did not take it").release().unwrap();
 
         mutex.close().unwrap();
-        mutex.acquire_event(Timeout::FOREVER, move |outcome| tell.send(outcome).unwrap());
+        mutex.acquire_on(&on, Timeout::FOREVER, move |outcome| tell.send(outcome).unwrap());
         assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::Closed);
     }
 }

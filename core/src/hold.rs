@@ -140,13 +140,22 @@ impl Hold {
     }
 
     fn end_first(&self, before: bool) -> Result<()> {
+        self.may_end(before)?.end(self.token)
+    }
+
+    /// It may be released, once.
+    pub(crate) fn ending(&self) -> Result<&Arc<Inner>> {
+        self.may_end(self.ended.swap(true, Ordering::AcqRel))
+    }
+
+    fn may_end(&self, before: bool) -> Result<&Arc<Inner>> {
         if self.epoch != fork::epoch() {
             return Err(self.mutex.named(forked("release")));
         }
         if before {
             return Err(self.mutex.named(ended("release")));
         }
-        self.mutex.end(self.token)
+        Ok(&self.mutex)
     }
 
     /// Leaves the hold to its mutex, which knows it by its token: [`Mutex::left`]. For a binding whose own objects are the

@@ -11,6 +11,7 @@ use crate::backend::contract::{Backend, Grant, State, Status};
 use crate::backend::open;
 use crate::biased::Biased;
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_loop::EventLoop;
 use crate::hold::Hold;
 use crate::service::offload::Lane;
 use crate::sync::Guarded;
@@ -18,7 +19,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::fork::{self, PerProcess};
 use crate::timeout::Timeout;
 use crate::url::LockUrl;
-use crate::wait::{self, FutureWait, Pending, Waiting};
+use crate::wait::{self, FutureWait, Notify, Pending, Waiting};
 
 /// An open lock, named by a URL. Cheap to clone; clones are one handle. Any thread may use it.
 ///
@@ -232,15 +233,22 @@ impl Mutex {
 
     fn start(&self, timeout: Timeout, inline: bool, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Result<Wait> {
         let session = self.0.open_session()?;
-        let mutex = self.clone();
-        let notify = Box::new(move |outcome: Result<Grant>| {
-            done(match outcome {
-                Ok(grant) => mutex.0.session().and_then(|session| mutex.0.hold(session, grant)),
-                Err(error) => Err(mutex.0.named(error)),
-            });
-        });
-        let pending =
-            wait::start(&session.backend, timeout, inline, notify, |pending| self.0.register(session, pending));
+        let register = |pending| self.0.register(session, pending);
+        let pending = wait::start(&session.backend, timeout, inline, self.0.telling(done), register);
+        Ok(Wait { pending, epoch: fork::epoch() })
+    }
+
+    /// [`Mutex::acquire_inline`] for an event loop. `place` is dropped when the first try is over.
+    pub(crate) fn start_on(
+        &self,
+        on: &EventLoop,
+        timeout: Timeout,
+        done: impl FnOnce(Result<Hold>) + Send + 'static,
+        place: impl Send + 'static,
+    ) -> Result<Wait> {
+        let session = self.0.open_session()?;
+        let register = |pending| self.0.register(session, pending);
+        let pending = wait::start_on(&session.backend, on, timeout, self.0.telling(done), register, place);
         Ok(Wait { pending, epoch: fork::epoch() })
     }
 
@@ -267,10 +275,8 @@ impl Mutex {
     #[inline]
     pub fn release(&self) -> Result<()> {
         let session = self.0.session()?;
-        match session.current.swap(0) {
-            0 => Err(self.0.named(self.0.nothing_held(session, "release"))),
-            token => session.backend.release(token).map_err(|error| self.0.named(error)),
-        }
+        let token = self.0.let_go(session)?;
+        session.backend.release(token).map_err(|error| self.0.named(error))
     }
 
     /// The token of the hold that is current through this handle.
@@ -480,6 +486,17 @@ impl Inner {
         Ok(())
     }
 
+    /// Tells `done` of a grant as a hold.
+    fn telling(self: &Arc<Inner>, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Notify {
+        let inner = self.clone();
+        Box::new(move |outcome| {
+            done(match outcome {
+                Ok(grant) => inner.session().and_then(|session| inner.hold(session, grant)),
+                Err(error) => Err(inner.named(error)),
+            });
+        })
+    }
+
     #[inline]
     fn hold(self: &Arc<Inner>, session: &Session, grant: Grant) -> Result<Hold> {
         self.adopt(session, grant)?;
@@ -497,19 +514,30 @@ impl Inner {
         }
     }
 
+    /// The current hold is nobody's from here on, and must be released: its token.
+    #[inline]
+    pub(crate) fn let_go(&self, session: &Session) -> Result<u64> {
+        match session.current.swap(0) {
+            0 => Err(self.named(self.nothing_held(session, "release"))),
+            token => Ok(token),
+        }
+    }
+
     /// Ends the hold with `token`, and no other.
     pub(crate) fn end(&self, token: u64) -> Result<()> {
         let session = self.session()?;
+        self.let_go_of(session, token)?;
+        session.backend.release(token).map_err(|error| self.named(error))
+    }
+
+    /// The hold with `token` is nobody's from here on, and must be released.
+    pub(crate) fn let_go_of(&self, session: &Session, token: u64) -> Result<()> {
         let mine = session.current.compare_exchange(token, 0).is_ok() || {
             let mut superseded = session.superseded.lock();
             let at = superseded.iter().position(|lost| *lost == token);
             at.map(|at| superseded.remove(at)).is_some()
         };
-        if mine {
-            session.backend.release(token).map_err(|error| self.named(error))
-        } else {
-            Err(self.named(ended("release")))
-        }
+        if mine { Ok(()) } else { Err(self.named(ended("release"))) }
     }
 
     /// Whether the hold with `token` was not ended yet: it may still be lost.

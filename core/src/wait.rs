@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use crate::backend::contract::{Backend, Grant};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_loop::EventLoop;
 use crate::service::{call, clock};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Guarded, MutexGuard, futex};
@@ -243,7 +244,11 @@ fn first_try(backend: &dyn Backend, timeout: Timeout, deadline: Option<Instant>)
     if timeout.is_try() {
         return backend.try_take()?.map(Ok).ok_or_else(|| timed_out(backend, timeout));
     }
-    match backend.take_or_line_up(deadline) {
+    may_come_back(backend.take_or_line_up(deadline))
+}
+
+fn may_come_back(outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u64>> {
+    match outcome {
         Err(error) if error.kind() == ErrorKind::Unavailable => Ok(Err(0)),
         outcome => outcome,
     }
@@ -390,18 +395,58 @@ pub(crate) fn start(
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
     let deadline = timeout.deadline();
-    let outcome = match first_try(&**backend, timeout, deadline) {
+    let outcome = first_try(&**backend, timeout, deadline);
+    go_on(backend, &waiter, timeout, deadline, outcome);
+    pending
+}
+
+/// [`start`] for an event loop, which waits for no server; `notify` may be called on any thread. `place` is dropped
+/// when the first try is over: whoever is behind may go.
+pub(crate) fn start_on(
+    backend: &Arc<dyn Backend>,
+    on: &EventLoop,
+    timeout: Timeout,
+    notify: Notify,
+    register: impl FnOnce(Pending),
+    place: impl Send + 'static,
+) -> Pending {
+    let waiter = Waiter::new(Audience::Inline(notify), timeout, 0, false);
+    let pending = Pending::of(&waiter, backend);
+    register(pending.clone());
+    let (deadline, waits) = (timeout.deadline(), !timeout.is_try());
+    let engine = backend.clone();
+    let then = Box::new(move |outcome: Result<Result<Grant, u64>>| {
+        let outcome = match outcome {
+            Ok(Err(_)) if !waits => Err(timed_out(&*engine, timeout)),
+            outcome if waits => may_come_back(outcome),
+            outcome => outcome,
+        };
+        go_on(&engine, &waiter, timeout, deadline, outcome);
+        drop(place);
+    });
+    backend.ask_take(on, waits, deadline.filter(|_| waits), then);
+    pending
+}
+
+/// After its first try.
+fn go_on(
+    backend: &Arc<dyn Backend>,
+    waiter: &Arc<Waiter>,
+    timeout: Timeout,
+    deadline: Option<Instant>,
+    outcome: Result<Result<Grant, u64>>,
+) {
+    let outcome = match outcome {
         Ok(Ok(grant)) => Ok(grant),
         Err(error) => Err(error),
-        Ok(Err(ticket)) => match begin(backend, &waiter, ticket, timeout, deadline) {
-            Ok(()) => return pending,
+        Ok(Err(ticket)) => match begin(backend, waiter, ticket, timeout, deadline) {
+            Ok(()) => return,
             Err(error) => Err(error),
         },
     };
     if let Err(Ok(late)) = waiter.settle(outcome) {
         backend.give_back(late);
     }
-    pending
 }
 
 fn begin(
@@ -450,17 +495,8 @@ impl FutureWait {
         let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, 0, false);
         let wait = FutureWait { backend: backend.clone(), waiter };
         register(Pending::of(&wait.waiter, backend));
-        let outcome = match first_try(&**backend, Timeout::FOREVER, None) {
-            Ok(Ok(grant)) => Ok(grant),
-            Err(error) => Err(error),
-            Ok(Err(ticket)) => match begin(backend, &wait.waiter, ticket, Timeout::FOREVER, None) {
-                Ok(()) => return wait,
-                Err(error) => Err(error),
-            },
-        };
-        if let Err(Ok(late)) = wait.waiter.settle(outcome) {
-            backend.give_back(late);
-        }
+        let outcome = first_try(&**backend, Timeout::FOREVER, None);
+        go_on(backend, &wait.waiter, Timeout::FOREVER, None, outcome);
         wait
     }
 

@@ -1,13 +1,16 @@
 //! Outcomes on their way from any thread to one JavaScript environment.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ipcmutex::{EventWait, Timeout, offload};
+use ipcmutex::{EventLoop, EventWait, Timeout, Watched, offload};
 use napi::bindgen_prelude::{BigInt, Either4, Env, Function};
 use napi::threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode};
 use napi_derive::napi;
+use slab::Slab;
 
 use crate::error::{Result, raise};
 use crate::hold::{self, Taken, taken};
@@ -23,9 +26,16 @@ enum Outcome {
     Mutex(ipcmutex::Mutex),
     Status(ipcmutex::Status),
     Flag(bool),
+    /// A connection to watch.
+    Watched(Watched),
 }
 
-/// One outcome, as JavaScript sees it.
+thread_local! {
+    /// What is told now is taken by JavaScript when this thread returns to it.
+    static TAKEN_SOON: Cell<bool> = const { Cell::new(false) };
+}
+
+/// One outcome, as JavaScript sees it. With a negative id: a descriptor to watch, its number turned round.
 #[napi(object, object_from_js = false)]
 pub struct Told {
     pub id: i64,
@@ -47,8 +57,11 @@ struct Inbox {
 pub struct Shared {
     inbox: Mutex<Inbox>,
     bell: OnceLock<Mutex<Bell>>,
-    /// Touched by the environment's thread alone.
+    event_loop: OnceLock<EventLoop>,
+    /// Touched by the environment's thread alone, as is what follows.
     waits: Mutex<HashMap<i64, EventWait>>,
+    /// Connections that JavaScript reads.
+    watched: Mutex<Slab<Watched>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -69,7 +82,10 @@ impl Shared {
         inbox.letters.push((id, outcome));
         let first = inbox.letters.len() == 1;
         drop(inbox);
-        if first && let Some(bell) = self.bell.get() {
+        if first
+            && !TAKEN_SOON.get()
+            && let Some(bell) = self.bell.get()
+        {
             // It can only fail because the environment is closing: then `close` finds the letter.
             lock(bell).call((), ThreadsafeFunctionCallMode::NonBlocking);
         }
@@ -80,6 +96,10 @@ impl Shared {
         for (_, wait) in lock(&self.waits).drain() {
             wait.cancel();
         }
+        if let Some(event_loop) = self.event_loop.get() {
+            event_loop.close();
+        }
+        lock(&self.watched).clear();
         let letters = {
             let mut inbox = lock(&self.inbox);
             inbox.closed = true;
@@ -94,6 +114,7 @@ impl Shared {
 #[napi]
 pub struct Events {
     shared: Arc<Shared>,
+    on: EventLoop,
 }
 
 #[napi]
@@ -104,9 +125,16 @@ impl Events {
         let shared = Arc::new(Shared::default());
         let bell = ring.build_threadsafe_function::<()>().weak::<true>().build()?;
         shared.bell.get_or_init(|| Mutex::new(bell));
+        let told = Arc::downgrade(&shared);
+        let on = EventLoop::new(move |watched| {
+            if let Some(shared) = told.upgrade() {
+                shared.post(0, Ok(Outcome::Watched(watched)));
+            }
+        });
+        shared.event_loop.get_or_init(|| on.clone());
         // Hooks run in reverse: this one before the bell's own.
         env.add_env_cleanup_hook(shared.clone(), |shared| shared.close())?;
-        Ok(Events { shared })
+        Ok(Events { shared, on })
     }
 
     /// Whether the bell keeps the event loop alive.
@@ -122,36 +150,67 @@ impl Events {
     pub fn take(&self) -> Vec<Told> {
         let letters = std::mem::take(&mut lock(&self.shared.inbox).letters);
         let mut waits = lock(&self.shared.waits);
-        let tell = |(id, outcome): (i64, ipcmutex::Result<Outcome>)| {
+        let tell = |(mut id, outcome): (i64, ipcmutex::Result<Outcome>)| {
             waits.remove(&id);
             match outcome {
                 Ok(outcome) => {
                     let value = match outcome {
+                        Outcome::Watched(watched) => {
+                            // Without one to spare it is not watched, and what is asked goes the other way.
+                            let descriptor = watched.descriptor().ok()?;
+                            id = -1 - lock(&self.shared.watched).insert(watched) as i64;
+                            Some(Either4::B(descriptor.into_raw_fd() as u32))
+                        }
                         Outcome::Done => None,
                         Outcome::Hold(hold) => Some(Either4::A(taken(hold))),
                         Outcome::Mutex(mutex) => Some(Either4::B(mutex::keep(mutex))),
                         Outcome::Status(status) => Some(Either4::C(status.into())),
                         Outcome::Flag(flag) => Some(Either4::D(flag)),
                     };
-                    Told { id, code: None, message: None, value }
+                    Some(Told { id, code: None, message: None, value })
                 }
-                Err(error) => Told {
+                Err(error) => Some(Told {
                     id,
                     code: Some(error.kind().node_code().to_owned()),
                     message: Some(error.to_string()),
                     value: None,
-                },
+                }),
             }
         };
-        letters.into_iter().map(tell).collect()
+        letters.into_iter().filter_map(tell).collect()
+    }
+
+    /// The descriptor with this number is watched.
+    #[napi]
+    pub fn watching(&self, number: u32) {
+        if let Some(watched) = self.watched(number) {
+            watched.start();
+        }
+    }
+
+    /// What was read of it: the first `length` bytes, 0 for its end. What comes of it is to be taken then.
+    #[napi]
+    pub fn heard(&self, number: u32, bytes: &[u8], length: u32) {
+        let Some(watched) = self.watched(number) else { return };
+        let bytes = bytes.get(..length as usize).unwrap_or_default();
+        if bytes.is_empty() {
+            lock(&self.shared.watched).try_remove(number as usize);
+        }
+        TAKEN_SOON.set(true);
+        watched.feed(bytes);
+        TAKEN_SOON.set(false);
+    }
+
+    fn watched(&self, number: u32) -> Option<Watched> {
+        lock(&self.shared.watched).get(number as usize).cloned()
     }
 
     #[napi]
     pub fn acquire(&self, id: i64, mutex: u32, timeout: f64) -> Result<()> {
         let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
         let shared = self.shared.clone();
-        let wait =
-            mutex::get(mutex)?.acquire_event(timeout, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
+        let wait = mutex::get(mutex)?
+            .acquire_on(&self.on, timeout, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
         lock(&self.shared.waits).insert(id, wait);
         Ok(())
     }
@@ -184,8 +243,7 @@ impl Events {
 
     #[napi]
     pub fn release(&self, id: i64, mutex: u32) -> Result<()> {
-        let core = mutex::get(mutex)?;
-        self.offload(id, move || core.release().map(|()| Outcome::Done));
+        mutex::get(mutex)?.release_on(&self.on, self.done(id));
         Ok(())
     }
 
@@ -205,8 +263,7 @@ impl Events {
 
     #[napi]
     pub fn release_hold(&self, id: i64, mutex: u32, token: BigInt) -> Result<()> {
-        let hold = hold::left(mutex, &token)?;
-        self.offload(id, move || hold.release().map(|()| Outcome::Done));
+        hold::left(mutex, &token)?.release_on(&self.on, self.done(id));
         Ok(())
     }
 
@@ -227,6 +284,11 @@ impl Events {
         };
         self.offload(id, move || hold.extend(ttl).map(|()| Outcome::Done));
         Ok(())
+    }
+
+    fn done(&self, id: i64) -> impl FnOnce(ipcmutex::Result<()>) + Send + 'static {
+        let shared = self.shared.clone();
+        move |outcome| shared.post(id, outcome.map(|()| Outcome::Done))
     }
 
     fn offload(&self, id: i64, job: impl FnOnce() -> ipcmutex::Result<Outcome> + Send + 'static) {

@@ -1,6 +1,6 @@
 //! What `AsyncMutex` is made of: acquisitions and other work that tell their outcome to a callable.
 
-use ipcmutex::{EventWait, Timeout};
+use ipcmutex::{EventLoop, EventWait, Timeout};
 use pyo3::prelude::*;
 
 use crate::error::raise;
@@ -22,7 +22,7 @@ impl Wait {
 pub(crate) fn start(py: Python<'_>, handle: &ipcmutex::Mutex, timeout: Timeout, done: Py<PyAny>) -> Wait {
     let remote = handle.is_remote();
     Wait(guest::detached(py, || {
-        handle.acquire_event(timeout, move |outcome| {
+        handle.acquire_on(&EventLoop::blind(), timeout, move |outcome| {
             // Whoever releases must not wait for the interpreter here.
             ipcmutex::deliver(move || {
                 // Once the interpreter is on its way out nobody is told, and a hold is released by being dropped.

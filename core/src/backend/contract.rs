@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_loop::EventLoop;
 use crate::numbers::Numbers;
 use crate::sys::futex::Woken;
 use crate::wait::Waiter;
@@ -19,6 +20,12 @@ pub(crate) struct Grant {
 
 /// Told once, at most, why a hold is gone.
 pub(crate) type OnLost = Box<dyn FnOnce(Error) + Send>;
+
+/// Told what came of a take: a grant, or the ticket for a waiter.
+pub(crate) type TookOrLinedUp = Box<dyn FnOnce(Result<Result<Grant, u64>>) + Send>;
+
+/// Told what came of a release.
+pub(crate) type Released = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Whether anybody holds a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +140,17 @@ pub(crate) trait Backend: Send + Sync {
     /// be a place in the line already. `join` must follow.
     fn take_or_line_up(&self, _deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
         Ok(self.try_take()?.ok_or(0))
+    }
+
+    /// `take_or_line_up`, or `try_take` unless it `waits`, for an event loop, which waits for no server: `then` is told, here or on another
+    /// thread. As a ticket 0 says that there is none.
+    fn ask_take(&self, _on: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) {
+        then(if waits { self.take_or_line_up(deadline) } else { self.try_take().map(|grant| grant.ok_or(0)) });
+    }
+
+    /// `release` in this way.
+    fn ask_release(&self, _on: &EventLoop, token: u64, then: Released) {
+        then(self.release(token));
     }
 
     /// Puts `waiter` at the end of the line, and looks once more whether the lock is free.

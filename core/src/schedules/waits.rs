@@ -9,7 +9,7 @@ use shuttle::sync::mpsc::{Receiver, channel};
 use shuttle::thread;
 
 use super::{Inside, Waker, block_on, must_be_free, play};
-use crate::{Cancel, ErrorKind, Hold, Mutex, Result, Timeout, Waiting};
+use crate::{Cancel, ErrorKind, EventLoop, Hold, Mutex, Result, Timeout, Waiting};
 
 const URL: &str = "spm:schedules-wait";
 
@@ -79,7 +79,8 @@ fn a_callback_that_is_cancelled() {
 fn an_event_that_is_cancelled() {
     against_a_grant(|mutex, inside| {
         let (tell, hear) = channel::<Result<Hold>>();
-        let wait = mutex.acquire_event(Timeout::FOREVER, move |outcome| tell.send(outcome).expect("it is awaited"));
+        let on = EventLoop::new(|_| {});
+        let wait = mutex.acquire_on(&on, Timeout::FOREVER, move |outcome| tell.send(outcome).expect("it is awaited"));
         is_told_what_became_of_it(&inside, &hear, move || wait.cancel());
     });
 }

@@ -112,6 +112,18 @@ impl Lane {
         !std::mem::replace(&mut lined.moving, true)
     }
 
+    /// Goes first, if nobody is on the way: jobs that come meanwhile wait until the caller has [`Lane::drain`] run.
+    pub(crate) fn enter(&self) -> bool {
+        !std::mem::replace(&mut self.0.get_or_init(Guarded::default).lock().moving, true)
+    }
+
+    /// After [`Lane::enter`]; whether the caller must have [`Lane::drain`] run on some thread.
+    pub(crate) fn leave(&self) -> bool {
+        let mut lined = self.0.get_or_init(Guarded::default).lock();
+        lined.moving = !lined.jobs.is_empty();
+        lined.moving
+    }
+
     pub(crate) fn drain(&self) {
         let Some(lined) = self.0.get() else { return };
         loop {

@@ -209,6 +209,11 @@ impl Server {
         Login { user, secret: self.secret.as_deref(), db: self.db }
     }
 
+    /// Whether nothing but answers can come on a connection, as far as is known.
+    pub(super) fn is_resp2(&self, learned: &Learned) -> bool {
+        self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed)
+    }
+
     /// How long a caller waits for an answer: who gives up on connecting sooner gives up on this sooner, too.
     pub(super) fn patience(&self) -> Duration {
         ANSWER.min(self.connect_timeout.max(PATIENT))
@@ -301,7 +306,7 @@ impl Server {
     ) -> redis::RedisResult<T> {
         let mut refused = None;
         for alone in self.logins(learned) {
-            let resp2 = self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed);
+            let resp2 = self.is_resp2(learned);
             let mut made = self.in_time(connect(alone, resp2)).await;
             if !resp2 && self.protocol.is_none() && made.as_ref().is_err_and(wire::is_without_resp3) {
                 made = self.in_time(connect(alone, true)).await;

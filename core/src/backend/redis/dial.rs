@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -32,17 +33,30 @@ impl fmt::Display for Address {
 pub(super) trait Stream: Read + Write + Send {
     /// How long a read and a write may take from now on.
     fn set_limit(&self, limit: Duration) -> io::Result<()>;
+
+    /// Its socket, if what goes over that is what is written and read here.
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 impl Stream for TcpStream {
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(limit)).and(self.set_write_timeout(Some(limit)))
     }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
+    }
 }
 
 impl Stream for UnixStream {
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(limit)).and(self.set_write_timeout(Some(limit)))
+    }
+
+    fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
 

@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | the caller's | whatever thread calls, one at a time | take, release, status, break: one round trip, no thread hop |
 //! | one aside | the same | with `replicas=`: waiting for them |
+//! | one event loop's, once it has asked for a while: it was the caller's | that loop | take and release, awaited |
 //! | the link (RESP2: and its ear) | the background thread | the line, wake-ups, renewals, what is still owed |
 //!
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
@@ -20,6 +21,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::arrival::Arrivals;
 use super::connect::{Learned, Server};
+use super::exchange::Exchange;
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
@@ -30,6 +32,7 @@ use super::talk::Connection;
 use super::wire::{self, Script, Scripts};
 use super::worker::{self, Event};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_loop::EventLoop;
 use crate::numbers::count;
 use crate::sync::{Guarded, MutexGuard};
 use crate::sys::fork::{self, PerProcess};
@@ -40,6 +43,8 @@ use crate::wait::Waiter;
 pub(super) const LINGER: Duration = Duration::from_millis(250);
 /// How much of a process's exit the releases may take, per server.
 const FAREWELL: Duration = Duration::from_millis(400);
+/// So often an event loop goes by way of a thread before it gets a connection.
+const PASSING: usize = 2;
 
 static ENGINES: PerProcess<Guarded<HashMap<Server, Weak<Engine>>>> = PerProcess::new();
 
@@ -56,6 +61,9 @@ pub(super) struct Engine {
     /// Who is on the way to a line.
     pub(super) placings: Arc<Placings>,
     caller: Guarded<Caller>,
+    exchange: Guarded<Option<Arc<Exchange>>>,
+    /// How often an event loop asked and had none.
+    unlaid: AtomicUsize,
     /// Takes that were sent on the caller's connection and of whose outcome the board does not know.
     taking: AtomicUsize,
     /// For what makes all behind it wait (`witness`).
@@ -107,6 +115,13 @@ pub(super) struct Debt {
     pub(super) ending: Ending,
     /// After this it has ended by itself.
     pub(super) until: u64,
+}
+
+#[cfg(test)]
+impl Debt {
+    pub(super) fn of_nobody() -> Debt {
+        Debt { keys: Keys::of("nobody's"), beside_others: false, ending: Ending::Undone, until: 0 }
+    }
 }
 
 /// What the next hold hears of the one that ends.
@@ -165,6 +180,8 @@ impl Engine {
             serial: AtomicU64::new(0),
             placings: Arc::default(),
             caller: Guarded::default(),
+            exchange: Guarded::default(),
+            unlaid: AtomicUsize::new(0),
             taking: AtomicUsize::new(0),
             aside: Guarded::default(),
             board: Guarded::new(Board {
@@ -234,12 +251,14 @@ impl Engine {
         if std::mem::replace(&mut caller.changes, changes) != changes {
             caller.connection = None;
         }
-        let mut moved = false;
+        let (mut moved, mut dropped) = (false, false);
         loop {
             let mut connection = match caller.connection.take() {
                 Some(connection) => connection,
                 None => match self.server.connect(&self.learned, self.server.connect_timeout) {
                     Ok(connection) => connection,
+                    // Closed as it was being set up: once more, as if it had been closed before.
+                    Err(error) if wire::is_cut(&error) && !std::mem::replace(&mut dropped, true) => continue,
                     Err(error) => {
                         let error = self.server.failed(operation, &error);
                         caller.failure = Some((Instant::now(), error.clone()));
@@ -267,6 +286,54 @@ impl Engine {
                     }
                 }
             }
+        }
+    }
+
+    // ---- an event loop's connection
+
+    /// The event loop's own connection, if it has one on which it may ask now.
+    pub(super) fn exchange_of(&self, on: &EventLoop) -> Option<Arc<Exchange>> {
+        let exchange = self.exchange.lock().clone().filter(|exchange| exchange.is_of(on))?;
+        if exchange.changes != self.changes.load(Ordering::Acquire) || self.learned.forbids_scripts() {
+            exchange.end();
+        }
+        exchange.is_idle().then_some(exchange)
+    }
+
+    /// Makes the caller's connection the event loop's, if no loop has one. Somebody who only comes by needs none.
+    pub(super) fn lay_exchange(self: &Arc<Engine>, on: &EventLoop) {
+        // Over RESP2 there is a connection more already.
+        if on.is_blind()
+            || self.unlaid.fetch_add(1, Ordering::Relaxed) < PASSING
+            || self.learned.forbids_scripts()
+            || self.server.is_resp2(&self.learned)
+        {
+            return;
+        }
+        let mut place = self.exchange.lock();
+        if place.as_ref().is_some_and(|exchange| !exchange.is_over()) {
+            return;
+        }
+        let Some(mut caller) = self.caller.try_lock() else { return };
+        if caller.changes != self.changes.load(Ordering::Acquire) {
+            return;
+        }
+        let single = match caller.connection.take() {
+            Some(Connection::One(single, _)) if single.can_be_watched() => single,
+            other => {
+                caller.connection = other;
+                return;
+            }
+        };
+        let laid = Exchange::lay(single.into_stream(), caller.changes, on);
+        drop(caller);
+        let before = std::mem::replace(&mut *place, laid.clone());
+        drop(place);
+        if let Some(before) = before {
+            before.end();
+        }
+        if let Some(laid) = laid {
+            on.watch(laid);
         }
     }
 
@@ -494,6 +561,10 @@ impl Engine {
         while self.taking.load(Ordering::Acquire) != 0 && Instant::now() < end {
             std::thread::sleep(Duration::from_micros(50));
         }
+        let exchange = self.exchange.try_lock().and_then(|exchange| exchange.clone());
+        if let Some(exchange) = exchange {
+            exchange.farewell(left(), |token, debt| self.release_command(false, token, debt).get_packed_command());
+        }
         let owed = self.owed();
         if owed.is_empty() {
             return;
@@ -584,7 +655,11 @@ pub(super) extern "C" fn farewell() {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        if !self.is_ours() {
+        if self.is_ours() {
+            if let Some(exchange) = self.exchange.get_mut().take() {
+                exchange.end();
+            }
+        } else {
             // The parent's socket: not a byte is sent on it and nothing of it is shut down.
             std::mem::forget(self.caller.get_mut().connection.take());
             std::mem::forget(self.aside.get_mut().connection.take());

@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::connect::PATIENT;
-use super::engine::{self, Debt, Ending, Engine, Failed};
+use super::engine::{self, Debt, Ending, Engine};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
-use super::talk::Connection;
-use super::wire::{self, Ask, Refusal, Taken};
+use super::wire::{self, Ask, Refusal};
 use super::worker::Event;
-use crate::backend::contract::{Backend, Grant, OnLost, Status};
+use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_loop::EventLoop;
 use crate::loss::Losses;
 use crate::numbers::{Tally, count};
 use crate::service::call;
@@ -129,7 +128,7 @@ impl Lock {
         self.holds.lock().iter().find(|hold| hold.fence == fence).cloned()
     }
 
-    fn remove(&self, fence: u64) -> Option<Arc<Hold>> {
+    pub(super) fn remove(&self, fence: u64) -> Option<Arc<Hold>> {
         let mut holds = self.holds.lock();
         let at = holds.iter().position(|hold| hold.fence == fence)?;
         Some(holds.swap_remove(at))
@@ -204,104 +203,9 @@ impl Lock {
 /// The backend: what a `Mutex` has of the lock. Dropped, it lets go of what is left.
 pub(super) struct Redis(pub(super) Arc<Lock>);
 
-impl Redis {
-    /// Takes the lock on the caller's connection; else, if this process hears of its turn, lines up there when
-    /// `waits`, and says under which number.
-    fn take(&self, waits: bool, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
-        let lock = &self.0;
-        let engine = &lock.engine;
-        if engine.placings.any(lock.keys.lock()) {
-            // Somebody of this process was first, and is on the way to the line, as far as the server lets it.
-            return self.unserved().map_or(Ok(Err(0)), Err);
-        }
-        let token = engine::new_token()?;
-        let serial = engine.next_serial();
-        let lines_up = waits && engine.board().arrivals.announce(serial, &token, lock);
-        let outcome = self.take_as(&token, lines_up.then_some(serial), deadline);
-        if lines_up && !matches!(outcome, Ok(Err(_))) {
-            engine.board().arrivals.take(serial);
-        }
-        outcome
-    }
-
-    fn take_as(&self, token: &Token, serial: Option<u64>, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
-        let lock = &self.0;
-        let engine = &lock.engine;
-        let mut sent = 0;
-        let mut taking = None;
-        let mut call = |connection: &mut Connection| {
-            // Here, where the end of the process cannot come between this and the send.
-            if taking.is_none() && pause().is_some() {
-                return Ok(None);
-            }
-            taking.get_or_insert_with(|| engine.begin_taking());
-            // Before the send, and again before a second one: that is where the lease begins at the latest.
-            sent = lease::now();
-            let ask = lock.ask(token, serial.map(|_| 0));
-            let patience = engine.server.patience();
-            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()).max(PATIENT));
-            let left = left.filter(|left| *left < patience);
-            if let Some(left) = left {
-                connection.set_limit(left)?;
-            }
-            let reply = engine::run(connection, |by_text| engine.scripts.take(by_text, &lock.keys, &ask));
-            if left.is_some() {
-                connection.set_limit(patience)?;
-            }
-            wire::taken(&reply?, token).map(Some).map_err(wire::unasked)
-        };
-        let answer = loop {
-            match engine.call("acquire", &mut call) {
-                // The process ends, most probably in this sleep: there is one, not one after another.
-                Ok(None) => std::thread::sleep(pause().unwrap_or_default()),
-                Ok(Some(taken)) => break Ok(taken),
-                Err(failed) => break Err(failed),
-            }
-        };
-        let taken = match answer {
-            Ok(taken) => taken,
-            Err(Failed { error, in_doubt }) => {
-                if in_doubt {
-                    engine.owe(token, lock.debt(Ending::Undone));
-                }
-                if error.kind() == ErrorKind::Unavailable {
-                    // Who waits for the server to come back must hear of this if it does not.
-                    lock.not_served(&error);
-                }
-                return Err(error);
-            }
-        };
-        lock.served();
-        match taken {
-            Taken::Owned { fence, abandoned, .. } => {
-                if lock.replicas > 0
-                    && let Err(error) = engine.witness(lock, token)
-                {
-                    engine.owe(token, lock.debt(Ending::Undone));
-                    return Err(error);
-                }
-                lock.adopt(token, fence, abandoned, sent).map(Ok)
-            }
-            Taken::Refused(refusal) => {
-                if let Some(serial) = serial
-                    && let Some(arrival) = engine.board().arrivals.of(serial)
-                {
-                    arrival.ticket = refusal.ticket;
-                    (arrival.left, arrival.rank, arrival.foreign) = (refusal.left, refusal.rank, refusal.foreign);
-                }
-                lock.saw(refusal);
-                Ok(Err(serial.unwrap_or(0)))
-            }
-            Taken::Spent => {
-                Err(Error::new(ErrorKind::Protocol, "acquire", "the server knows a token that was never used"))
-            }
-        }
-    }
-}
-
 impl Backend for Redis {
     fn try_take(&self) -> Result<Option<Grant>> {
-        Ok(self.take(false, None)?.ok())
+        Ok(self.0.take(false, None)?.ok())
     }
 
     fn is_remote(&self) -> bool {
@@ -309,7 +213,7 @@ impl Backend for Redis {
     }
 
     fn take_or_line_up(&self, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
-        self.take(true, deadline)
+        self.0.take(true, deadline)
     }
 
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
@@ -335,45 +239,15 @@ impl Backend for Redis {
     }
 
     fn release(&self, token: u64) -> Result<()> {
-        let lock = &self.0;
-        let engine = &lock.engine;
-        let Some(hold) = lock.remove(token) else { return Err(Loss::Gone.error("release")) };
-        if let Err(loss) = lock.end(&hold) {
-            if loss == Loss::Expired {
-                // By the server's clock it may stand a little longer: nobody needs to wait for that.
-                engine.owe(&hold.token, lock.debt(Ending::Lost));
-            }
-            return Err(loss.error("release"));
-        }
-        let debt = lock.debt(Ending::Released);
-        let mut sends = 0;
-        let answer = engine.call("release", |connection| {
-            sends += 1;
-            let reply = engine::run(connection, |by_text| engine.release_command(by_text, &hold.token, &debt))?;
-            wire::released(&reply).map_err(wire::unasked)
-        });
-        if answer.is_err() {
-            engine.owe(&hold.token, debt);
-        }
-        engine.unwatch(&hold);
-        let stood = match answer {
-            // Sent twice, the first may have released it and somebody else may have held it since: the server remembers only
-            // the last release. By our own clock the lease stood, so that is what a "not yours" to the second means.
-            Ok(stood) => stood || sends > 1,
-            Err(Failed { error, .. }) => {
-                lock.losses.forget(token);
-                return Err(error);
-            }
-        };
-        if stood {
-            lock.losses.forget(token);
-            Ok(())
-        } else {
-            let error = Loss::Gone.error("release");
-            count(&lock.tally.losses);
-            lock.losses.tell(token, &error);
-            Err(error)
-        }
+        self.0.release(token)
+    }
+
+    fn ask_take(&self, on: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) {
+        self.0.ask_take(on, waits, deadline, then);
+    }
+
+    fn ask_release(&self, on: &EventLoop, token: u64, then: Released) {
+        self.0.ask_release(on, token, then);
     }
 
     fn give_back(&self, grant: Grant) {

@@ -3,7 +3,7 @@
 //! | part | file |
 //! |---|---|
 //! | which server, who we are to it | `connect` |
-//! | how to reach it, and safely; the connection of a thread | `dial`, `tls`, `talk` |
+//! | how to reach it, and safely; the connection of a thread, that of an event loop | `dial`, `tls`, `talk`, `exchange` |
 //! | who the master is | `sentinel` |
 //! | the nodes of a cluster, and which has what | `nodes`, `slots` |
 //! | the keys of a lock | `keys` |
@@ -15,7 +15,7 @@
 //! | on the way to the line | `arrival` (straight), `placing` (through the thread) |
 //! | the same without scripts | `plain` |
 //! | waiting for replicas | `witness` |
-//! | the backend | `lock` |
+//! | the backend; taking and letting go | `lock`, `take` |
 //! | many independent servers, another backend | `redlock` |
 //!
 //! # States of a lock in the server
@@ -41,6 +41,7 @@ mod arrival;
 mod connect;
 mod dial;
 mod engine;
+mod exchange;
 mod hold;
 mod keys;
 mod lease;
@@ -55,6 +56,7 @@ mod renewal;
 mod schedules;
 mod sentinel;
 mod slots;
+mod take;
 mod talk;
 mod tls;
 mod tracking;

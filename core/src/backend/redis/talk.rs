@@ -65,6 +65,16 @@ impl Single {
         Ok(self.stream.set_limit(limit)?)
     }
 
+    /// Whether an event loop could read it.
+    pub(super) fn can_be_watched(&self) -> bool {
+        self.stream.socket().is_some()
+    }
+
+    /// For who reads and writes it in another way. Between two questions nothing is on it.
+    pub(super) fn into_stream(self) -> Box<dyn Stream> {
+        self.stream
+    }
+
     fn send(&mut self, words: &[u8]) -> RedisResult<()> {
         self.stream.write_all(words)?;
         self.stream.flush()?;

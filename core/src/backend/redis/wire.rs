@@ -351,6 +351,11 @@ pub(super) fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension)
 }
 
+/// Whether the connection was closed, by a server that is there.
+pub(super) fn is_cut(error: &RedisError) -> bool {
+    error.is_connection_dropped() && !error.is_connection_refusal() && !is_answer(error)
+}
+
 /// Whether the server is not the master, or not any more.
 pub(super) fn is_demoted(error: &RedisError) -> bool {
     matches!(error.code(), Some("READONLY" | "MASTERDOWN"))

@@ -1,0 +1,471 @@
+//! A connection that an event loop reads: what is asked on it is written by the thread that asks, and no other thread is on the way.
+//!
+//! One question at a time, so that an answer is never another's. The loop may be busy for long: a library thread looks after an
+//! answer that lies unread for [`LOOK`], so that a lock taken is renewed and a turn is not slept through.
+//!
+//! | state | |
+//! |---|---|
+//! | laid | nobody watches it yet: not used |
+//! | idle | a question may be asked |
+//! | asked | its answer, its end or its time decides; whoever takes the question out of the state tells |
+//! | ended | shut down; another is laid |
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use redis::io::tcp::socket2::SockRef;
+
+use super::dial::Stream;
+use super::engine::Debt;
+use super::hold::Token;
+use crate::event_loop::{self, EventLoop, Mark};
+use crate::service::{clock, offload};
+use crate::sync::Guarded;
+use crate::sys::fork;
+
+/// How long an answer may lie unread before a library thread reads it.
+const LOOK: Duration = Duration::from_millis(100);
+/// After how long without a question another event loop may have the connection's place.
+const FORSAKEN: Duration = Duration::from_secs(1);
+/// No answer is as long as this.
+const LONGEST: usize = 1 << 16;
+
+/// Why no answer came. The server may have done what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unheard {
+    /// The connection ended, or nobody reads it any more: it may be asked again on another one.
+    Cut,
+    /// The time is over: it would not answer on another one either.
+    Silent,
+}
+
+pub(super) type Then = Box<dyn FnOnce(Result<Value, Unheard>) + Send>;
+
+pub(super) struct Question {
+    pub(super) words: Vec<u8>,
+    /// How long the answer may take.
+    pub(super) limit: Duration,
+    /// What the end of the process must undo.
+    pub(super) leaves: Option<(Token, Debt)>,
+    pub(super) then: Then,
+}
+
+struct Asked {
+    at: Instant,
+    limit: Duration,
+    leaves: Option<(Token, Debt)>,
+    then: Then,
+}
+
+pub(super) struct Exchange {
+    owner: Mark,
+    epoch: u32,
+    /// The engine's count of changes when it was made.
+    pub(super) changes: u64,
+    state: Guarded<State>,
+    this: Weak<Exchange>,
+}
+
+struct State {
+    stream: Box<dyn Stream>,
+    watched: bool,
+    ended: bool,
+    asked: Option<Asked>,
+    /// Of the answer, so far.
+    heard: Vec<u8>,
+    last_asked: Instant,
+    /// The clock will look.
+    looking: bool,
+}
+
+impl State {
+    fn end(&mut self) -> Option<Asked> {
+        if !std::mem::replace(&mut self.ended, true)
+            && let Some(socket) = self.stream.socket()
+        {
+            // Whoever watches it sees its end.
+            let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Both);
+        }
+        self.asked.take()
+    }
+
+    /// What has come can be told, or not yet.
+    fn hear(&mut self, bytes: &[u8]) -> Option<(Asked, Result<Value, Unheard>)> {
+        self.heard.extend_from_slice(bytes);
+        let whole = match frame(&self.heard) {
+            Some(length) if self.asked.is_some() => length == self.heard.len(),
+            None if self.asked.is_some() && !bytes.is_empty() && self.heard.len() < LONGEST => return None,
+            // The end, or something that nobody asked for.
+            _ => false,
+        };
+        let value = if whole { redis::parse_redis_value(&self.heard).ok() } else { None };
+        self.heard.clear();
+        match value {
+            Some(value) => self.asked.take().map(|asked| (asked, Ok(value))),
+            None => self.end().map(|asked| (asked, Err(Unheard::Cut))),
+        }
+    }
+}
+
+impl Exchange {
+    /// On a stream that is nobody else's any more. `None` for one whose bytes are not the server's own.
+    pub(super) fn lay(stream: Box<dyn Stream>, changes: u64, owner: &EventLoop) -> Option<Arc<Exchange>> {
+        SockRef::from(&stream.socket()?).set_nonblocking(true).ok()?;
+        let state = Guarded::new(State {
+            stream,
+            watched: false,
+            ended: false,
+            asked: None,
+            heard: Vec::new(),
+            last_asked: Instant::now(),
+            looking: false,
+        });
+        let (owner, epoch) = (owner.mark(), fork::epoch());
+        Some(Arc::new_cyclic(|this| Exchange { owner, epoch, changes, state, this: this.clone() }))
+    }
+
+    pub(super) fn is_of(&self, event_loop: &EventLoop) -> bool {
+        self.owner.is_of(event_loop)
+    }
+
+    /// Whether another may be laid in its place.
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.state.lock();
+        state.ended || (state.asked.is_none() && state.last_asked.elapsed() > FORSAKEN)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.watched && !state.ended && state.asked.is_none()
+    }
+
+    /// Asks; `then` is told of the answer when it is read. Refused, with nothing done, if that is not possible now.
+    pub(super) fn ask(&self, question: Question) -> Result<(), Then> {
+        let Question { words, limit, leaves, then } = question;
+        let mut state = self.state.lock();
+        if !state.watched || state.ended || state.asked.is_some() {
+            return Err(then);
+        }
+        // Nothing is under way: the socket has room for all of it, or is broken. Of one that is cut short the server does nothing.
+        if !state.stream.write(&words).is_ok_and(|written| written == words.len()) {
+            state.end();
+            return Err(then);
+        }
+        let at = Instant::now();
+        state.asked = Some(Asked { at, limit, leaves, then });
+        state.last_asked = at;
+        let look = !std::mem::replace(&mut state.looking, true);
+        drop(state);
+        if look {
+            self.look_later();
+        }
+        Ok(())
+    }
+
+    fn look_later(&self) {
+        let this = self.this.clone();
+        let look = move || {
+            if let Some(exchange) = this.upgrade() {
+                exchange.look();
+            }
+        };
+        if clock::at(Instant::now() + LOOK, Box::new(look)).is_err() {
+            // No thread to be had: the loop alone reads.
+            self.state.lock().looking = false;
+        }
+    }
+
+    /// On the clock's thread, as long as something is asked now and then.
+    fn look(self: Arc<Exchange>) {
+        let mut state = self.state.lock();
+        if state.asked.is_none() {
+            state.looking = false;
+            return;
+        }
+        let late = state.asked.as_ref().is_some_and(|asked| asked.at.elapsed() >= LOOK);
+        drop(state);
+        if late {
+            let this = self.clone();
+            offload::offload(move || this.read_for_the_loop());
+        }
+        self.look_later();
+    }
+
+    fn read_for_the_loop(&self) {
+        event_loop::Exchange::read(self);
+        let mut state = self.state.lock();
+        if state.asked.as_ref().is_some_and(|asked| asked.at.elapsed() >= asked.limit) {
+            let asked = state.end();
+            drop(state);
+            if let Some(asked) = asked {
+                (asked.then)(Err(Unheard::Silent));
+            }
+        }
+    }
+
+    /// Ends it. In the process that made it.
+    pub(super) fn end(&self) {
+        let asked = self.state.lock().end();
+        if let Some(asked) = asked {
+            (asked.then)(Err(Unheard::Cut));
+        }
+    }
+
+    /// The process ends: what is under way is undone behind itself, on the same connection, so that it cannot come too late. Waits for
+    /// the answers, no longer than `limit`.
+    pub(super) fn farewell(&self, limit: Duration, release: impl FnOnce(&Token, &Debt) -> Vec<u8>) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        let Some((token, debt)) = state.asked.take().and_then(|asked| asked.leaves) else { return };
+        state.ended = true;
+        let Some(socket) = state.stream.socket() else { return };
+        let words = release(&token, &debt);
+        let ready = SockRef::from(&socket).set_nonblocking(false).and_then(|()| state.stream.set_limit(limit));
+        if ready.is_err() || state.stream.write_all(&words).is_err() {
+            return;
+        }
+        let (mut heard, mut buffer) = (std::mem::take(&mut state.heard), [0; 1024]);
+        for _ in 0..2 {
+            let length = loop {
+                match frame(&heard) {
+                    Some(length) => break length,
+                    None => match state.stream.read(&mut buffer) {
+                        Ok(read @ 1..) => heard.extend_from_slice(&buffer[..read]),
+                        _ => return,
+                    },
+                }
+            };
+            heard.drain(..length);
+        }
+    }
+}
+
+impl event_loop::Exchange for Exchange {
+    fn descriptor(&self) -> io::Result<OwnedFd> {
+        let state = self.state.lock();
+        state.stream.socket().ok_or(io::ErrorKind::Unsupported)?.try_clone_to_owned()
+    }
+
+    fn start(&self) {
+        self.state.lock().watched = true;
+    }
+
+    fn feed(&self, bytes: &[u8]) {
+        if self.epoch != fork::epoch() {
+            return;
+        }
+        let told = self.state.lock().hear(bytes);
+        if let Some((asked, answer)) = told {
+            (asked.then)(answer);
+        }
+    }
+
+    fn read(&self) {
+        if self.epoch != fork::epoch() {
+            return;
+        }
+        let mut buffer = [0; 4096];
+        let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
+        let told = match state.stream.read(&mut buffer) {
+            Ok(read) => state.hear(&buffer[..read]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+            Err(_) => state.hear(&[]),
+        };
+        drop(state);
+        if let Some((asked, answer)) = told {
+            (asked.then)(answer);
+        }
+    }
+
+    fn give_up(&self) {
+        if self.epoch == fork::epoch() {
+            self.end();
+        }
+    }
+}
+
+/// How many bytes the first answer in `bytes` has, once all of it is there.
+fn frame(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|two| two == b"\r\n")? + 2;
+    let number = || std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse::<i64>().ok();
+    match (bytes[0], number()) {
+        (b'$', Some(length @ 0..)) => {
+            let end = usize::try_from(length).ok().and_then(|length| length.checked_add(line + 2))?;
+            (end <= bytes.len()).then_some(end)
+        }
+        (b'*', Some(parts @ 1..)) => {
+            let mut end = line;
+            for _ in 0..parts {
+                end += frame(&bytes[end..]).filter(|part| *part > 0)?;
+            }
+            Some(end)
+        }
+        _ => Some(line),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::event_loop::Exchange as _;
+
+    #[test]
+    fn an_answer_is_whole_or_awaited() {
+        let answers: [&[u8]; 8] = [
+            b":1\r\n",
+            b"+OK\r\n",
+            b"-ERR no\r\n",
+            b"$-1\r\n",
+            b"$3\r\na\r\n\r\n",
+            b"*0\r\n",
+            b"*3\r\n:1\r\n$2\r\nab\r\n*1\r\n:-4\r\n",
+            b"*-1\r\n",
+        ];
+        for answer in answers {
+            for length in 0..answer.len() {
+                assert_eq!(frame(&answer[..length]), None, "{:?}", String::from_utf8_lossy(&answer[..length]));
+            }
+            assert_eq!(frame(answer), Some(answer.len()));
+            assert_eq!(frame(&[answer, b":7\r\n"].concat()), Some(answer.len()));
+        }
+    }
+
+    struct Far {
+        exchange: Arc<Exchange>,
+        server: UnixStream,
+        _owner: EventLoop,
+    }
+
+    fn far() -> Far {
+        let (near, server) = UnixStream::pair().expect("a pair");
+        let owner = EventLoop::new(|_| {});
+        let exchange = Exchange::lay(Box::new(near), 0, &owner).expect("it can be watched");
+        Far { exchange, server, _owner: owner }
+    }
+
+    fn ask(exchange: &Exchange, limit: Duration) -> (bool, Receiver<Result<Value, Unheard>>) {
+        let (tell, told) = channel();
+        let then = Box::new(move |answer| tell.send(answer).expect("the test listens"));
+        let question = Question { words: b"PING\r\n".to_vec(), limit, leaves: None, then };
+        (exchange.ask(question).is_ok(), told)
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn one_question_at_a_time_and_none_before_it_is_watched() {
+        let mut far = far();
+        assert!(!ask(&far.exchange, LONG).0, "nobody watches");
+        far.exchange.start();
+        let (asked, told) = ask(&far.exchange, LONG);
+        assert!(asked && !ask(&far.exchange, LONG).0, "one is under way");
+        let mut words = [0; 6];
+        far.server.read_exact(&mut words).expect("it was written");
+        far.exchange.feed(b"*2\r\n:1\r");
+        far.exchange.feed(b"\n:2\r\n");
+        assert_eq!(told.recv().expect("told"), Ok(Value::Array(vec![Value::Int(1), Value::Int(2)])));
+        assert!(ask(&far.exchange, LONG).0, "the next one");
+    }
+
+    #[test]
+    fn what_nobody_asked_for_ends_it() {
+        let far = far();
+        far.exchange.start();
+        far.exchange.feed(b":1\r\n");
+        assert!(!ask(&far.exchange, LONG).0 && far.exchange.is_over());
+
+        let far = self::far();
+        far.exchange.start();
+        let (_, told) = ask(&far.exchange, LONG);
+        far.exchange.feed(b":1\r\n:2\r\n");
+        assert_eq!(told.recv().expect("told"), Err(Unheard::Cut), "which of them is the answer?");
+        assert!(far.exchange.is_over());
+    }
+
+    #[test]
+    fn a_question_ends_with_its_connection_or_its_loop() {
+        let far = far();
+        far.exchange.start();
+        let (_, told) = ask(&far.exchange, LONG);
+        drop(far.server);
+        far.exchange.read();
+        assert_eq!(told.recv().expect("told"), Err(Unheard::Cut));
+
+        let far = self::far();
+        let held: Arc<dyn event_loop::Exchange> = far.exchange.clone();
+        far._owner.watch(held);
+        far.exchange.start();
+        let (_, told) = ask(&far.exchange, LONG);
+        drop(far._owner);
+        assert_eq!(told.recv().expect("told"), Err(Unheard::Cut));
+    }
+
+    /// The loop never comes to read.
+    #[test]
+    fn a_library_thread_looks_after_what_lies_unread() {
+        let mut far = far();
+        far.exchange.start();
+        let (_, told) = ask(&far.exchange, LONG);
+        far.server.write_all(b":5\r\n").expect("it is written");
+        assert_eq!(told.recv().expect("told"), Ok(Value::Int(5)));
+        let (_, told) = ask(&far.exchange, Duration::ZERO);
+        assert_eq!(told.recv().expect("told"), Err(Unheard::Silent));
+        assert!(far.exchange.is_over());
+    }
+
+    #[test]
+    fn what_the_end_of_the_process_finds_under_way_is_undone_behind_itself() {
+        let mut far = far();
+        far.exchange.start();
+        let token: Token = "t".into();
+        let debt = Debt::of_nobody();
+        let question =
+            Question { words: b"take".to_vec(), limit: LONG, leaves: Some((token, debt)), then: Box::new(drop) };
+        assert!(far.exchange.ask(question).is_ok());
+        far.server.write_all(b":1\r\n:1\r\n").expect("both are answered");
+        far.exchange.farewell(LONG, |token, _| format!("release {token}").into_bytes());
+        let mut words = [0; 13];
+        far.server.read_exact(&mut words).expect("both were written");
+        assert_eq!(&words, b"takerelease t");
+        assert!(far.exchange.is_over());
+    }
+
+    /// The bytes of TLS are not the server's.
+    #[test]
+    fn what_is_wrapped_is_not_watched() {
+        struct Wrapped(UnixStream);
+        impl Read for Wrapped {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0.read(buffer)
+            }
+        }
+        impl Write for Wrapped {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0.write(bytes)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        impl Stream for Wrapped {
+            fn set_limit(&self, _: Duration) -> io::Result<()> {
+                Ok(())
+            }
+            fn socket(&self) -> Option<BorrowedFd<'_>> {
+                let _inner = self.0.as_fd();
+                None
+            }
+        }
+        let (near, _far) = UnixStream::pair().expect("a pair");
+        assert!(Exchange::lay(Box::new(Wrapped(near)), 0, &EventLoop::new(|_| {})).is_none());
+    }
+}
