@@ -46,7 +46,11 @@ const REDIS_KEYS: &[&str] = &[
     "crt",
     "key",
     "id",
+    "sentinel_user",
+    SENTINEL_SECRET,
 ];
+/// The one secret that stands in a query.
+const SENTINEL_SECRET: &str = "sentinel_password";
 
 /// A parsed lock URL.
 #[derive(Clone, Debug)]
@@ -105,6 +109,8 @@ pub struct RedisTarget {
     pub user: Option<String>,
     /// The password.
     pub secret: Option<Secret>,
+    /// The Sentinels' own user and password; `None`: if they want a login they get the servers'.
+    pub sentinel_login: Option<(Option<String>, Secret)>,
     /// The lock's name; `default` if the URL names none.
     pub id: String,
     /// The lease.
@@ -242,7 +248,9 @@ fn redact_torn(text: &str) -> Option<String> {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let (end, at) = (rest.find(['/', '?', '#'])?, rest.rfind('@')?);
     let has_secret = !["spm", "mpm", "file"].contains(&scheme);
-    (has_secret && end < at).then(|| redact(&format!("{scheme}://:@{}", &rest[at + 1..])))
+    // A secret in the query may go on behind the `@`.
+    let shown = if scheme == "rpm+redis+sentinel" { "" } else { &rest[at + 1..] };
+    (has_secret && end < at).then(|| redact(&format!("{scheme}://:@{shown}")))
 }
 
 /// Hides what stands between `//` (or a first `:`) and the last `@` of the authority, escapes what a terminal
@@ -259,6 +267,7 @@ pub fn redact(text: &str) -> String {
         (None, Some(at)) => format!("{}:***{}", text[..at].split(':').next().unwrap_or(""), &text[at..]),
         _ => text.to_owned(),
     };
+    let hidden = redact_query(hidden);
     let mut shown = String::new();
     for c in hidden.chars() {
         if shown.len() > 256 {
@@ -268,6 +277,29 @@ pub fn redact(text: &str) -> String {
         if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
+}
+
+/// Hides the secret in the query: up to the next key that is known, for an `&` in it tears it apart.
+fn redact_query(text: String) -> String {
+    let Some((body, query)) = text.split_once('?') else { return text };
+    let key = |pair: &str| percent_decode_str(pair.split('=').next().unwrap_or("")).decode_utf8_lossy().into_owned();
+    if !query.split('&').any(|pair| key(pair) == SENTINEL_SECRET) {
+        return text;
+    }
+    let mut shown: Vec<&str> = Vec::new();
+    let mut secret = false;
+    for pair in query.split('&') {
+        let key = key(pair);
+        let known = COMMON_KEYS.contains(&key.as_str()) || REDIS_KEYS.contains(&key.as_str());
+        if key == SENTINEL_SECRET {
+            shown.push("sentinel_password=***");
+            secret = true;
+        } else if !secret || known {
+            shown.push(pair);
+            secret = false;
+        }
+    }
+    format!("{body}?{}", shown.join("&"))
 }
 
 fn invalid(message: impl Into<String>) -> Error {
@@ -313,8 +345,13 @@ impl Query {
     }
 
     fn only(&self, engine: &[&str]) -> Result<()> {
-        for (key, _) in &self.pairs {
+        for (at, (key, _)) in self.pairs.iter().enumerate() {
             if !COMMON_KEYS.contains(&key.as_str()) && !engine.contains(&key.as_str()) {
+                if self.pairs[..at].iter().any(|(before, _)| before == SENTINEL_SECRET) {
+                    // It may be the end of the secret.
+                    return Err(invalid(format!("there is an unknown query key behind `{SENTINEL_SECRET}`"))
+                        .with_help("in a secret write %26 for `&`"));
+                }
                 let known: Vec<&str> = COMMON_KEYS.iter().chain(engine).copied().collect();
                 return Err(invalid(format!("unknown query key `{}`", shown(key)))
                     .with_help(format!("known for this scheme: {}", known.join(", "))));
@@ -561,6 +598,16 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
         id = "default".to_owned();
     }
     check_id(&id, &['/', ':'])?;
+    let sentinel_login = match (query.get("sentinel_user"), query.get(SENTINEL_SECRET)) {
+        (None, None) => None,
+        _ if !matches!(topology, Topology::Sentinel { .. }) => {
+            return Err(invalid("only rpm+redis+sentinel: has Sentinels, and a login of theirs"));
+        }
+        (user, Some(secret)) if !secret.is_empty() => {
+            Some((user.filter(|user| !user.is_empty()).map(str::to_owned), Secret(secret.to_owned())))
+        }
+        _ => return Err(invalid(format!("`{SENTINEL_SECRET}` is missing"))),
+    };
     let ttl_form = "100ms to 24h, as 500ms, 10s, 2m, 1h";
     let ttl = query
         .read("ttl", ttl_form, |value| {
@@ -574,6 +621,7 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
         tls: query.read("tls", "on, off", flag)?.unwrap_or(false) || scheme == "rpm+rediss",
         user,
         secret,
+        sentinel_login,
         id,
         ttl,
         renew: query.read("renew", "on, off", flag)?.unwrap_or(true),
@@ -678,6 +726,9 @@ mod tests {
         let sentinel = redis_of("rpm+redis+sentinel://h1,h2:5000/main/x");
         assert_eq!(sentinel.hosts, [("h1".to_owned(), 26379), ("h2".to_owned(), 5000)]);
         assert_eq!((sentinel.topology, sentinel.id.as_str()), (Topology::Sentinel { master: "main".into() }, "x"));
+        assert_eq!(sentinel.sentinel_login, None);
+        let own = redis_of("rpm+redis+sentinel://:a@h/main/x?sentinel_user=u&sentinel_password=p%26q").sentinel_login;
+        assert_eq!(own, Some((Some("u".to_owned()), Secret("p&q".to_owned()))));
         assert_eq!(redis_of("rpm+redlock://a,b,c/x").hosts.len(), 3);
         assert!(redis_of("rpm+rediss://h/x?ca=/c.pem").tls);
         assert!(redis_of("rpm+redis://h/x?tls=on").tls && !redis_of("rpm+redis://h/x?tls=off").tls);
@@ -722,6 +773,9 @@ mod tests {
             "mpm:a?mode=x",
             "rpm+redis://h/x?protocol=4",
             "rpm+redis+unix:///s?id=a..b",
+            "rpm+redis://h/x?sentinel_password=p",
+            "rpm+redis+sentinel://h/m/x?sentinel_user=u",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=",
             "spm:a\nb",
         ] {
             refused(text);
@@ -751,6 +805,17 @@ mod tests {
             "rpm+redis://u:canary#a@h/x",
             "rpm+redis://:a#canary@h",
             "redis:u:canary?a@h",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=canary",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=canary&ttl=1",
+            "rpm+redis+sentinel://h/m/x?ttl=1s&sentinel_password=a&canary",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=a&canary=b&ttl=1s",
+            "rpm+redis+sentinel://h/m/x?sentinel%5fpassword=canary",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=canary@a",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=a@canary&x",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=canary?a",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=canary#a",
+            "rpm+redis+sentinel://h/m/x?sentinel_password=canary&sentinel_password=b",
+            "rpm+redis://h/m/x?sentinel_password=canary",
             "redis://u:can?ary/canary@h",
         ] {
             let seen = match LockUrl::parse(text) {
@@ -761,5 +826,7 @@ mod tests {
         }
         assert_eq!(redact("rpm+redis://u:p@h/x"), "rpm+redis://u:***@h/x");
         assert_eq!(redact("rpm+redis://:p@h/x"), "rpm+redis://***@h/x");
+        let (given, shown) = ("?sentinel_password=p&ttl=1s", "?sentinel_password=***&ttl=1s");
+        assert_eq!(redact(&format!("rpm+redis+sentinel://h/m/x{given}")), format!("rpm+redis+sentinel://h/m/x{shown}"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::secrets;
 use crate::servers::{Redis, Reply};
 
 const SLOTS: usize = 16384;
@@ -23,13 +24,23 @@ impl Cluster {
     /// # Panics
     /// If they do not come together.
     pub fn start(count: usize) -> Cluster {
+        Cluster::with(count, &[])
+    }
+
+    /// The same with further lines of configuration.
+    ///
+    /// # Panics
+    /// If they do not come together.
+    pub fn with(count: usize, more: &[&str]) -> Cluster {
         let config = [
             "cluster-enabled yes",
             "cluster-port @port@",
             "cluster-node-timeout 2000",
             "cluster-require-full-coverage no",
         ];
-        let nodes: Vec<Redis> = (0..count).map(|_| Redis::with(None, &config)).collect();
+        let config = [&config, more].concat();
+        let password = secrets::password("the-cluster");
+        let nodes: Vec<Redis> = (0..count).map(|_| Redis::with(Some(&password), &config)).collect();
         for (at, node) in nodes.iter().enumerate() {
             let (first, last) = (at * SLOTS / count, (at + 1) * SLOTS / count - 1);
             ok(&node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]));
@@ -56,7 +67,7 @@ impl Cluster {
 
     /// A lock's URL, by the first node. `id` may carry a query.
     pub fn url(&self, id: &str) -> String {
-        format!("rpm+redis+cluster://{}/{id}", self.nodes[0].address())
+        format!("rpm+redis+cluster://{}{}/{id}", self.nodes[0].login(), self.nodes[0].address())
     }
 
     /// The slot of a key.
@@ -96,7 +107,7 @@ impl Cluster {
                 .split_once(':')
                 .map(|(ip, port)| (ip.to_owned(), port.to_owned()))
                 .expect("it");
-            let mut words = vec!["MIGRATE", &ip, &port, "", "0", "5000", "KEYS"];
+            let mut words = vec!["MIGRATE", &ip, &port, "", "0", "5000", "AUTH", self.nodes[to].password(), "KEYS"];
             words.extend(keys.iter().map(Reply::text));
             let moved = self.nodes[from].command(&words);
             assert!(["OK", "NOKEY"].contains(&moved.text()), "{moved:?}");

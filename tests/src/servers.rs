@@ -135,16 +135,35 @@ impl Redis {
         )
     }
 
+    /// The lines that have it speak TLS alone, also with its like.
+    pub fn tls_alone(authority: &Authority, certificate: &Certificate) -> Vec<String> {
+        vec![
+            "port 0".to_owned(),
+            "tls-port @first@".to_owned(),
+            format!("tls-ca-cert-file {}", authority.file().display()),
+            format!("tls-cert-file {}", certificate.crt.display()),
+            format!("tls-key-file {}", certificate.key.display()),
+            "tls-auth-clients no".to_owned(),
+            "tls-replication yes".to_owned(),
+        ]
+    }
+
     /// A Sentinel that watches `master` under the name `main`, alone, and is quick to replace it.
-    pub fn sentinel(master: &Redis) -> Redis {
+    pub fn sentinel(master: &Redis, password: Option<&str>, config: &[&str]) -> Redis {
         let host_port = master.address().replace(':', " ");
+        let login = master.password.as_ref().map(|password| format!("sentinel auth-pass main {password}"));
         Redis::with(
-            None,
+            password,
             &[
-                &format!("sentinel monitor main {host_port} 1"),
-                "sentinel down-after-milliseconds main 500",
-                "sentinel failover-timeout main 3000",
-            ],
+                config,
+                &[
+                    &format!("sentinel monitor main {host_port} 1"),
+                    "sentinel down-after-milliseconds main 500",
+                    "sentinel failover-timeout main 3000",
+                    &login.unwrap_or_default(),
+                ],
+            ]
+            .concat(),
         )
     }
 
@@ -174,6 +193,7 @@ impl Redis {
                 text.push_str(&format!("requirepass {password}\n"));
             }
             text.push_str(&self.config.join("\n").replace("@port@", &self.second_port.to_string()));
+            let text = text.replace("@first@", &self.port.to_string());
             let mode = text.contains("\nsentinel ").then_some("--sentinel");
             let path = self.folder.path().join("redis.conf");
             std::fs::write(&path, text).expect("the server's configuration");

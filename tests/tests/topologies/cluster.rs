@@ -1,16 +1,21 @@
 //! Cluster: all keys of a lock on one node, also while their slot moves to another.
 
+use std::collections::BTreeSet;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use ipcmutex::url::LockUrl;
 use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::cluster::Cluster;
+use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
+use super::rights::documented;
 
 /// Less than the look that a waiter takes by itself (20 s): who is served within it was told.
 const TOLD: Duration = Duration::from_secs(10);
@@ -27,11 +32,12 @@ fn every_node_carries_locks() {
     for id in ids {
         carries_a_lock(&cluster.url(id));
     }
-    let homes: std::collections::BTreeSet<_> = ids.iter().map(|id| cluster.home(&format!("ipcmutex:{id}"))).collect();
+    let homes: BTreeSet<_> = ids.iter().map(|id| cluster.home(&format!("ipcmutex:{id}"))).collect();
     assert_eq!(homes.len(), 3, "the ids lie on all nodes");
     carries_a_lock(&cluster.url("x?redis_key=%7Bapp%7D:shared"));
     // By a list whose first one is not there.
-    carries_a_lock(&format!("rpm+redis+cluster://127.0.0.1:1,{}/x", cluster.nodes[2].address()));
+    let login = cluster.nodes[0].login();
+    carries_a_lock(&format!("rpm+redis+cluster://{login}127.0.0.1:1,{}/x", cluster.nodes[2].address()));
     for url in [
         cluster.url("x?redis_key=%7B%7Dx"),
         cluster.url("x?redis_key=a%7Db"),
@@ -116,6 +122,91 @@ fn r27_a_release_just_after_the_move_wakes_the_waiter() {
 }
 
 #[test]
+fn a_cluster_over_tls_and_a_user_with_few_rights() {
+    needs_redis!();
+    let authority = Authority::new();
+    let mut config = Redis::tls_alone(&authority, &authority.sign("node", "127.0.0.1", true));
+    config.push("tls-cluster yes".to_owned());
+    let config: Vec<&str> = config.iter().map(String::as_str).collect();
+    let cluster = Cluster::with(3, &config);
+    let rights = documented().join(" ").replace("&ipcmutex:w:*", "&{ipcmutex:*").replace("+subscribe +publish", "");
+    let words = secrets::password("a-user");
+    let rights =
+        rights.replace(">c4nary", &format!(">{words}")) + " +ssubscribe +spublish +asking +cluster|slots +scan";
+    for node in &cluster.nodes {
+        let rights: Vec<&str> = rights.split_whitespace().collect();
+        assert_eq!(node.command(&rights).text(), "OK");
+    }
+    let ca = format!("ca={}", authority.file().display());
+    let url = |user: &str, id: &str| {
+        let url = cluster.url(id).replace(&cluster.nodes[0].login(), user);
+        format!("{url}{}{ca}", if id.contains('?') { "&" } else { "?" })
+    };
+    let (user, root) = (format!("locks:{words}@"), cluster.nodes[0].login());
+    let ids = ["a", "b", "c", "d", "e", "f"];
+    for id in ids {
+        carries_a_lock(&url(&user, id));
+    }
+    carries_a_lock(&url(&root, "a"));
+    for wrong in ["", "locks:nobody@", ":c4nary-nobody@"] {
+        let url = url(wrong, "a");
+        assert_eq!(kind_of(Mutex::open(&url)), ErrorKind::Auth, "{wrong}");
+        // Also if the first node is not there.
+        let url = url.replace(&cluster.nodes[0].address(), &format!("127.0.0.1:1,{}", cluster.nodes[1].address()));
+        assert_eq!(kind_of(Mutex::open(&url)), ErrorKind::Auth, "{wrong}");
+    }
+
+    // Held and waited for while its slot moves.
+    let key = "ipcmutex:moved";
+    let home = cluster.home(key);
+    let there = (home + 1) % 3;
+    let (one, other) = (open(&url(&user, "moved?ttl=60s")), open(&url(&user, "moved?ttl=60s")));
+    let hold = one.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| other.acquire_with(within(TOLD)));
+        until("it waits", || waits(&one) == 1);
+        cluster.begin_move(key, home, there);
+        hold.extend(None).expect("renewed while its slot moves");
+        cluster.end_move(key, home, there);
+        hold.release().expect("released");
+        served.join().expect("no panic").expect("told and served").release().expect("released");
+    });
+}
+
+#[test]
+fn the_locks_of_all_nodes_are_listed() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let ids = ["a", "b", "c", "d", "e", "f"];
+    let homes: BTreeSet<_> = ids.iter().map(|id| cluster.home(&format!("ipcmutex:{id}"))).collect();
+    assert_eq!(homes.len(), 3, "the ids lie on all nodes");
+    let mutexes = ids.map(|id| open(&cluster.url(id)));
+    let holds = mutexes.each_ref().map(|mutex| mutex.acquire().expect("acquired"));
+    let url = LockUrl::parse(&cluster.url("")).expect("a URL");
+    let listed = || {
+        let found = ipcmutex::list::on_server(&url).expect("listed");
+        found.into_iter().map(|one| (one.url, one.status.expect("status").state)).collect::<Vec<_>>()
+    };
+    let at = |id: &str| cluster.url(id).replace(&cluster.nodes[0].login(), "***@");
+    assert_eq!(listed(), ids.map(|id| (at(id), State::Held)));
+    for hold in holds {
+        hold.release().expect("released");
+    }
+    assert_eq!(listed(), ids.map(|id| (at(id), State::Free)));
+}
+
+#[test]
+fn a_cluster_that_forbids_scripts_is_unfit() {
+    needs_redis!();
+    let cluster = Cluster::with(1, &["rename-command EVAL \"\"", "rename-command EVALSHA \"\""]);
+    let error = open(&cluster.url("x")).try_acquire().expect_err("there is no other way in a cluster");
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("forbids scripts"), "{error}");
+    let waiting = open(&cluster.url("x")).acquire_with(within(LONG)).expect_err("nor for who waits");
+    assert_eq!(waiting.kind(), ErrorKind::Config, "{waiting}");
+}
+
+#[test]
 fn a_node_that_dies_costs_its_own_holds_alone() {
     needs_redis!();
     let mut cluster = Cluster::start(3);
@@ -123,7 +214,8 @@ fn a_node_that_dies_costs_its_own_holds_alone() {
     let home = cluster.home(&format!("ipcmutex:{lost}"));
     let other = kept.iter().find(|id| cluster.home(&format!("ipcmutex:{id}")) != home).expect("one on another node");
     let seeds: Vec<String> = cluster.nodes.iter().map(Redis::address).collect();
-    let url = |id: &str| format!("rpm+redis+cluster://{}/{id}?ttl=60s&connect_timeout=1s", seeds.join(","));
+    let seeds = cluster.nodes[0].login() + &seeds.join(",");
+    let url = |id: &str| format!("rpm+redis+cluster://{seeds}/{id}?ttl=60s&connect_timeout=1s");
     let mutex = open(&url(lost));
     let hold = mutex.acquire().expect("acquired");
     let safe_mutex = open(&url(other));

@@ -10,7 +10,7 @@ use ipcmutex_tests::needs_redis;
 use super::carries_a_lock;
 
 /// The rules that docs/REDIS.md tells people to give.
-fn documented() -> Vec<String> {
+pub(super) fn documented() -> Vec<String> {
     let text = std::fs::read_to_string(checkout().join("docs/REDIS.md")).expect("docs/REDIS.md");
     let line = text.lines().find(|line| line.starts_with("ACL SETUSER locks")).expect("the documented rights");
     line.replace(">secret", ">c4nary").split(' ').map(str::to_owned).collect()

@@ -4,6 +4,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::certificates::Authority;
+use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
@@ -15,27 +17,42 @@ struct Guarded {
     master: Redis,
     replica: Redis,
     sentinel: Redis,
+    query: String,
 }
 
 /// A server, its replica, and who replaces it.
 fn guarded() -> Guarded {
-    let master = Redis::with(None, &["repl-diskless-sync-delay 0"]);
+    guarded_by(None, None, None)
+}
+
+/// Over TLS, if there is an authority, and with the passwords of the servers and of the Sentinel.
+fn guarded_by(authority: Option<&Authority>, password: Option<&str>, sentinels: Option<&str>) -> Guarded {
+    let lines = authority.map(|authority| Redis::tls_alone(authority, &authority.sign("node", "127.0.0.1", true)));
+    let lines = lines.unwrap_or_default();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let login = password.map(|password| format!("masterauth {password}")).unwrap_or_default();
+    let server = |line: &str| Redis::with(password, &[&lines[..], &[line, &login]].concat());
+    let master = server("repl-diskless-sync-delay 0");
     let port = master.address().replace("127.0.0.1:", "");
-    let replica = Redis::with(None, &[&format!("replicaof 127.0.0.1 {port}")]);
+    let replica = server(&format!("replicaof 127.0.0.1 {port}"));
     until("the replica has caught up", || master.info("replication", "slave0").contains("state=online"));
-    let sentinel = Redis::sentinel(&master);
+    let sentinel = Redis::sentinel(&master, sentinels, &lines);
     let count = |sentinel: &Redis| match sentinel.command(&["SENTINEL", "REPLICAS", "main"]) {
         Reply::List(replicas) => replicas.len(),
         other => panic!("{other:?}"),
     };
     until("the Sentinel knows the replica", || count(&sentinel) == 1);
-    Guarded { master, replica, sentinel }
+    let ca = authority.map(|authority| format!("&ca={}", authority.file().display())).unwrap_or_default();
+    let own = sentinels.map(|own| format!("&sentinel_password={own}")).unwrap_or_default();
+    Guarded { master, replica, sentinel, query: ca + &own }
 }
 
 impl Guarded {
     /// By a list whose first one is not there.
     fn url(&self, id: &str) -> String {
-        format!("rpm+redis+sentinel://127.0.0.1:1,{}/main/{id}", self.sentinel.address())
+        let url =
+            format!("rpm+redis+sentinel://{}127.0.0.1:1,{}/main/{id}", self.master.login(), self.sentinel.address());
+        format!("{url}{}connect_timeout=3s{}", if id.contains('?') { "&" } else { "?" }, self.query)
     }
 
     fn switched(&self) -> bool {
@@ -64,7 +81,43 @@ fn the_master_carries_the_lock() {
 #[test]
 fn r16_a_hold_that_was_copied_survives_and_its_waiter_is_served() {
     needs_redis!();
-    let it = guarded();
+    survives_a_failover(&guarded());
+}
+
+#[test]
+fn over_tls_and_with_two_passwords() {
+    needs_redis!();
+    let authority = Authority::new();
+    let (servers, own) = (secrets::password("the-servers"), secrets::password("the-sentinels"));
+    let it = guarded_by(Some(&authority), Some(&servers), Some(&own));
+    carries_a_lock(&it.url("lock"));
+    carries_a_lock(&it.url("lock?protocol=2"));
+    for (from, to) in [(&own, "c4nary-nobody"), (&servers, "c4nary-nobody")] {
+        let error = Mutex::open(&it.url("lock").replace(from.as_str(), to)).expect_err("a wrong password");
+        assert_eq!(kind_of(Err::<(), _>(error.clone())), ErrorKind::Auth, "{error}");
+    }
+    // Without its own, a Sentinel is given the servers'.
+    let error =
+        Mutex::open(&it.url("lock").replace(&format!("&sentinel_password={own}"), "")).expect_err("not its own");
+    assert_eq!(error.kind(), ErrorKind::Auth, "{error}");
+    survives_a_failover(&it);
+}
+
+#[test]
+fn with_one_password_for_all() {
+    needs_redis!();
+    let word = secrets::password("all");
+    let mut it = guarded_by(None, Some(&word), Some(&word));
+    it.query = String::new();
+    carries_a_lock(&it.url("lock"));
+    // Given to a Sentinel that has none, it does no harm.
+    let mut open = guarded_by(None, Some(&word), None);
+    open.query = format!("&sentinel_user=somebody&sentinel_password={word}");
+    carries_a_lock(&open.url("lock"));
+}
+
+/// Held, and waited for, while the master goes.
+fn survives_a_failover(it: &Guarded) {
     let mutex = open(&it.url("r16?replicas=1&ttl=60s"));
     let hold = mutex.acquire().expect("acquired");
     let token = hold.token();

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::dial::{Address, dial_async};
 use super::nodes::{Net, Nodes, Road};
+use super::plain::forbids_scripts;
 use super::talk::{Connection, Login, Single};
 use super::tls::{self, Tls};
 use super::wire;
@@ -45,6 +46,8 @@ pub(super) struct Server {
     pub(super) tls: Option<Tls>,
     user: Option<String>,
     secret: Option<String>,
+    /// The Sentinels' own user and secret.
+    sentinel_login: Option<(Option<String>, String)>,
     db: i64,
     /// Asked for by the URL.
     protocol: Option<u8>,
@@ -119,6 +122,10 @@ impl Server {
             tls: tls_of(target)?,
             user: target.user.clone(),
             secret: target.secret.as_ref().map(|secret| secret.expose().to_owned()),
+            sentinel_login: target
+                .sentinel_login
+                .as_ref()
+                .map(|(user, secret)| (user.clone(), secret.expose().to_owned())),
             db: target.db,
             protocol: target.protocol,
             connect_timeout: target.connect_timeout.unwrap_or(CONNECT),
@@ -214,6 +221,14 @@ impl Server {
         self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed)
     }
 
+    /// For Sentinels: mostly they have no password; if they have one, and the URL does not say it, it is the servers'.
+    pub(super) fn login_of_sentinels(&self) -> Login<'_> {
+        match &self.sentinel_login {
+            Some((user, secret)) => Login { user: user.as_deref(), secret: Some(secret), db: 0 },
+            None => Login { db: 0, ..self.login(false) },
+        }
+    }
+
     /// How long a caller waits for an answer: who gives up on connecting sooner gives up on this sooner, too.
     pub(super) fn patience(&self) -> Duration {
         ANSWER.min(self.connect_timeout.max(PATIENT))
@@ -229,8 +244,17 @@ impl Server {
 
     pub(super) fn failed(&self, operation: &'static str, error: &RedisError) -> Error {
         let server = self.to_string();
-        tls::cause(operation, &server, error)
-            .unwrap_or_else(|| wire::failed(operation, &server, self.secret.as_deref(), error))
+        // One server does without (`plain`).
+        if forbids_scripts(error) {
+            let message = format!("the server {server} forbids scripts, and a lock on several servers needs them");
+            return Error::new(ErrorKind::Config, operation, message)
+                .with_help("allow EVAL, EVALSHA and SCRIPT LOAD, to its user as well");
+        }
+        tls::cause(operation, &server, error).unwrap_or_else(|| {
+            let sentinels = self.sentinel_login.as_ref().map(|(_, secret)| secret.as_str());
+            let secrets: Vec<&str> = self.secret.as_deref().into_iter().chain(sentinels).collect();
+            wire::failed(operation, &server, &secrets, error)
+        })
     }
 
     /// A connection for the caller's own thread. It gives up after `limit`.

@@ -110,33 +110,36 @@ fn reach(target: &RedisTarget) -> Result<Arc<Engine>> {
 
 /// The locks under the prefix of `target`: those that are held, and those that were in the last seven days.
 pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>> {
-    if matches!(target.topology, Topology::Cluster | Topology::Redlock) {
-        return Err(Error::new(ErrorKind::Unsupported, "ps", "the locks of several servers cannot be listed at once")
-            .with_help("list those of each node, with rpm+redis://node/"));
+    if matches!(target.topology, Topology::Redlock) {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "ps",
+            "the locks of independent servers cannot be listed at once",
+        )
+        .with_help("list those of each server, with rpm+redis://server/"));
     }
     let engine = reach(target)?;
     let pattern: String =
         target.prefix.chars().flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
     let pattern = format!("*{pattern}*");
     let mut locks = BTreeSet::new();
-    let mut cursor = 0_u64;
-    loop {
-        let (next, found) = engine
-            .call("ps", |connection| {
-                redis::cmd("SCAN")
-                    .arg(cursor)
-                    .arg("MATCH")
-                    .arg(&pattern)
-                    .arg("COUNT")
-                    .arg(1000)
-                    .query::<(u64, Vec<Vec<u8>>)>(connection)
-            })
-            .map_err(|failed| failed.error)?;
-        let found = found.iter().filter_map(|key| std::str::from_utf8(key).ok());
-        locks.extend(found.filter_map(|key| keys::lock_under(&target.prefix, key)));
-        cursor = next;
-        if cursor == 0 {
-            break;
+    // A slot on its way from one master to another may be seen on both.
+    for part in engine.call("ps", |connection| Ok(connection.parts())).map_err(|failed| failed.error)? {
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1000);
+            let page = engine.call("ps", |connection| {
+                let page = connection.ask_part(part.as_ref(), &scan)?;
+                Ok(redis::from_redis_value::<(u64, Vec<Vec<u8>>)>(page)?)
+            });
+            let (next, found) = page.map_err(|failed| failed.error)?;
+            let found = found.iter().filter_map(|key| std::str::from_utf8(key).ok());
+            locks.extend(found.filter_map(|key| keys::lock_under(&target.prefix, key)));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
         }
     }
     let status = |key: &str| engine.run("ps", &engine.scripts.status, Keys::of(key).all(false), wire::status);

@@ -59,9 +59,9 @@ impl Server {
                         learned.found_nodes(slots.nodes());
                         return Ok(slots);
                     }
-                    failure = failure.or(Some(unknown()));
+                    failure = wire::telling(failure, unknown());
                 }
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) => failure = wire::telling(failure, error),
             }
         }
         Err(failure.unwrap_or_else(unknown))
@@ -141,7 +141,12 @@ impl Nodes {
         answers.filter(|answer| !answer.as_ref().is_err_and(RedisError::is_io_error)).collect()
     }
 
-    fn ask_at(&mut self, node: &Address, asking: bool, command: &Cmd) -> RedisResult<Value> {
+    pub(super) fn masters(&self) -> Vec<Address> {
+        self.slots.nodes()
+    }
+
+    /// Asks this very node.
+    pub(super) fn ask_at(&mut self, node: &Address, asking: bool, command: &Cmd) -> RedisResult<Value> {
         if !self.open.contains_key(node) {
             let single = self.server.open_at(&self.learned, node, self.server.connect_timeout.min(self.limit))?;
             single.set_limit(self.limit)?;

@@ -39,8 +39,7 @@ impl Server {
                     let message = format!("the Sentinel {sentinel} knows no master `{master}`");
                     failure = Some(refusal(ErrorKind::Config, message, "write …://h1,h2/<master>/<id>"));
                 }
-                // One that does not know the master says more than one that is not there.
-                Err(error) => failure = failure.or(Some(error)),
+                Err(error) => failure = wire::telling(failure, error),
             }
         }
         Err(failure.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
@@ -57,8 +56,7 @@ impl Server {
         };
         let nobody = Login { user: None, secret: None, db: 0 };
         let answer = match ask(&nobody) {
-            // Sentinels mostly have no password; if they have one, it is the servers'.
-            Err(error) if wire::wants_login(&error) => ask(&Login { db: 0, ..self.login(false) }),
+            Err(error) if wire::wants_login(&error) => ask(&self.login_of_sentinels()),
             answer => answer,
         };
         Ok(answer?.map(|(host, port)| Address::Tcp(host, port)))
@@ -122,7 +120,7 @@ async fn listen(server: &Server, sentinel: &Address) -> RedisResult<PubSub> {
     let mut ear = PubSub::new(&plain, stream).await?;
     match ear.subscribe(SWITCHED).await {
         Err(error) if wire::wants_login(&error) => {
-            let login = server.login(false);
+            let login = server.login_of_sentinels();
             let known = [login.user.map(|user| (true, user)), login.secret.map(|secret| (false, secret))];
             let info = known.into_iter().flatten().fold(plain, |info, (is_user, word)| {
                 if is_user { info.set_username(word) } else { info.set_password(word) }

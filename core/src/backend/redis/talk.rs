@@ -127,6 +127,22 @@ impl Connection {
         }
     }
 
+    /// Who has to be asked for what lies anywhere: the server, or each master.
+    pub(super) fn parts(&self) -> Vec<Option<Address>> {
+        match self {
+            Connection::One(..) => vec![None],
+            Connection::Cluster(nodes) => nodes.masters().into_iter().map(Some).collect(),
+        }
+    }
+
+    /// Asks one of [`Connection::parts`].
+    pub(super) fn ask_part(&mut self, part: Option<&Address>, command: &Cmd) -> RedisResult<Value> {
+        match (self, part) {
+            (Connection::Cluster(nodes), Some(node)) => nodes.ask_at(node, false, command),
+            (connection, _) => connection.req_command(command)?.extract_error(),
+        }
+    }
+
     pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
         match self {
             Connection::One(single, _) => single.set_limit(limit),

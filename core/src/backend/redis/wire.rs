@@ -366,6 +366,12 @@ pub(super) fn wants_login(error: &RedisError) -> bool {
     error.code() == Some("NOAUTH")
 }
 
+/// Of what some servers failed with, what says most: who was reached says more than who is not there.
+pub(super) fn telling(before: Option<RedisError>, error: RedisError) -> Option<RedisError> {
+    let is_away = |error: &RedisError| error.is_connection_refusal() || error.is_timeout();
+    Some(before.filter(|before| is_away(&error) || !is_away(before)).unwrap_or(error))
+}
+
 /// Whether these credentials were refused.
 pub(super) fn is_wrong_password(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::AuthenticationFailed || error.code() == Some("WRONGPASS")
@@ -378,13 +384,13 @@ pub(super) fn is_without_resp3(error: &RedisError) -> bool {
         || (is_answer(error) && error.to_string().to_ascii_lowercase().contains("hello"))
 }
 
-/// Our error for the client library's. `secret` must not be repeated: some servers quote what they were sent.
-pub(super) fn failed(operation: &'static str, server: &str, secret: Option<&str>, error: &RedisError) -> Error {
+/// Our error for the client library's. `secrets` must not be repeated: some servers quote what they were sent.
+pub(super) fn failed(operation: &'static str, server: &str, secrets: &[&str], error: &RedisError) -> Error {
     let mut text = match error.detail() {
         Some(detail) if is_answer(error) => format!("{} {detail}", error.code().unwrap_or("ERR")),
         _ => error.to_string(),
     };
-    if let Some(secret) = secret {
+    for secret in secrets {
         text = text.replace(secret, "***");
     }
     text = text
