@@ -16,8 +16,16 @@ const code = (word) => ({ code: `ERR_IPCMUTEX_${word}` })
 
 /*  What the server answers, once it has.  */
 const ask = (server, words) => new Promise((resolve, reject) => {
-    const wire = net.connect(server.replace("rpm+redis+unix://", ""), () => wire.write(`${words}\r\n`))
-    wire.once("data", (data) => resolve(String(wire.destroy() && data)))
+    const [, secret, socket] = /:([^:@]*)@(.*)/.exec(server)
+    const wire = net.connect(socket, () => wire.write(`AUTH ${secret}\r\n${words}\r\n`))
+    let lines = ""
+    wire.on("data", (data) => {
+        lines += data
+        if (lines.split("\r\n").length > 2) {
+            wire.destroy()
+            resolve(lines.split("\r\n")[1])
+        }
+    })
     wire.once("error", reject)
 })
 
