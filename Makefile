@@ -1,6 +1,7 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
 # make packages                   what is installed: wheel, npm tarballs, C and the crate, each into an empty environment, and used there
+# make systemd                    the units of docs/SERVICES.md, under a systemd that boots in a container
 # make wheel                      the wheel as it is published, for every Linux from glibc 2.17 on, into target/dist (DIST=), looked at and used
 # make sanitize                   the C cells of the matrix, their agent under AddressSanitizer, UBSan and LeakSanitizer
 # make fuzz                       bytes that nobody meant, led by coverage, for FUZZ_SECONDS=60 each target (FUZZ="url page resp calls")
@@ -59,6 +60,10 @@ packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tool
 	tests/packages/node.sh $(target)/node-tools
 	tests/packages/rust.sh
 	@echo "make packages: all passed"
+
+.PHONY: systemd
+systemd: rust debian-systemd-container
+	tests/packages/systemd.sh $(built)/ipcmutex
 
 .PHONY: wheel
 wheel: tools $(venv)/zig
@@ -125,6 +130,7 @@ redis:
 	@command -v valkey-server >/dev/null || $(MAKE) debian-redis-server
 
 program-of-abigail-tools := abidiff
+program-of-systemd-container := systemd-nspawn
 
 # debian-PACKAGE: the program of PACKAGE is there, or is installed.
 debian-%:
