@@ -47,6 +47,13 @@ pub const ROWS: &[Row] = &[
     row("idle::", ALL, &[Shell], "between two runs nothing of the command exists"),
     row("fork::", ALL, &[Shell], "what the command starts gets no handle"),
     row("exit::with_an_open_mutex", ALL, &[Shell], "between two runs nothing of the command exists"),
+    row("exit::while_holding_and_waiting", ALL, &[Shell], "one run is one hold or one wait"),
+    row(
+        "exit::while_holding_and_waiting",
+        ALL,
+        &[Node],
+        "a pending acquire keeps it alive; process.exit() has its own test",
+    ),
     row("misuse::opened_twice", ALL, &[Rust, C], "open makes the object, there is none yet to open twice"),
     row("fork::", ALL, &[Rust], "fork is unsafe in Rust; core's own tests fork below it"),
     row("fork::", ALL, &[Node], "Node has no fork of its own process: child_process.fork starts another"),

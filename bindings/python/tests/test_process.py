@@ -139,57 +139,89 @@ ENDS = {
 }
 
 
+def seconds_to_end(ending: Child, status: int = 0) -> float:
+    assert ending.line() == "ending"
+    since = time.monotonic()
+    code, out, err = ending.end()
+    took = time.monotonic() - since
+    assert code == status, out + err
+    assert err == "" or "RuntimeError: out" in err
+    return took
+
+
+def at_best(run: Callable[[], float], rounds: int) -> float:
+    """A busy machine may take longer than a second, but not each time."""
+    quickest = run()
+    for _ in range(1, rounds):
+        quickest = min(quickest, run())
+    while quickest > 1 and rounds < 20:
+        quickest = min(quickest, run())
+        rounds += 1
+    return quickest
+
+
+def assert_free(url: str) -> None:
+    with Mutex(url).hold(timeout=0) as hold:
+        assert not (hold.abandoned and url.startswith("rpm")), "it ran out, nobody released it"
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_y4_an_exit_while_holding_frees_the_lock(url: str, child: Start, end: str) -> None:
     statement, status = ENDS[end]
-    code, out, err = child(
-        f"""
-        import os, sys, warnings
-        warnings.simplefilter("ignore", ResourceWarning)
-        from ipcmutex import Mutex
-        mutex = Mutex(sys.argv[1])
-        hold = mutex.hold()
-        {statement}
-        """,
-        url,
-    ).end()
-    assert code == status, out + err
-    assert "FATAL" not in err and "Fatal" not in err
-    with Mutex(url).hold(timeout=10):
-        pass
 
-
-def test_y4_an_exit_with_daemon_threads_waiting_is_quiet(url: str, child: Start) -> None:
-    # A dying process may be granted the lock; at a server that lasts as long as its lease.
-    quickest = 1e9
-    for _ in range(2 if url.startswith("rpm") else 10):
-        ending = child(
-            """
-            import sys, threading, time, warnings
-            warnings.simplefilter("ignore", ResourceWarning)
-            from ipcmutex import Mutex
-            url = sys.argv[1]
-            mutex = Mutex(url)
-            mutex.acquire()
-            def wait():
-                while True:
-                    Mutex(url).acquire(timeout=0.01)
-            for _ in range(4):
-                threading.Thread(target=wait, daemon=True).start()
-                threading.Thread(target=Mutex(url).acquire, daemon=True).start()
-            while mutex.status().waiters < 4:
-                time.sleep(0.001)
-            print("ending", flush=True)
-            """,
-            url,
+    def run() -> float:
+        took = seconds_to_end(
+            child(
+                f"""
+                import os, sys, warnings
+                warnings.simplefilter("ignore", ResourceWarning)
+                from ipcmutex import Mutex
+                mutex = Mutex(sys.argv[1])
+                hold = mutex.hold()
+                print("ending", flush=True)
+                {statement}
+                """,
+                url,
+            ),
+            status,
         )
-        assert ending.line() == "ending"
-        since = time.monotonic()
-        code, out, err = ending.end()
-        quickest = min(quickest, time.monotonic() - since)
-        assert (code, err) == (0, ""), out
-    # A busy machine may take longer, but not each time; a server, as long as it answers.
-    assert quickest <= 1 or url.startswith("rpm"), quickest
+        if end == "os._exit" and url.startswith("rpm"):
+            Mutex(url).hold(timeout=10).release()  # as after a kill, what a server gave lasts as long as its lease
+        else:
+            assert_free(url)
+        return took
+
+    assert at_best(run, 1) <= 1
+
+
+def test_y4_an_exit_while_holding_and_waiting_is_quick_and_frees_the_lock(url: str, child: Start) -> None:
+    def run() -> float:
+        took = seconds_to_end(
+            child(
+                """
+                import sys, threading, time, warnings
+                warnings.simplefilter("ignore", ResourceWarning)
+                from ipcmutex import Mutex
+                url = sys.argv[1]
+                mutex = Mutex(url)
+                mutex.acquire()
+                def wait():
+                    while True:
+                        Mutex(url).acquire(timeout=0.01)
+                for _ in range(4):
+                    threading.Thread(target=wait, daemon=True).start()
+                    threading.Thread(target=Mutex(url).acquire, daemon=True).start()
+                while mutex.status().waiters < 4:
+                    time.sleep(0.001)
+                print("ending", flush=True)
+                """,
+                url,
+            )
+        )
+        assert_free(url)
+        return took
+
+    assert at_best(run, 10) <= 1
 
 
 def test_y4_an_exit_while_the_library_calls_python_is_quiet(url: str, child: Start) -> None:
