@@ -11,19 +11,20 @@ use super::open::damaged;
 use super::{CLAIM_MS, Entry, Local, Look, PATIENCE, Site, now_us};
 use crate::backend::contract::Grant;
 use crate::numbers;
+use crate::sys::coarse_ms;
 use crate::sys::futex::{self, Woken};
 use crate::wait::Waiter;
 
 impl Site {
-    /// The slow half of a release: somebody waits, or the hold is gone (`false`).
+    /// The slow half of a release in this tick of the clock: somebody waits, or the hold is gone (`false`).
     #[cold]
-    pub(super) fn pass_on(&self, hold: Word, abandoned: bool) -> bool {
+    pub(super) fn pass_on(&self, hold: Word, abandoned: bool, tick: u64) -> bool {
         loop {
             let word = self.word();
             if !word.is_hold(hold) {
                 return false;
             }
-            let tick = self.note_passing();
+            self.note_passing(tick);
             if (word.has(HAND_OVER) || word.has(LINE) && self.is_overdue(tick))
                 && let Some((slot, cell)) = self.first_in_line()
             {
@@ -63,7 +64,7 @@ impl Site {
     /// A reservation whose waiter will not come: on to the next, or free.
     pub(super) fn pass_reservation(&self, mut reserved: Word) {
         loop {
-            self.note_passing();
+            self.note_passing(coarse_ms());
             let abandoned = reserved.has(ABANDONED);
             let Some((slot, cell)) = self.first_in_line() else {
                 if self.swap(reserved, reserved.freed(abandoned)).is_ok() {

@@ -146,11 +146,8 @@ impl Site {
         if self.page.reaches(said * BLOCK) { said } else { self.page.reach() / BLOCK }
     }
 
-    /// The tick in which it is.
-    fn note_passing(&self) -> u64 {
-        let tick = coarse_ms();
+    fn note_passing(&self, tick: u64) {
         self.page.u64(layout::PASSED_AT).store(tick, Relaxed);
-        tick
     }
 
     /// Enters from exactly `word`.
@@ -407,9 +404,10 @@ impl Site {
     fn release_with_care(&self, hold: Word, token: u64, abandoned: bool) -> Result<()> {
         // First: once the word is free, the next one here tells whoever still listens.
         let listeners = self.losses.take(token);
-        let outcome = if !self.pass_on(hold, abandoned) {
+        let tick = coarse_ms();
+        let outcome = if !self.pass_on(hold, abandoned, tick) {
             Err(lost("release", "somebody broke the lock"))
-        } else if !self.is_here() {
+        } else if !self.is_here_at(tick) {
             Err(self.gone("release"))
         } else {
             return Ok(());

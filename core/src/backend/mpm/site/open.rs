@@ -18,6 +18,7 @@ use crate::backend::contract::Owner;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loss::Losses;
 use crate::sync::Guarded;
+use crate::sys::coarse_ms;
 use crate::sys::file::lock_byte;
 use crate::sys::fork::{ForkGate, KeptFile, PerProcess};
 use crate::sys::page::Mapping;
@@ -141,7 +142,7 @@ impl Site {
             let owned = matches!(word.state(), State::Held | State::Reserved) && word.slot() == self.slot;
             if owned {
                 let abandoned = word.state() == State::Held || word.has(ABANDONED);
-                self.note_passing();
+                self.note_passing(coarse_ms());
                 if self.swap(word, word.freed(abandoned)).is_err() {
                     continue;
                 }
