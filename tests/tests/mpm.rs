@@ -444,8 +444,8 @@ fn s12_a_thousand_waiters_of_one_process() {
         mutex
             .acquire_callback(ipcmutex::Timeout::FOREVER, move |outcome| {
                 let hold = outcome.expect("it is acquired in turn");
-                done.send(at).expect("it is waited for");
                 hold.release().expect("it was held");
+                done.send(at).expect("it is waited for");
             })
             .unwrap();
     }

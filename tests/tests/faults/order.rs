@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::Mutex;
 use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Place, freeze, signal, until};
 
 #[test]
@@ -116,4 +117,87 @@ fn a_release_hands_over_to_who_has_waited_for_long() {
     assert_eq!(state(), 0, "a stopped process holds up nobody twice");
     signal(late, rustix::process::Signal::CONT);
     waits.reply().ok();
+}
+
+/// Bits of the word (word.rs) and of a cell (layout.rs), of the first block.
+struct Page(std::fs::File);
+
+impl Page {
+    fn of(place: &Place) -> Page {
+        Page(std::fs::File::open(place.path()).expect("it is there"))
+    }
+    fn u64(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, at).expect("a block is there");
+        u64::from_ne_bytes(bytes)
+    }
+    /// Who owns the lock, or for whom it is kept; 0 if it is free.
+    fn slot(&self) -> u64 {
+        self.u64(64) >> 5 & 0xfff
+    }
+    /// Whether the waiter of `slot` has marked its cell for the ring that wakes it, and is not late.
+    fn is_in_line(&self, slot: u64) -> bool {
+        let cell = self.u64(256 + 8 * (slot - 1));
+        cell & 1 != 0 && cell >> 63 == 0
+    }
+}
+
+/// A waiter that is stopped costs the others its claim of 250 ms once, and not with each release. Running again, it has its place.
+#[test]
+fn s9_a_stopped_first_waiter_is_waited_for_once() {
+    let place = Place::new();
+    let url = format!("{}?fair=strict", place.url());
+    let agents: Vec<Agent> = (0..6).map(|_| Agent::start(Language::C)).collect();
+    for agent in &agents {
+        agent.open(1, &url).ok();
+    }
+    let [owner, stopped, others @ ..] = &agents[..] else { unreachable!("there are six") };
+    let page = Page::of(&place);
+    stopped.call("hold 1 1 0").ok();
+    let its_slot = page.slot();
+    stopped.call("end 1").ok();
+
+    owner.call("hold 1 1 0").ok();
+    let waits = stopped.begin("hold 1 1 forever");
+    owner.until_waiters(1, 1);
+    freeze(stopped);
+    let served: Vec<_> = others
+        .iter()
+        .zip(2..)
+        .map(|(other, count)| {
+            let wait = other.begin("hold 1 1 forever");
+            owner.until_waiters(1, count);
+            wait
+        })
+        .collect();
+    owner.call("end 1").ok();
+    let mut times = Vec::new();
+    let mut begun = Instant::now();
+    for (other, wait) in others.iter().zip(served) {
+        wait.reply().ok();
+        eprintln!("{:?} {:x}", begun.elapsed(), page.u64(64));
+        times.push(begun.elapsed());
+        begun = Instant::now();
+        other.call("end 1").ok();
+        assert_ne!(page.slot(), its_slot, "the lock was kept once more for a process that is stopped");
+    }
+    let first = times.remove(0);
+    figure(
+        "S9",
+        format!("behind one that is stopped, strict: the first after {first:.0?}, the others {}", spread(times)),
+    );
+    // Nobody else is left in the line: who only tries gets it, and so does who would wait.
+    for _ in 0..20 {
+        others[0].call("hold 1 1 0").ok();
+        others[0].call("end 1").ok();
+    }
+    owner.call("hold 1 1 forever").ok();
+    let last = others[0].begin("hold 1 1 forever");
+    owner.until_waiters(1, 2);
+    signal(stopped, rustix::process::Signal::CONT);
+    until("it is seen again", || page.is_in_line(its_slot));
+    owner.call("end 1").ok();
+    let token = waits.reply().ok().token();
+    stopped.call("end 1").ok();
+    assert!(token < last.reply().ok().token(), "its place was its ticket's");
 }

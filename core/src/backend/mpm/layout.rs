@@ -197,7 +197,8 @@ pub(super) fn write_text(page: &Mapping, offset: usize, text: &str) {
     }
 }
 
-/// A line cell: bit 0 asleep, bit 1 without a thread, bits 8.. the ticket (never 0).
+/// A line cell: bit 0 asleep, bit 1 without a thread, bits 8.. the ticket (never 0), bit 63 late: it was woken for a free lock, has not come
+/// for it in time, and was not seen since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cell(pub(super) u64);
 
@@ -205,12 +206,23 @@ impl Cell {
     pub(super) const EMPTY: Cell = Cell(0);
     pub(super) const ASLEEP: u64 = 1;
     const THREADLESS: u64 = 2;
+    const LATE: u64 = 1 << 63;
 
     pub(super) fn new(ticket: u64, has_thread: bool) -> Cell {
         Cell(ticket << 8 | if has_thread { 0 } else { Cell::THREADLESS } | Cell::ASLEEP)
     }
     pub(super) fn ticket(self) -> u64 {
-        self.0 >> 8
+        (self.0 & !Cell::LATE) >> 8
+    }
+    /// Whether it is served before `other`: who came first, but for those who are late.
+    pub(super) fn precedes(self, other: Cell) -> bool {
+        self.0 >> 8 < other.0 >> 8
+    }
+    pub(super) fn late(self) -> Cell {
+        Cell(self.0 | Cell::LATE)
+    }
+    pub(super) fn is_late(self) -> bool {
+        self.0 & Cell::LATE != 0
     }
     pub(super) fn has_thread(self) -> bool {
         self.0 & Cell::THREADLESS == 0
@@ -279,7 +291,11 @@ mod tests {
     fn a_cell_keeps_its_parts() {
         for has_thread in [true, false] {
             let cell = Cell::new(123_456, has_thread);
-            assert_eq!((cell.ticket(), cell.has_thread(), cell.is_asleep()), (123_456, has_thread, true));
+            for cell in [cell, cell.late()] {
+                assert_eq!((cell.ticket(), cell.has_thread(), cell.is_asleep()), (123_456, has_thread, true));
+            }
+            let next = Cell::new(123_457, has_thread);
+            assert!(cell.precedes(next) && next.precedes(cell.late()) && cell.late().is_late() && !cell.is_late());
         }
     }
 }

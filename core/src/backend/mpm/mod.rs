@@ -14,14 +14,15 @@
 //! | HELD, RESERVED -> the same with LINE, and HAND_OVER if it is strict or has waited 1 ms | a waiter, before it sleeps | |
 //! | HELD(d, g) -> HELD(own, g+1), abandoned | anyone who read the word, then found LIFE d free | |
 //! | RESERVED(own) -> HELD(own, g+1) | the first of that process's line | |
-//! | RESERVED(h) -> HELD(own, g+1) | anyone, if LIFE h is free, its cell is empty, or the reservation is older than 250 ms | |
-//! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if h has died | wake |
+//! | RESERVED(h) -> HELD(own, g+1) | anyone, if LIFE h is free; the first in line but for h (strict), or anyone, if its cell is empty or the reservation is older than 250 ms | |
+//! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if h has died; anyone in line, if it is older than 250 ms | wake |
 //! | HELD(d), RESERVED(d) -> FREE | who moves into slot d, between taking CLAIM d and LIFE d | wake, also if nothing changed |
-//! | FREE with LINE -> FREE | who looked for the first in line and found nobody; exactly the word it had read | |
+//! | FREE with LINE -> FREE | who looked for the first in line and found nobody; exactly the word it had read | look once more; somebody: LINE again |
 //! | HELD(s, g) -> HELD(own, g+1) -> released | break; the old hold finds a word that is not its own | wake |
 //!
 //! # The line
-//! Each process has one cell: the ticket of its first waiter, and whether that one sleeps. The lowest ticket is first.
+//! Each process has one cell: the ticket of its first waiter, whether that one sleeps, and whether it is late. The lowest ticket is
+//! first, but for those who are late.
 //!
 //! | event | who | what |
 //! |---|---|---|
@@ -29,6 +30,8 @@
 //! | the first is about to sleep | it | reads the bell, marks the cell asleep, looks at the word (and takes it, or sets LINE), sleeps on the bell as read |
 //! | the lock comes free | who released | finds the lowest cell; if asleep: marks it awake, counts the bell up, wakes |
 //! | it takes the lock or leaves | it | the next of its process takes over the cell, or the cell is cleared |
+//! | it was woken, and does not come within 250 ms | whoever looks then | marks the cell late, if it is not asleep, and passes the lock on; nothing is reserved for it, and newcomers pass |
+//! | it comes after all, at its next look | it | marks the cell asleep and not late: its ticket counts again |
 //! | it dies | who finds its LIFE free | clears the cell |
 //!
 //! # The bell
@@ -49,7 +52,8 @@
 //! # Why nothing is lost
 //! A waiter writes its cell, then sees LINE in a word that is not free, then sleeps; a release changes the word, then
 //! reads LINE from it, then reads the cells: one of the two sees the other. No release clears LINE; it goes only by a swap of the
-//! very word for which the line was found empty, and an entry in between has another generation. A wake that comes
+//! very word for which the line was found empty, and an entry in between has another generation; whoever came between the reading and the
+//! swap is found by a second look. A wake that comes
 //! before the sleep has changed the bell, so the sleep ends at once. A waiter that leaves a free word to the one before it sets LINE in
 //! it first. Who is found in the cells, and is gone when the word has been changed for it, is noticed by a second look at its cell. A releaser that dies between its swap and its wake, a waiter that
 //! dies or freezes after it was woken: the pulse (`pulse.rs`) of the others looks, at the event of the death and every 250 ms.

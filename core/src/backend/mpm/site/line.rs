@@ -26,7 +26,7 @@ impl Site {
             }
             self.note_passing(tick);
             if (word.has(HAND_OVER) || word.has(LINE) && self.is_overdue(tick))
-                && let Some((slot, cell)) = self.first_in_line()
+                && let Some((slot, cell)) = self.first_in_line().filter(|(_, cell)| !cell.is_late())
             {
                 // Once for each waiter: one that is stopped would hold up everybody each time anew.
                 self.page.u32(layout::waiting_since(slot)).store(0, Relaxed);
@@ -66,7 +66,7 @@ impl Site {
         loop {
             self.note_passing(coarse_ms());
             let abandoned = reserved.has(ABANDONED);
-            let Some((slot, cell)) = self.first_in_line() else {
+            let Some((slot, cell)) = self.first_in_line().filter(|(_, cell)| !cell.is_late()) else {
                 if self.swap(reserved, reserved.freed(abandoned)).is_ok() {
                     self.serve_line();
                 }
@@ -93,8 +93,11 @@ impl Site {
             match self.first_in_line() {
                 // Exactly this word: an entry in between has another generation, and then its release looks.
                 None => {
-                    let _ = self.swap(word, word.without(LINE));
-                    return;
+                    // Who came while the cells were read saw LINE, and may have left the word to another who came with it.
+                    if self.swap(word, word.without(LINE)).is_err() || self.first_in_line().is_none() {
+                        return;
+                    }
+                    self.restore_line();
                 }
                 Some((slot, cell)) => {
                     if self.ring(slot, cell) {
@@ -105,14 +108,24 @@ impl Site {
         }
     }
 
-    /// The lowest ticket in the file. It may be of a process that has died.
+    #[cold]
+    fn restore_line(&self) {
+        loop {
+            let word = self.word();
+            if word.has(LINE) || self.swap(word, word.with(LINE)).is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// The lowest ticket in the file, but for those who are late. It may be of a process that has died.
     pub(super) fn first_in_line(&self) -> Option<(u16, Cell)> {
         let mut first: Option<(u16, Cell)> = None;
         for block in 0..self.blocks() {
             let (slot, at, count) = layout::cells(block);
             for (cell, slot) in self.page.u64s(at, count).iter().zip(slot..) {
                 let cell = Cell(cell.load(SeqCst));
-                if cell != Cell::EMPTY && first.is_none_or(|(_, best)| cell.ticket() < best.ticket()) {
+                if cell != Cell::EMPTY && first.is_none_or(|(_, best)| cell.precedes(best)) {
                     first = Some((slot, cell));
                 }
             }
@@ -129,6 +142,28 @@ impl Site {
             }
             // A change of the cell means that somebody new has moved in.
             let _ = self.page.u64(layout::cell(slot)).compare_exchange(cell.0, 0, SeqCst, SeqCst);
+        }
+    }
+
+    /// Whether anybody waits who is not late.
+    pub(super) fn is_anyone_before(&self) -> bool {
+        self.first_alive().is_some_and(|(_, cell)| !cell.is_late())
+    }
+
+    /// The claim of the first of `slot` was over: it is late, until it is seen again. One that is stopped would cost everybody its claim
+    /// with each release.
+    pub(super) fn pass_over(&self, slot: u16) {
+        let place = self.page.u64(layout::cell(slot));
+        let cell = Cell(place.load(SeqCst));
+        // Asleep means that it was seen after it was woken, or has not been woken.
+        if slot == self.slot || cell == Cell::EMPTY || cell.is_asleep() || cell.is_late() {
+            return;
+        }
+        if place.compare_exchange(cell.0, cell.late().0, SeqCst, SeqCst).is_ok() {
+            // Who marked it as woken may have been stopped before it woke it.
+            let bell = self.page.u32(layout::bell(slot));
+            bell.fetch_add(1, SeqCst);
+            futex::wake(bell, u32::MAX, futex::ANY, true);
         }
     }
 
@@ -301,7 +336,8 @@ impl Site {
                 drop(gone);
                 continue;
             }
-            self.page.u64(layout::cell(self.slot)).fetch_or(Cell::ASLEEP, SeqCst);
+            // As it is from the start: who was late has its place again.
+            self.page.u64(layout::cell(self.slot)).store(Cell::new(front.ticket, front.waiter.is_blocking()).0, SeqCst);
             let strict = front.strict;
             let hand_over = strict || front.waiter.created.elapsed() >= PATIENCE;
             let Some(grant) = self.attempt(look, strict, hand_over) else {
@@ -362,21 +398,36 @@ impl Site {
             let word = self.word();
             let free = |site: &Site| site.enter(word, word.has(ABANDONED), strict);
             let entered = match self.state(word) {
-                State::Free => match self.first_in_line() {
-                    // Only newcomers pass, in `take`; among those in line whoever is first is woken instead.
-                    Some((slot, cell)) if slot != self.slot && !(look == Look::Late && self.is_stale()) => {
-                        // It must find LINE when it enters, or its release would not know of us.
-                        if !word.has(LINE) && self.swap(word, word.with(LINE)).is_err() {
+                State::Free => {
+                    if look == Look::Late && self.is_stale() {
+                        self.first_in_line().iter().for_each(|(slot, _)| self.pass_over(*slot));
+                    }
+                    match self.first_in_line() {
+                        // Only newcomers pass, in `take`; among those in line whoever is first is woken instead.
+                        Some((slot, cell)) if slot != self.slot => {
+                            // It must find LINE when it enters, or its release would not know of us.
+                            if !word.has(LINE) && self.swap(word, word.with(LINE)).is_err() {
+                                continue;
+                            }
+                            if self.ring(slot, cell) {
+                                return None;
+                            }
                             continue;
                         }
-                        if self.ring(slot, cell) {
-                            return None;
-                        }
-                        continue;
+                        _ => free(self),
                     }
-                    _ => free(self),
-                },
-                State::Reserved if word.slot() == self.slot || self.is_unclaimed(word.slot()) => free(self),
+                }
+                State::Reserved if word.slot() == self.slot => free(self),
+                State::Reserved if self.is_unclaimed(word.slot()) => {
+                    self.pass_over(word.slot());
+                    match self.first_in_line() {
+                        Some((slot, _)) if slot != self.slot => {
+                            self.pass_reservation(word);
+                            continue;
+                        }
+                        _ => free(self),
+                    }
+                }
                 State::Reserved if asked && self.is_dead(word.slot()) => free(self),
                 State::Held if asked && self.is_dead(word.slot()) => self.succeed(word, strict),
                 State::Bad => return None,

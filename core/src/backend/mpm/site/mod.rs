@@ -86,7 +86,7 @@ pub(super) enum Look {
     Brief,
     /// And asks whether the owner lives.
     Thorough,
-    /// And takes what the one before it has left lying for too long.
+    /// And passes over who has left a free lock lying for too long.
     Late,
 }
 
@@ -251,7 +251,7 @@ impl Site {
         let grant = loop {
             let word = self.word();
             let entered = match self.state(word) {
-                State::Free if strict && word.has(LINE) && self.first_alive().is_some() => return Ok(None),
+                State::Free if strict && word.has(LINE) && self.is_anyone_before() => return Ok(None),
                 State::Free => self.enter(word, word.has(ABANDONED), strict),
                 State::Bad => return Err(damaged("acquire", &self.path)),
                 State::Held | State::Reserved if word.slot() == self.slot => return Ok(None),
@@ -268,6 +268,11 @@ impl Site {
                     }
                     match state {
                         State::Reserved if self.is_unclaimed(word.slot()) => {
+                            self.pass_over(word.slot());
+                            if strict && self.is_anyone_before() {
+                                self.pass_reservation(word);
+                                return Ok(None);
+                            }
                             self.enter(word, word.has(ABANDONED), strict)
                         }
                         State::Reserved if self.is_dead(word.slot()) => self.enter(word, word.has(ABANDONED), strict),
