@@ -6,6 +6,7 @@ pub mod asking;
 pub mod broken;
 pub mod cell;
 pub mod certificates;
+pub mod cgroup;
 pub mod chaos;
 pub mod clock;
 pub mod cluster;
