@@ -16,15 +16,29 @@ declare class Hold {
     extend (ttlMs?: number): Promise<void>
     /** Ends this hold, and no other. ERR_IPCMUTEX_LOST if it was lost. A second call does nothing. */
     release (): Promise<void>
+    /** `await using` releases. */
     [Symbol.asyncDispose] (): Promise<void>
 }
 
-/** A lock, named by a URL, that excludes threads, processes or hosts. */
+/**
+ * A lock, named by a URL, that excludes threads, processes or hosts.
+ *
+ *     spm:<id>                                        mpm:<id>  mpm:/path  mpm:./path  file:/path
+ *     rpm+redis://[user:secret@]host[:port][/<id>]    rpm+rediss://... (TLS)
+ *     rpm+redis+unix:///path/redis.sock?id=<id>       rpm+redis+sentinel://h1,h2/<master>/<id>
+ *     rpm+redis+cluster://h1,h2/<id>                  rpm+redlock://h1,h2,h3/<id>
+ *
+ *     All: ?fair=strict|eventual, label=<text>. mpm: mode=0660, remotefs=1. Redis: ttl=10s, renew=off, db=,
+ *     prefix=, redis_key=, replicas=, connect_timeout=, policy=any, protocol=2|3, tls=on, ca= crt= key=; of
+ *     Sentinels sentinel_user= sentinel_password=. An id is 1 to 200 bytes of A-Z a-z 0-9 . _ - (Redis: also
+ *     / and :). Everything may be percent-encoded.
+ */
 declare class Mutex {
     /** Checks the URL; nothing is opened yet. Throws ERR_IPCMUTEX_INVALID. */
     constructor (url: string)
     /** The URL, its secret shown as ***. */
     readonly url: string
+    /** Opens it, which the first `acquire` does as well. ERR_IPCMUTEX_INVALID if it is open already. */
     open (): Promise<void>
     /** Releases a hold taken through it and ends its waits with ERR_IPCMUTEX_CLOSED. */
     close (): Promise<void>
@@ -37,11 +51,13 @@ declare class Mutex {
     release (): Promise<void>
     /** Runs `fn` holding the lock and always releases. Rejects with the loss if the hold was lost. */
     execute<T> (fn: (hold: Hold) => T | PromiseLike<T>, options?: Mutex.AcquireOptions): Promise<T>
+    /** What anybody can see of the lock, whoever holds it. */
     status (): Promise<Mutex.Status>
     /** Takes the lock from whoever holds it; whether somebody did. That hold is lost, its token stale. */
     breakLock (): Promise<boolean>
     /** Blocks this thread, its event loop included. ERR_IPCMUTEX_TIMEOUT. */
     acquireSync (options?: { timeout?: number }): Hold
+    /** As `release`, and blocks. */
     releaseSync (): void
 }
 
@@ -75,9 +91,29 @@ declare namespace Mutex {
         /** Acquisitions that had to wait, by how long: up to 0.1 ms, 1 ms, 10 ms, 100 ms, 1 s, 10 s, and longer. */
         waits: number[]
     }
+    /** Why it failed, as in every language; `docs/TROUBLESHOOTING.md` says what to do. */
+    export type Code =
+        | "ERR_IPCMUTEX_TIMEOUT"
+        | "ERR_IPCMUTEX_CANCELED"
+        | "ERR_IPCMUTEX_LOST"
+        | "ERR_IPCMUTEX_NOT_OWNER"
+        | "ERR_IPCMUTEX_CLOSED"
+        | "ERR_IPCMUTEX_FORKED"
+        | "ERR_IPCMUTEX_INVALID"
+        | "ERR_IPCMUTEX_PERMISSION"
+        | "ERR_IPCMUTEX_UNSAFE"
+        | "ERR_IPCMUTEX_NO_SPACE"
+        | "ERR_IPCMUTEX_RESOURCE"
+        | "ERR_IPCMUTEX_IO"
+        | "ERR_IPCMUTEX_UNAVAILABLE"
+        | "ERR_IPCMUTEX_AUTH"
+        | "ERR_IPCMUTEX_CONFIG"
+        | "ERR_IPCMUTEX_PROTOCOL"
+        | "ERR_IPCMUTEX_UNSUPPORTED"
+        | "ERR_IPCMUTEX_PANIC"
     /** What every failure of this package has. */
     export interface MutexError extends Error {
-        code: `ERR_IPCMUTEX_${string}`
+        code: Code
     }
     export { Hold, Mutex, Mutex as default }
 }

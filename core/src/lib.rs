@@ -8,6 +8,19 @@
 //! # Ok::<(), ipcmutex::Error>(())
 //! ```
 //!
+//! # URLs
+//! ```text
+//! spm:<id>                                        mpm:<id>  mpm:/path  mpm:./path  file:/path
+//! rpm+redis://[user:secret@]host[:port][/<id>]    rpm+rediss://... (TLS)
+//! rpm+redis+unix:///path/redis.sock?id=<id>       rpm+redis+sentinel://h1,h2/<master>/<id>
+//! rpm+redis+cluster://h1,h2/<id>                  rpm+redlock://h1,h2,h3/<id>
+//!
+//! All: ?fair=strict|eventual, label=<text>. mpm: mode=0660, remotefs=1. Redis: ttl=10s, renew=off, db=,
+//! prefix=, redis_key=, replicas=, connect_timeout=, policy=any, protocol=2|3, tls=on, ca= crt= key=; of
+//! Sentinels sentinel_user= sentinel_password=. An id is 1 to 200 bytes of A-Z a-z 0-9 . _ - (Redis: also
+//! / and :). Everything may be percent-encoded.
+//! ```
+//!
 //! # Waiting
 //! [`Mutex::acquire`] waits for ever, [`Mutex::acquire_timeout`] up to a limit, [`Mutex::try_acquire`] not at all,
 //! [`Mutex::acquire_async`] without a thread and under any executor, [`Mutex::acquire_callback`] without an executor. First come,

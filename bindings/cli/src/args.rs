@@ -16,7 +16,7 @@ LOCK is a name, a path, or a URL:
   ipcmutex run -n nightly -- rsync -a /srv/ backup:/srv/";
 
 const EXIT_CODES: &str = "Exit codes: the command's own, or 128 + signal; 1 not acquired (-E);
-64 usage; 66 cannot open the lock; 69 server unreachable;
+64 usage; 66 cannot open the lock; 69 server unreachable; 70 a bug;
 75 lock lost; 126 not executable; 127 not found.";
 
 #[derive(Parser)]

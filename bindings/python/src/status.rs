@@ -11,18 +11,23 @@ pub(crate) struct Status {
     token: u64,
     /// How many acquisitions wait.
     waiters: u32,
-    /// Who holds it, for display only; None if nobody does.
+    /// The process that holds it, as that one sees itself; for display only. None if nobody does.
     owner_pid: Option<u32>,
+    /// The host of the one that holds it.
     owner_host: Option<String>,
+    /// The label of the one that holds it: the URL's `label=`, or the program.
     owner_label: Option<String>,
     /// Since how many milliseconds it is held; None if it is not.
     held_ms: Option<u64>,
-    /// Acquisitions, with or without a wait; those that had to wait; waits that gave up; holds that ended without a
-    /// release; slow looks that found what nobody had told.
+    /// Acquisitions, with or without a wait; of a Redis lock through this object, as all numbers that follow.
     acquisitions: u64,
+    /// Those that had to wait.
     contended: u64,
+    /// Waits that ended without the lock.
     gave_up: u64,
+    /// Holds that ended without a release.
     losses: u64,
+    /// Slow looks that found what nobody had told.
     rechecks: u64,
     /// Acquisitions that had to wait, by how long: up to 0.1 ms, 1 ms, 10 ms, 100 ms, 1 s, 10 s, and longer.
     waits: Vec<u64>,
