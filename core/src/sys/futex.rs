@@ -72,7 +72,7 @@ pub(crate) fn wake(word: &AtomicU32, count: u32, bits: u32, shared: bool) -> u32
 
 /// Moves the sleeper of `from`, if that is `expected` still, to `to`, and does not wake it: it sleeps on, until its own deadline, for whoever
 /// wakes `to`. Both words are slept on as shared. Where it cannot be moved, it is woken.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(all(test, feature = "schedules"))))]
 pub(crate) fn move_sleeper(from: &AtomicU32, expected: u32, to: &AtomicU32) {
     let (woken, moved) = (0u32, 1usize);
     // SAFETY: both words are live and aligned; FUTEX_CMP_REQUEUE takes the number to move where others take a deadline.
@@ -123,7 +123,7 @@ pub(crate) fn wake(_word: &AtomicU32, _count: u32, _bits: u32, _shared: bool) ->
     0
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(not(target_os = "linux"), not(all(test, feature = "schedules"))))]
 pub(crate) fn move_sleeper(_from: &AtomicU32, _expected: u32, _to: &AtomicU32) {}
 
 pub(crate) const ANY: u32 = u32::MAX;
