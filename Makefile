@@ -1,6 +1,7 @@
 # make demo                       C, Python, Node and shell processes take one lock, and one is killed while it holds
 # make test                       everything that must hold
 # make packages                   what is installed: wheel, npm tarballs, C and the crate, each into an empty environment, and used there
+# make free-threaded PYTHON=      the tests of the Python binding under a free-threaded CPython
 # make systemd                    the units of docs/SERVICES.md, under a systemd that boots in a container
 # make wheel                      the wheel as it is published, for every Linux from glibc 2.17 on, into target/dist (DIST=), looked at and used
 # make sanitize                   the C cells of the matrix, their agent under AddressSanitizer, UBSan and LeakSanitizer
@@ -39,7 +40,7 @@ node := $(target)/node
 demo: build redis
 	@$(built)/demo
 
-test: tools redis lint build test-rust test-python test-node bench-smoke
+test: tools redis lint build test-rust test-python test-node sanitize bench-smoke
 	@echo "make test: all passed"
 
 # Nothing may be skipped here for want of a server. What runs in the background ignores Ctrl-C and its like, and so would
@@ -60,6 +61,16 @@ packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tool
 	tests/packages/node.sh $(target)/node-tools
 	tests/packages/rust.sh
 	@echo "make packages: all passed"
+
+# abi3 is not for a free-threaded interpreter: it gets a build of its own. PyO3 knows them from 3.14 on.
+.PHONY: free-threaded
+free-threaded: tools redis $(venv)/ready
+	@python=$$(command -v "$(or $(PYTHON),python3.14t)") || { echo "SKIPPED free-threaded: no python3.14t; name one by PYTHON="; exit 0; }; \
+	$$python -c 'import sys; sys.exit(sys._is_gil_enabled())' || { echo "make: $$python has its GIL on" >&2; exit 1; }; \
+	$$python -m venv --clear $(target)/free-threaded && rm -rf $(target)/free-threaded/wheels; \
+	(cd bindings/python && $(venv)/bin/maturin build --quiet --interpreter $(target)/free-threaded/bin/python --out $(target)/free-threaded/wheels); \
+	$(target)/free-threaded/bin/pip install --quiet --disable-pip-version-check 'pytest>=8' $(target)/free-threaded/wheels/*.whl; \
+	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal $(target)/free-threaded/bin/python -m pytest -p no:cacheprovider --ignore tests/test_types.py
 
 .PHONY: systemd
 systemd: rust debian-systemd-container
