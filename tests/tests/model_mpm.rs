@@ -273,7 +273,10 @@ impl Protocol {
                     _ => At::Probe(word),
                 };
             }
-            At::Probe(word) => at = if self.is_dead(&w, word.slot) { At::TryCas(word) } else { At::Join },
+            At::Probe(word) => {
+                let others_first = self.strict && self.first_alive(&w).is_some();
+                at = if self.is_dead(&w, word.slot) && !others_first { At::TryCas(word) } else { At::Join };
+            }
             At::TryCas(word) => at = if self.enter(&mut w, slot, word) { At::Critical } else { At::Idle },
             At::Join => {
                 w.tickets += 1;
@@ -306,7 +309,7 @@ impl Protocol {
                     },
                     Kind::Reserved if mine => At::LookCas(word),
                     Kind::Reserved if stale => At::PassOver(word, word.slot),
-                    _ if me.asked && self.is_dead(&w, word.slot) => At::LookCas(word),
+                    _ if me.asked && self.is_dead(&w, word.slot) => At::Scan(For::Claim, word, 0, None),
                     _ if word.line && (word.hand_over || !hand_over) => self.before_sleep(),
                     _ => At::Flag(word, hand_over),
                 };
@@ -316,7 +319,10 @@ impl Protocol {
                 let before = |other: &Process| {
                     other.at == At::Asleep && !other.frozen && (1..me.ticket).contains(&w.slots[other.slot].cell.ticket)
                 };
-                w.overtaken |= entered && word.kind == Kind::Free && !me.late && w.processes.iter().any(before);
+                w.overtaken |= entered
+                    && !me.late
+                    && (word.kind != Kind::Reserved || word.slot != slot)
+                    && w.processes.iter().any(before);
                 at = if entered { At::Entered } else { At::Look };
             }
             At::PassOver(word, first) => {
@@ -387,6 +393,8 @@ impl Protocol {
             At::Ring(why, word, to, cell) => {
                 // The cell as it is now, or, with the defect, as it was when this waiter was chosen.
                 let now = w.slots[to].cell;
+                // A claim of its own begins for who is given it.
+                w.processes[p].late &= why != For::Claim;
                 let seen = if self.defect == Defect::TrustsTheScan { cell } else { now };
                 at = if seen.ticket != cell.ticket {
                     Protocol::gone(why, word)
@@ -488,7 +496,11 @@ impl Protocol {
 
     /// After a ring that somebody will answer.
     fn rung(&self, why: For) -> At {
-        if matches!(why, For::Look | For::Claim) { self.before_sleep() } else { At::Done }
+        match why {
+            For::Look => self.before_sleep(),
+            For::Claim => At::Look,
+            _ => At::Done,
+        }
     }
 
     fn found(&self, w: &mut World, slot: usize, why: For, word: Word, found: Option<(usize, Cell)>) -> At {

@@ -33,7 +33,7 @@ fn f1_the_next_owner_is_told_that_the_last_one_was_killed() {
         assert!(token > last);
         let waiting = std::thread::scope(|scope| {
             let waiting = scope.spawn(|| {
-                let hold = next.acquire()?;
+                let hold = next.acquire_timeout(Duration::from_secs(60))?.expect("its owner has died");
                 Ok::<_, ipcmutex::Error>((Instant::now(), hold.token(), hold.abandoned(), hold.release()))
             });
             owner.until_waiters(1, 1);

@@ -7,6 +7,7 @@ mod errno;
 mod limits;
 mod namespaces;
 mod order;
+mod pairs;
 mod paths;
 mod processes;
 mod scale;

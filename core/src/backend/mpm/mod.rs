@@ -12,10 +12,11 @@
 //! | HELD(own, g) -> FREE(g), LINE kept | the hold | LINE: wake the first in line |
 //! | HELD(own, g) with HAND_OVER, or LINE and the first in line has waited 1 ms -> RESERVED(first in line, g) | the hold; the time is noted before | wake it |
 //! | HELD, RESERVED -> the same with LINE, and HAND_OVER if it is strict or has waited 1 ms | a waiter, before it sleeps | |
-//! | HELD(d, g) -> HELD(own, g+1), abandoned | anyone who read the word, then found LIFE d free | |
+//! | HELD(d, g) -> HELD(own, g+1), abandoned | the first in line, or a newcomer (strict: not if anybody waits), who read the word, then found LIFE d free | |
+//! | HELD(d, g) -> RESERVED(first in line, g), abandoned | anyone else in line who did | wake it |
 //! | RESERVED(own) -> HELD(own, g+1) | the first of that process's line | |
-//! | RESERVED(h) -> HELD(own, g+1) | anyone, if LIFE h is free; the first in line but for h (strict), or anyone, if its cell is empty or the reservation is older than 250 ms | |
-//! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if h has died; anyone in line, if it is older than 250 ms | wake |
+//! | RESERVED(h) -> HELD(own, g+1) | the first in line but for h, or a newcomer (strict: not if anybody waits), if LIFE h is free, its cell is empty, or the reservation is older than 250 ms | |
+//! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if h has died; anyone else in line, in the same cases | wake |
 //! | HELD(d), RESERVED(d) -> FREE | who moves into slot d, between taking CLAIM d and LIFE d | wake, also if nothing changed |
 //! | FREE with LINE -> FREE | who looked for the first in line and found nobody; exactly the word it had read | look once more; somebody: LINE again |
 //! | HELD(s, g) -> HELD(own, g+1) -> released | break; the old hold finds a word that is not its own | wake |

@@ -83,6 +83,27 @@ impl Site {
         }
     }
 
+    /// A lock that nobody will come for: of an owner that has died, or kept for one who is gone or late. It goes to the first in line, who is woken;
+    /// if that is this process, the word from which it is to be entered. `None`: look again. Under `local`, so this process is not rung.
+    pub(super) fn give_to_first(&self, mut word: Word) -> Option<Word> {
+        loop {
+            let first = self.first_in_line().filter(|(slot, cell)| *slot != self.slot && !cell.is_late());
+            let Some((slot, cell)) = first else { return Some(word) };
+            self.note_passing(coarse_ms());
+            let given = word.reserved(slot, word.state() == State::Held || word.has(ABANDONED));
+            if given != word && self.swap(word, given).is_err() {
+                return None;
+            }
+            if word.state() == State::Held {
+                self.note_loss(word);
+            }
+            if self.ring(slot, cell) {
+                return None;
+            }
+            word = given;
+        }
+    }
+
     /// If the lock is free and somebody waits, wakes the first. If nobody does, LINE goes.
     pub(super) fn serve_line(&self) {
         loop {
@@ -418,18 +439,16 @@ impl Site {
                     }
                 }
                 State::Reserved if word.slot() == self.slot => free(self),
-                State::Reserved if self.is_unclaimed(word.slot()) => {
+                State::Reserved if self.is_unclaimed(word.slot()) || asked && self.is_dead(word.slot()) => {
                     self.pass_over(word.slot());
-                    match self.first_in_line() {
-                        Some((slot, _)) if slot != self.slot => {
-                            self.pass_reservation(word);
-                            continue;
-                        }
-                        _ => free(self),
-                    }
+                    let Some(word) = self.give_to_first(word) else { continue };
+                    self.enter(word, word.has(ABANDONED), strict)
                 }
-                State::Reserved if asked && self.is_dead(word.slot()) => free(self),
-                State::Held if asked && self.is_dead(word.slot()) => self.succeed(word, strict),
+                State::Held if asked && self.is_dead(word.slot()) => match self.give_to_first(word) {
+                    Some(word) if word.state() == State::Held => self.succeed(word, strict),
+                    Some(word) => self.enter(word, true, strict),
+                    None => continue,
+                },
                 State::Bad => return None,
                 _ => {
                     let want = if hand_over { LINE | HAND_OVER } else { LINE };
@@ -509,8 +528,6 @@ impl Site {
         match self.state(word) {
             State::Held if word.slot() == self.slot => return false,
             State::Held if !self.is_dead(word.slot()) => return true,
-            // The others have their own pulse, and the first of them is to have it; who stays away for too long is passed.
-            State::Held if !ours && event => return true,
             State::Free | State::Reserved if !ours && !self.is_stale() => return true,
             _ => {}
         }

@@ -177,8 +177,14 @@ impl Site {
     /// Enters in the place of an owner that died or is to be robbed.
     #[cold]
     fn succeed(&self, word: Word, strict: bool) -> Option<Grant> {
-        let before = layout::owner(&self.page, word.slot());
         let grant = self.enter(word, true, strict)?;
+        self.note_loss(word);
+        Some(grant)
+    }
+
+    /// The owner that `word` named died, or was robbed.
+    fn note_loss(&self, word: Word) {
+        let before = layout::owner(&self.page, word.slot());
         self.count(layout::losses(self.slot));
         log::warn!(
             "{}: pid {} on {} ({}) died holding, or was robbed: the next one hears abandoned",
@@ -187,7 +193,6 @@ impl Site {
             before.host,
             before.label
         );
-        Some(grant)
     }
 
     fn count(&self, number: usize) {
@@ -267,16 +272,26 @@ impl Site {
                         continue;
                     }
                     match state {
-                        State::Reserved if self.is_unclaimed(word.slot()) => {
-                            self.pass_over(word.slot());
+                        State::Reserved | State::Held
+                            if state == State::Reserved && self.is_unclaimed(word.slot())
+                                || self.is_dead(word.slot()) =>
+                        {
+                            if state == State::Reserved {
+                                self.pass_over(word.slot());
+                            }
                             if strict && self.is_anyone_before() {
-                                self.pass_reservation(word);
+                                if state == State::Reserved {
+                                    self.pass_reservation(word);
+                                }
+                                // The others have heard of a death as well, and are served in their order.
                                 return Ok(None);
                             }
-                            self.enter(word, word.has(ABANDONED), strict)
+                            if state == State::Held {
+                                self.succeed(word, strict)
+                            } else {
+                                self.enter(word, word.has(ABANDONED), strict)
+                            }
                         }
-                        State::Reserved if self.is_dead(word.slot()) => self.enter(word, word.has(ABANDONED), strict),
-                        State::Held if self.is_dead(word.slot()) => self.succeed(word, strict),
                         _ => return Ok(None),
                     }
                 }
