@@ -240,11 +240,16 @@ fn canceled() -> Error {
 
 /// Before it waits: the grant, or the ticket to wait with. A server that is away may come back within the time there
 /// is: the line waits for it.
-fn first_try(backend: &dyn Backend, timeout: Timeout, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
+fn first_try(
+    backend: &dyn Backend,
+    timeout: Timeout,
+    deadline: Option<Instant>,
+    sleeps: bool,
+) -> Result<Result<Grant, u64>> {
     if timeout.is_try() {
         return backend.try_take()?.map(Ok).ok_or_else(|| timed_out(backend, timeout));
     }
-    may_come_back(backend.take_or_line_up(deadline))
+    may_come_back(backend.take_or_line_up(deadline, sleeps))
 }
 
 fn may_come_back(outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u64>> {
@@ -339,7 +344,7 @@ pub(crate) fn block(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: 
 fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl FnOnce(Pending)) -> Result<Grant> {
     let Waiting { timeout, cancel, mut interrupt } = waiting;
     let deadline = if backend.is_remote() { timeout.deadline() } else { None };
-    let ticket = match first_try(&**backend, timeout, deadline)? {
+    let ticket = match first_try(&**backend, timeout, deadline, true)? {
         Ok(grant) => return Ok(grant),
         Err(ticket) => ticket,
     };
@@ -395,7 +400,7 @@ pub(crate) fn start(
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
     let deadline = timeout.deadline();
-    let outcome = first_try(&**backend, timeout, deadline);
+    let outcome = first_try(&**backend, timeout, deadline, false);
     go_on(backend, &waiter, timeout, deadline, outcome);
     pending
 }
@@ -495,7 +500,7 @@ impl FutureWait {
         let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, 0, false);
         let wait = FutureWait { backend: backend.clone(), waiter };
         register(Pending::of(&wait.waiter, backend));
-        let outcome = first_try(&**backend, Timeout::FOREVER, None);
+        let outcome = first_try(&**backend, Timeout::FOREVER, None, false);
         go_on(backend, &wait.waiter, Timeout::FOREVER, None, outcome);
         wait
     }

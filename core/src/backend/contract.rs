@@ -137,15 +137,15 @@ pub(crate) trait Backend: Send + Sync {
     }
 
     /// `try_take` for one who waits until `deadline` if it comes to nothing: else the ticket for its waiter, which may
-    /// be a place in the line already. `join` must follow.
-    fn take_or_line_up(&self, _deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
+    /// be a place in the line already. `join` must follow. `sleeps`: then a thread calls `wait`.
+    fn take_or_line_up(&self, _deadline: Option<Instant>, _sleeps: bool) -> Result<Result<Grant, u64>> {
         Ok(self.try_take()?.ok_or(0))
     }
 
     /// `take_or_line_up`, or `try_take` unless it `waits`, for an event loop, which waits for no server: `then` is told, here or on another
     /// thread. As a ticket 0 says that there is none.
     fn ask_take(&self, _on: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) {
-        then(if waits { self.take_or_line_up(deadline) } else { self.try_take().map(|grant| grant.ok_or(0)) });
+        then(if waits { self.take_or_line_up(deadline, false) } else { self.try_take().map(|grant| grant.ok_or(0)) });
     }
 
     /// `release` in this way.

@@ -3,6 +3,7 @@
 
 mod beside;
 mod clocks;
+mod direct;
 mod exits;
 mod network;
 mod refusals;

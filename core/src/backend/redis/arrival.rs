@@ -31,6 +31,14 @@ pub(super) struct Arrival {
     pub(super) rank: u32,
     pub(super) foreign: bool,
     pub(super) heard: Option<Word>,
+    /// Its thread hears by itself, as another process in the line.
+    pub(super) direct: bool,
+}
+
+impl Arrival {
+    fn new(token: Token, lock: Arc<Lock>, link: u64, direct: bool) -> Arrival {
+        Arrival { token, lock, link, ticket: 0, left: 0, rank: 0, foreign: false, heard: None, direct }
+    }
 }
 
 #[derive(Default)]
@@ -45,10 +53,29 @@ impl Arrivals {
     pub(super) fn announce(&mut self, serial: u64, token: &Token, lock: &Arc<Lock>) -> bool {
         if self.hearing != 0 {
             let (token, lock, link) = (token.clone(), lock.clone(), self.hearing);
-            let new = Arrival { token, lock, link, ticket: 0, left: 0, rank: 0, foreign: false, heard: None };
-            self.by_serial.insert(serial, new);
+            self.by_serial.insert(serial, Arrival::new(token, lock, link, false));
         }
         self.hearing != 0
+    }
+
+    /// The same, for one whose thread hears by itself.
+    pub(super) fn announce_direct(&mut self, serial: u64, token: &Token, lock: &Arc<Lock>) {
+        self.by_serial.insert(serial, Arrival::new(token.clone(), lock.clone(), 0, true));
+    }
+
+    /// It hears no more by itself, and comes to the background thread with another token; false if it has left.
+    pub(super) fn moves(&mut self, serial: u64, token: Token, ticket: u64) -> bool {
+        let Some(arrival) = self.by_serial.get_mut(&serial) else { return false };
+        *arrival = Arrival { ticket, ..Arrival::new(token, arrival.lock.clone(), 0, false) };
+        true
+    }
+
+    /// One that heard by itself has ended: its token.
+    pub(super) fn take_direct(&mut self, serial: u64) -> Option<Token> {
+        let arrival = self.by_serial.get(&serial).filter(|arrival| arrival.direct)?;
+        let token = arrival.token.clone();
+        self.by_serial.remove(&serial);
+        Some(token)
     }
 
     pub(super) fn of(&mut self, serial: u64) -> Option<&mut Arrival> {
@@ -73,7 +100,8 @@ impl Arrivals {
         self.by_serial.values()
     }
 
+    /// Whether nobody is on the way to the background thread.
     pub(super) fn is_empty(&self) -> bool {
-        self.by_serial.is_empty()
+        self.by_serial.values().all(|arrival| arrival.direct)
     }
 }

@@ -6,6 +6,7 @@
 //! | the caller's | whatever thread calls, one at a time | take, release, status, break: one round trip, no thread hop |
 //! | one aside | the same | with `replicas=`: waiting for them |
 //! | one event loop's, once it has asked for a while: it was the caller's | that loop | take and release, awaited |
+//! | the ear, once a lock was found taken | one thread that waits | take, its turn, confirm (`direct`) |
 //! | the link (RESP2: and its ear) | the background thread | the line, wake-ups, renewals, what is still owed |
 //!
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
@@ -21,6 +22,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::arrival::Arrivals;
 use super::connect::{Learned, Server};
+use super::direct::Direct;
 use super::exchange::Exchange;
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
@@ -56,6 +58,9 @@ pub(super) struct Engine {
     changes: AtomicU64,
     /// This process instance, in the line and as a channel.
     pub(super) process: String,
+    /// And the thread that waits by itself.
+    pub(super) ear_process: String,
+    pub(super) direct: Direct,
     epoch: u32,
     serial: AtomicU64,
     /// Who is on the way to a line.
@@ -112,6 +117,8 @@ impl Board {
 pub(super) struct Debt {
     pub(super) keys: Keys,
     pub(super) beside_others: bool,
+    /// It stood in the line for a thread that hears by itself.
+    pub(super) by_ear: bool,
     pub(super) ending: Ending,
     /// After this it has ended by itself.
     pub(super) until: u64,
@@ -120,7 +127,7 @@ pub(super) struct Debt {
 #[cfg(test)]
 impl Debt {
     pub(super) fn of_nobody() -> Debt {
-        Debt { keys: Keys::of("nobody's"), beside_others: false, ending: Ending::Undone, until: 0 }
+        Debt { keys: Keys::of("nobody's"), beside_others: false, by_ear: false, ending: Ending::Undone, until: 0 }
     }
 }
 
@@ -170,12 +177,15 @@ impl Engine {
         if let Some(engine) = engines.get(&server).and_then(Weak::upgrade) {
             return Ok(engine);
         }
+        let process = hex(&random::<8>()?);
         let engine = Arc::new(Engine {
             server: server.clone(),
             scripts: Scripts::new(server.is_cluster()),
             learned: Arc::default(),
             changes: AtomicU64::new(0),
-            process: hex(&random::<8>()?),
+            ear_process: format!("{process}e"),
+            process,
+            direct: Direct::default(),
             epoch: fork::epoch(),
             serial: AtomicU64::new(0),
             placings: Arc::default(),
@@ -300,6 +310,11 @@ impl Engine {
         exchange.is_idle().then_some(exchange)
     }
 
+    /// Whether an event loop has a connection.
+    pub(super) fn is_exchanging(&self) -> bool {
+        self.exchange.lock().as_ref().is_some_and(|exchange| !exchange.is_over())
+    }
+
     /// Makes the caller's connection the event loop's, if no loop has one. Somebody who only comes by needs none.
     pub(super) fn lay_exchange(self: &Arc<Engine>, on: &EventLoop) {
         // Over RESP2 there is a connection more already.
@@ -311,7 +326,7 @@ impl Engine {
             return;
         }
         let mut place = self.exchange.lock();
-        if place.as_ref().is_some_and(|exchange| !exchange.is_over()) {
+        if place.as_ref().is_some_and(|exchange| !exchange.is_over()) || !self.direct.make_way() {
             return;
         }
         let Some(mut caller) = self.caller.try_lock() else { return };
@@ -404,6 +419,11 @@ impl Engine {
     /// Another server may have taken this one's place.
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
+        self.direct.ring();
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     // ---- the board
@@ -529,7 +549,7 @@ impl Engine {
 
     /// A take goes out, on the caller's connection: until what is returned is dropped, the end of the process waits for it.
     pub(super) fn begin_taking(&self) -> Taking<'_> {
-        self.taking.fetch_add(1, Ordering::AcqRel);
+        self.taking.fetch_add(1, Ordering::SeqCst);
         Taking(&self.taking)
     }
 
@@ -558,7 +578,7 @@ impl Engine {
         };
         // No call begins any more. Those that were answered are on the board in a moment: a few instructions of another thread, which
         // has nobody to wake for them. For no longer than FAREWELL.
-        while self.taking.load(Ordering::Acquire) != 0 && Instant::now() < end {
+        while self.taking.load(Ordering::SeqCst) != 0 && Instant::now() < end {
             std::thread::sleep(Duration::from_micros(50));
         }
         let exchange = self.exchange.try_lock().and_then(|exchange| exchange.clone());
@@ -596,8 +616,11 @@ impl Engine {
     fn owed(&self) -> Vec<(Token, Debt)> {
         let board = self.board.lock();
         let arrivals = board.arrivals.all();
-        let mut owed: Vec<(Token, Debt)> =
-            arrivals.map(|arrival| (arrival.token.clone(), arrival.lock.debt(Ending::Undone))).collect();
+        let mut owed: Vec<(Token, Debt)> = arrivals
+            .map(|arrival| {
+                (arrival.token.clone(), Debt { by_ear: arrival.direct, ..arrival.lock.debt(Ending::Undone) })
+            })
+            .collect();
         owed.extend(board.debts.iter().map(|(token, debt)| (token.clone(), debt.clone())));
         for hold in board.holds.values() {
             // One that has ended and is still there is being released by another thread, whose words may not go out any more.
@@ -609,7 +632,8 @@ impl Engine {
     }
 
     pub(super) fn release_command(&self, by_text: bool, token: &str, debt: &Debt) -> redis::Cmd {
-        self.scripts.release(by_text, &debt.keys, token, debt.ending, debt.beside_others, &self.process)
+        let process = if debt.by_ear { &self.ear_process } else { &self.process };
+        self.scripts.release(by_text, &debt.keys, token, debt.ending, debt.beside_others, process)
     }
 
     /// The hold of this process that has `token`.
@@ -660,6 +684,7 @@ impl Drop for Engine {
                 exchange.end();
             }
         } else {
+            self.direct.forget();
             // The parent's socket: not a byte is sent on it and nothing of it is shut down.
             std::mem::forget(self.caller.get_mut().connection.take());
             std::mem::forget(self.aside.get_mut().connection.take());

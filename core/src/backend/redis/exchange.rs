@@ -20,6 +20,7 @@ use redis::io::tcp::socket2::SockRef;
 
 use super::dial::Stream;
 use super::engine::Debt;
+use super::frame::frame;
 use super::hold::Token;
 use crate::event_loop::{self, EventLoop, Mark};
 use crate::service::{clock, offload};
@@ -217,9 +218,10 @@ impl Exchange {
     /// The process ends: what is under way is undone behind itself, on the same connection, so that it cannot come too late. Waits for
     /// the answers, no longer than `limit`.
     pub(super) fn farewell(&self, limit: Duration, release: impl FnOnce(&Token, &Debt) -> Vec<u8>) {
-        let Some(mut state) = self.state.try_lock() else { return };
-        let Some((token, debt)) = state.asked.take().and_then(|asked| asked.leaves) else { return };
+        let mut state = self.state.lock();
+        // From here on nothing is asked any more.
         state.ended = true;
+        let Some((token, debt)) = state.asked.take().and_then(|asked| asked.leaves) else { return };
         let Some(socket) = state.stream.socket() else { return };
         let words = release(&token, &debt);
         let ready = SockRef::from(&socket).set_nonblocking(false).and_then(|()| state.stream.set_limit(limit));
@@ -289,26 +291,6 @@ impl event_loop::Exchange for Exchange {
     }
 }
 
-/// How many bytes the first answer in `bytes` has, once all of it is there.
-fn frame(bytes: &[u8]) -> Option<usize> {
-    let line = bytes.windows(2).position(|two| two == b"\r\n")? + 2;
-    let number = || std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse::<i64>().ok();
-    match (bytes[0], number()) {
-        (b'$', Some(length @ 0..)) => {
-            let end = usize::try_from(length).ok().and_then(|length| length.checked_add(line + 2))?;
-            (end <= bytes.len()).then_some(end)
-        }
-        (b'*', Some(parts @ 1..)) => {
-            let mut end = line;
-            for _ in 0..parts {
-                end += frame(&bytes[end..]).filter(|part| *part > 0)?;
-            }
-            Some(end)
-        }
-        _ => Some(line),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::{AsFd, BorrowedFd};
@@ -317,27 +299,6 @@ mod tests {
 
     use super::*;
     use crate::event_loop::Exchange as _;
-
-    #[test]
-    fn an_answer_is_whole_or_awaited() {
-        let answers: [&[u8]; 8] = [
-            b":1\r\n",
-            b"+OK\r\n",
-            b"-ERR no\r\n",
-            b"$-1\r\n",
-            b"$3\r\na\r\n\r\n",
-            b"*0\r\n",
-            b"*3\r\n:1\r\n$2\r\nab\r\n*1\r\n:-4\r\n",
-            b"*-1\r\n",
-        ];
-        for answer in answers {
-            for length in 0..answer.len() {
-                assert_eq!(frame(&answer[..length]), None, "{:?}", String::from_utf8_lossy(&answer[..length]));
-            }
-            assert_eq!(frame(answer), Some(answer.len()));
-            assert_eq!(frame(&[answer, b":7\r\n"].concat()), Some(answer.len()));
-        }
-    }
 
     struct Far {
         exchange: Arc<Exchange>,

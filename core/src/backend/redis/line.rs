@@ -564,7 +564,7 @@ impl Worker {
         // On its way here, or confirmed by another take before this message came?
         if !self.engine.board().arrivals.hear(token, Word::Turn) && self.engine.hold_with(token).is_none() {
             let until = lease::now() + lease::nanos(std::time::Duration::from_secs(1));
-            let debt = Debt { keys: Keys::of(key), beside_others: false, ending: Ending::Undone, until };
+            let debt = Debt { keys: Keys::of(key), beside_others: false, by_ear: false, ending: Ending::Undone, until };
             self.engine.owe(&token.into(), debt);
         }
     }

@@ -20,6 +20,7 @@ use crate::numbers::{Tally, count};
 use crate::service::call;
 use crate::sync::Guarded;
 use crate::sys::exit;
+use crate::sys::futex::Woken;
 use crate::url::RedisTarget;
 use crate::wait::Waiter;
 
@@ -47,6 +48,8 @@ pub(super) struct Lock {
     pub(super) tally: Tally,
     /// The highest fencing token seen here; the next is higher whatever became of the server's data.
     floor: AtomicU64,
+    /// When it was last found taken by a thread that then waited.
+    pub(super) contended: AtomicU64,
     holds: Guarded<Vec<Arc<Hold>>>,
     /// What the last refused take said, and when.
     seen: Guarded<Option<(Instant, Status)>>,
@@ -67,6 +70,7 @@ impl Lock {
             losses: Losses::default(),
             tally: Tally::default(),
             floor: AtomicU64::new(0),
+            contended: AtomicU64::new(0),
             holds: Guarded::default(),
             seen: Guarded::default(),
             trouble: Guarded::default(),
@@ -82,6 +86,7 @@ impl Lock {
             floor: self.floor.load(Ordering::Relaxed),
             beside_others: self.beside_others,
             process: &self.engine.process,
+            home: None,
         }
     }
 
@@ -89,6 +94,7 @@ impl Lock {
         Debt {
             keys: self.keys.clone(),
             beside_others: self.beside_others,
+            by_ear: false,
             ending,
             until: lease::now() + lease::nanos(self.ttl),
         }
@@ -212,8 +218,8 @@ impl Backend for Redis {
         true
     }
 
-    fn take_or_line_up(&self, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
-        self.0.take(true, deadline)
+    fn take_or_line_up(&self, deadline: Option<Instant>, sleeps: bool) -> Result<Result<Grant, u64>> {
+        if sleeps { self.0.take_or_listen(deadline) } else { self.0.take(true, deadline) }
     }
 
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
@@ -221,6 +227,9 @@ impl Backend for Redis {
         // A place in the line is also left behind by a process that ends.
         exit::at_exit(engine::farewell);
         let arrived = waiter.ticket.load(Ordering::Acquire);
+        if self.0.is_direct(arrived) {
+            return Ok(());
+        }
         if arrived != 0 {
             return engine.arrive(arrived, waiter.clone(), self.0.clone());
         }
@@ -230,9 +239,20 @@ impl Backend for Redis {
         engine.post(Event::Join { serial, waiter: waiter.clone(), lock: self.0.clone(), placing })
     }
 
+    fn wait(&self, waiter: &Arc<Waiter>, until: Option<Instant>) -> Woken {
+        self.0.listen(waiter, until)
+    }
+
+    fn nudge(&self, waiter: &Arc<Waiter>) {
+        waiter.unpark();
+        if waiter.is_blocking() && self.0.engine.is_ours() {
+            self.0.engine.direct.ring();
+        }
+    }
+
     fn leave(&self, waiter: &Arc<Waiter>) {
         let serial = waiter.ticket.load(Ordering::Acquire);
-        if serial != 0 && self.0.engine.is_ours() {
+        if serial != 0 && self.0.engine.is_ours() && !self.0.leave_directly(serial) {
             // Without a thread nobody of this process stands in line.
             let _ = self.0.engine.post(Event::Leave(serial));
         }

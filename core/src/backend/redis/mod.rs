@@ -13,6 +13,7 @@
 //! | the background thread: its loop, the line, the renewals | `worker`, `line`, `renewal` |
 //! | beside other libraries | `tracking` |
 //! | on the way to the line | `arrival` (straight), `placing` (through the thread) |
+//! | a thread that waits by itself | `direct`, and what it listens to: `ear` |
 //! | the same without scripts | `plain` |
 //! | waiting for replicas | `witness` |
 //! | the backend; taking and letting go | `lock`, `take` |
@@ -40,8 +41,11 @@
 mod arrival;
 mod connect;
 mod dial;
+mod direct;
+mod ear;
 mod engine;
 mod exchange;
+mod frame;
 mod hold;
 mod keys;
 mod lease;

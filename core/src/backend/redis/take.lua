@@ -1,4 +1,4 @@
--- ARGV: token, ttl, proc, info, ticket (empty: does not wait; 0: a newcomer), floor
+-- ARGV: token, ttl, proc, info, ticket (empty: does not wait; 0: a newcomer), floor, and who hears of a loss, if not proc
 -- {1, fence, abandoned, unlined} owned · {0, pttl, rank, ticket, fresh, kind, info, held ms, waiters} not · {2} ended before;
 -- each with the token behind it: an answer to something else is known by that.
 local token, ttl, proc, info, ticket, floor = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -23,7 +23,7 @@ local function own(unlined)
     call('HINCRBY', state, 'f', 1)
     fence = call('HGET', state, 'f')
   end
-  call('HSET', state, 'o', token, 'f', fence, 'a', abandoned, 'i', info, 'p', proc, 's', now_ms, 'g', '')
+  call('HSET', state, 'o', token, 'f', fence, 'a', abandoned, 'i', info, 'p', ARGV[7] or proc, 's', now_ms, 'g', '')
   -- Once an hour is enough for what lives a week: a token is about the time of its take.
   if math.floor(now / 3600000000) ~= math.floor(last / 3600000000) then call('PEXPIRE', state, WEEK) end
   return {1, fence, abandoned, unlined, token}

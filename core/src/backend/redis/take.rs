@@ -114,7 +114,7 @@ impl Lock {
     }
 
     /// How long an answer may take.
-    fn limit(&self, deadline: Option<Instant>) -> Duration {
+    pub(super) fn limit(&self, deadline: Option<Instant>) -> Duration {
         let patience = self.engine.server.patience();
         let left = deadline.map(|end| end.saturating_duration_since(Instant::now()).max(PATIENT));
         left.map_or(patience, |left| left.min(patience))

@@ -114,6 +114,8 @@ pub(super) struct Ask<'a> {
     pub(super) floor: u64,
     pub(super) beside_others: bool,
     pub(super) process: &'a str,
+    /// The process that is told if the hold is lost, if it is known in the line by another name.
+    pub(super) home: Option<&'a str>,
 }
 
 impl Scripts {
@@ -125,8 +127,10 @@ impl Scripts {
             ask.info.to_owned(),
             ask.ticket.map(|ticket| ticket.to_string()).unwrap_or_default(),
             ask.floor.to_string(),
+            ask.home.unwrap_or_default().to_owned(),
         ];
-        self.take.call(by_text, keys.all(ask.beside_others), &args)
+        let args = &args[..if ask.home.is_some() { 7 } else { 6 }];
+        self.take.call(by_text, keys.all(ask.beside_others), args)
     }
 
     pub(super) fn release(

@@ -101,6 +101,7 @@ impl Rounds {
                 floor,
                 beside_others: shape.beside_others,
                 process: "0",
+                home: None,
             };
             Some(scripts.take(by_text, &shape.keys, &ask))
         };

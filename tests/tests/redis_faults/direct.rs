@@ -1,0 +1,212 @@
+//! A thread that waits for its turn on a connection of its own, by itself, and what makes it go on by way of the background thread.
+
+use std::time::Duration;
+
+use ipcmutex::{Cancel, ErrorKind, Hold, Mutex, Waiting};
+use ipcmutex_tests::agent::{Agent, Language, talkative};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters};
+use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::servers::{Redis, Reply};
+
+/// Who stands in the line of the lock: whether each of them hears by itself.
+fn line(redis: &Redis, id: &str) -> Vec<bool> {
+    match redis.command(&["ZRANGE", &format!("{{ipcmutex:{id}}}:line"), "0", "-1"]) {
+        Reply::List(members) => members
+            .iter()
+            .map(|member| member.text().split_once('.').is_some_and(|(process, _)| process.len() == 17))
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What `wait` came to, when it waited by itself for the hold that `then` was given.
+fn directly<T: Send>(
+    redis: &Redis,
+    id: &str,
+    wait: impl Fn() -> T + Sync,
+    then: impl FnOnce(Hold) -> Option<Hold>,
+) -> T {
+    // Of another engine, for it says who it is in another way.
+    let other = open(&redis.url_at(&redis.address().replace("127.0.0.1", "localhost"), id));
+    let mut then = Some(then);
+    loop {
+        let hold = served(&other);
+        let (outcome, kept) = std::thread::scope(|scope| {
+            let waits = scope.spawn(&wait);
+            until("it waits", || line(redis, id).len() == 1);
+            let kept = match then.take_if(|_| line(redis, id) == [true]) {
+                Some(then) => then(hold),
+                None => {
+                    hold.release().expect("released");
+                    None
+                }
+            };
+            (waits.join().expect("no panic"), kept)
+        });
+        if let Some(kept) = kept {
+            kept.release().expect("released");
+        }
+        if then.is_none() {
+            return outcome;
+        }
+    }
+}
+
+/// Whoever else is served holds it for ever.
+fn served(mutex: &Mutex) -> Hold {
+    mutex.acquire_timeout(LONG).expect("no error").expect("served")
+}
+
+/// The hold is let go.
+fn released(hold: Hold) -> Option<Hold> {
+    hold.release().expect("released");
+    None
+}
+
+fn is_free_and_empty(mutex: &Mutex) {
+    until("nobody holds it and nobody waits", || {
+        mutex.status().is_ok_and(|status| status.state == ipcmutex::State::Free && status.waiters == 0)
+    });
+}
+
+#[test]
+fn who_waits_by_itself_is_served_and_told_of_a_break() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("direct?ttl=1h"));
+    let hold = directly(&redis, "direct", || served(&mutex), released);
+    let (tell, told) = std::sync::mpsc::channel();
+    hold.on_lost(move |error| tell.send(error.kind()).expect("the test listens")).expect("held");
+    assert!(mutex.break_lock().expect("broken"));
+    // A renewal would see it in twenty minutes.
+    assert_eq!(told.recv_timeout(LONG).expect("told"), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    let next = served(&mutex);
+    assert!(next.abandoned());
+    next.release().expect("released");
+    is_free_and_empty(&mutex);
+}
+
+#[test]
+fn a_wait_by_itself_ends_by_timeout_by_cancellation_and_by_close() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("ends"));
+    for _ in 0..3 {
+        let wait = || mutex.acquire_timeout(Duration::from_millis(500));
+        let outcome = directly(&redis, "ends", wait, |hold| {
+            until("it has left", || waiters(&mutex) == 0);
+            Some(hold)
+        });
+        assert!(outcome.expect("no error").is_none());
+
+        let cancel = std::sync::Mutex::new(Cancel::new());
+        let wait = || {
+            let token = Cancel::new();
+            *cancel.lock().expect("no panic") = token.clone();
+            mutex.acquire_with(Waiting { cancel: Some(&token), ..Waiting::default() })
+        };
+        let outcome = directly(&redis, "ends", wait, |hold| {
+            cancel.lock().expect("no panic").cancel();
+            until("it has left", || waiters(&mutex) == 0);
+            Some(hold)
+        });
+        assert_eq!(kind_of(outcome), ErrorKind::Canceled);
+    }
+    let outcome = directly(
+        &redis,
+        "ends",
+        || mutex.acquire(),
+        |hold| {
+            mutex.close().expect("closed");
+            Some(hold)
+        },
+    );
+    assert_eq!(kind_of(outcome), ErrorKind::Closed);
+    is_free_and_empty(&open(&redis.url("ends")));
+}
+
+#[test]
+fn a_wait_whose_connection_is_cut_keeps_its_place() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("cut"));
+    let behind = Agent::start_with(Language::Rust, &[talkative()]);
+    behind.open(1, &redis.url("cut")).ok();
+    let mut later = None;
+    let hold = directly(
+        &redis,
+        "cut",
+        || served(&mutex),
+        |hold| {
+            later = Some(behind.begin("hold 1 1 forever"));
+            until("both wait", || line(&redis, "cut") == [true, false]);
+            redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+            until("it has moved, and stands first", || line(&redis, "cut") == [false, false]);
+            released(hold)
+        },
+    );
+    let later = later.expect("it waited");
+    assert!(later.is_waiting(), "who came later was served first");
+    let first = hold.token();
+    hold.release().expect("released");
+    assert!(later.reply().ok().token() > first);
+    behind.call("end 1").ok();
+    is_free_and_empty(&mutex);
+}
+
+/// Nothing is told of it: the lease ends, and who waits looks.
+#[test]
+fn who_waits_by_itself_for_one_who_dies_looks_when_the_lease_ends() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("dies"));
+    let dying = Agent::start_with(Language::Rust, &[talkative()]);
+    dying.open(1, &redis.url("dies?ttl=2s")).ok();
+    let hold = loop {
+        dying.call("hold 1 1 forever").ok();
+        let (died, hold) = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| served(&mutex));
+            until("it waits", || line(&redis, "dies").len() == 1);
+            let direct = line(&redis, "dies") == [true];
+            if direct {
+                dying.kill(u64::from(dying.pid()));
+            } else {
+                dying.call("end 1").ok();
+            }
+            (direct, waits.join().expect("no panic"))
+        });
+        if died {
+            break hold;
+        }
+        hold.release().expect("released");
+    };
+    assert!(hold.abandoned());
+    hold.release().expect("released");
+    is_free_and_empty(&mutex);
+}
+
+/// A hundred turns each, of threads of one process and of another process: one of each process waits by itself.
+#[test]
+fn all_who_wait_take_turns_whichever_way() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("turns");
+    let (mutex, inside) = (open(&url), std::sync::atomic::AtomicU32::new(0));
+    let last = std::sync::Mutex::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    let hold = mutex.acquire().expect("served");
+                    assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two are inside");
+                    let before = std::mem::replace(&mut *last.lock().expect("no panic"), hold.token());
+                    assert!(hold.token() > before, "served out of order");
+                    inside.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                    hold.release().expect("released");
+                }
+            });
+        }
+    });
+    is_free_and_empty(&mutex);
+}
