@@ -274,7 +274,7 @@ fn every_test_that_is_named_exists() -> Outcome {
         is_scenario || sources.contains(&format!("fn {own}(")) || sources.contains(&format!("def {own}("))
     };
     let mut missing: Vec<&str> = named.filter(|name| !exists(name)).collect();
-    let rows = list.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split(" | ").nth(1));
+    let rows = list.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split(" | ").last());
     let quoted = rows.flat_map(|shown| shown.split('"').skip(1).step_by(2));
     missing.extend(quoted.filter(|title| !sources.contains(&format!("test(\"{title}\""))));
     if missing.is_empty() { Ok(()) } else { Err(format!("no such test: {missing:?}").into()) }
