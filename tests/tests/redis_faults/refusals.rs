@@ -10,6 +10,9 @@ use ipcmutex_tests::servers::Redis;
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::proxy::Proxy;
+
+use super::both_ways;
 
 #[test]
 fn a_frozen_server_does_not_outlast_the_callers_patience() {
@@ -31,6 +34,29 @@ fn a_frozen_server_does_not_outlast_the_callers_patience() {
     for mutex in [&patient, &short] {
         mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
     }
+}
+
+#[test]
+fn a_wait_too_short_for_a_late_server_fails_alone() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "late");
+    let (own, _) = both_ways(&redis, &proxy, "own");
+    let held = straight.acquire().expect("acquired");
+    let hold = own.acquire().expect("acquired");
+    proxy.said();
+    redis.freeze();
+    std::thread::scope(|scope| {
+        let short = scope.spawn(|| mutex.acquire_with(within(Duration::from_millis(1))));
+        until("it asks", || !proxy.said().is_empty());
+        // Behind it, on the same connection, and with more patience.
+        let release = scope.spawn(|| hold.release());
+        assert_eq!(kind_of(short.join().expect("no panic")), ErrorKind::Unavailable);
+        redis.thaw();
+        release.join().expect("no panic").expect("the server was late by less than it may be");
+    });
+    held.release().expect("released");
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub(super) struct Engine {
     serial: AtomicU64,
     /// Who is on the way to a line.
     pub(super) placings: Arc<Placings>,
-    caller: Guarded<Caller>,
+    pub(super) caller: Guarded<Caller>,
     exchange: Guarded<Option<Arc<Exchange>>>,
     /// How often an event loop asked and had none.
     unlaid: AtomicUsize,
@@ -81,8 +81,9 @@ pub(super) struct Caller {
     connection: Option<Connection>,
     /// The engine's count of changes when it was made.
     changes: u64,
-    /// When the server last failed to be there, and how: who queued up before that shares the outcome.
-    failure: Option<(Instant, Error)>,
+    /// When the server last failed to be there, how long it was waited for, and how it failed: who queued up before that, and
+    /// would not wait for longer, shares the outcome.
+    failure: Option<(Instant, Duration, Error)>,
 }
 
 pub(super) struct Board {
@@ -237,20 +238,22 @@ impl Engine {
         operation: &'static str,
         call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
-        self.call_on(&self.caller, operation, call)
+        self.call_on(&self.caller, self.server.patience(), operation, call)
     }
 
-    /// The same on `caller`'s.
+    /// The same on `caller`'s, by somebody who waits for an answer for as long as `patience`.
     pub(super) fn call_on<T>(
         &self,
         caller: &Guarded<Caller>,
+        patience: Duration,
         operation: &'static str,
         mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
         let queued = Instant::now();
         let mut caller = caller.lock();
-        if let Some((at, error)) = &caller.failure
+        if let Some((at, waited, error)) = &caller.failure
             && *at > queued
+            && *waited >= patience
         {
             return Err(Failed { error: error.clone(), in_doubt: false });
         }
@@ -271,11 +274,12 @@ impl Engine {
                     Err(error) if wire::is_cut(&error) && !std::mem::replace(&mut dropped, true) => continue,
                     Err(error) => {
                         let error = self.server.failed(operation, &error);
-                        caller.failure = Some((Instant::now(), error.clone()));
+                        caller.failure = Some((Instant::now(), Duration::MAX, error.clone()));
                         return Err(Failed { error, in_doubt });
                     }
                 },
             };
+            let asked = Instant::now();
             match call(&mut connection) {
                 Ok(value) => {
                     caller.connection = Some(connection);
@@ -290,8 +294,9 @@ impl Engine {
                 Err(error) => {
                     // A server that is silent will not answer a new connection either.
                     if std::mem::replace(&mut in_doubt, true) || error.is_timeout() {
+                        let waited = if error.is_timeout() { asked.elapsed() } else { Duration::MAX };
                         let error = self.server.failed(operation, &error);
-                        caller.failure = Some((Instant::now(), error.clone()));
+                        caller.failure = Some((Instant::now(), waited, error.clone()));
                         return Err(Failed { error, in_doubt });
                     }
                 }
@@ -359,7 +364,9 @@ impl Engine {
         call: Arc<impl Fn(bool) -> redis::Cmd + Send + Sync + 'static>,
     ) -> redis::RedisResult<Value> {
         let engine = self.clone();
-        let work = move || engine.call_on(&engine.aside, "acquire", |connection| call(false).query(connection));
+        let patience = self.server.patience();
+        let work =
+            move || engine.call_on(&engine.aside, patience, "acquire", |connection| call(false).query(connection));
         match tokio::task::spawn_blocking(work).await {
             Ok(answer) => answer.map_err(|failed| std::io::Error::other(failed.error).into()),
             Err(_) => Err((redis::ErrorKind::Client, "the call ended").into()),

@@ -95,7 +95,7 @@ impl Lock {
             wire::taken(&reply?, &attempt.token).map(Some).map_err(wire::unasked)
         };
         let answer = loop {
-            match engine.call("acquire", &mut call) {
+            match engine.call_on(&engine.caller, self.limit(deadline), "acquire", &mut call) {
                 // The process ends, most probably in this sleep: there is one, not one after another.
                 Ok(None) => std::thread::sleep(pause().unwrap_or_default()),
                 Ok(Some(taken)) => break Ok(taken),

@@ -26,7 +26,7 @@ impl Engine {
         let keys = [lock.keys.lock(), lock.keys.state()];
         let args = [token.to_string(), lock.ttl.as_millis().to_string()];
         let (renewed, copies) = self
-            .call_on(&self.aside, "acquire", |connection| {
+            .call_on(&self.aside, self.server.patience(), "acquire", |connection| {
                 let renewed = engine::run(connection, |by_text| self.scripts.renew.call(by_text, &keys, &args))?;
                 let patience = PATIENCE.as_millis() as u64;
                 let copies = redis::cmd("WAIT").arg(lock.replicas).arg(patience).query::<Value>(connection)?;
