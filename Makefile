@@ -9,7 +9,7 @@
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
 # make figures                    what the tests of faults measure, into docs/FAULTS.md
-# make sweep                      every system call of every path fails with each of its errors; 10,000 forks, 10,000 releases in Redis
+# make sweep                      every system call of every path fails with each of its errors; 10,000 forks, a million tokens, 10,000 releases in Redis
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, under a minute but for the builds)
 # make install PREFIX= DESTDIR=   header, libraries, command
 # make loader                     writes bindings/node/loader.js anew, with the version of @napi-rs/cli that is named below
@@ -105,13 +105,13 @@ chaos: build redis
 .PHONY: figures
 figures: build redis neighbours debian-strace
 	@rm -f $(target)/figures
-	IPCMUTEX_FIGURES=$(target)/figures IPCMUTEX_REQUIRE_REDIS=1 cargo test -q -p ipcmutex-tests --test faults --test mpm --test redis -- --test-threads=1
+	IPCMUTEX_FIGURES=$(target)/figures IPCMUTEX_REQUIRE_REDIS=1 cargo test -q -p ipcmutex-tests --test faults --test mpm --test redis --test redis_faults --test topologies -- --test-threads=1
 	IPCMUTEX_FIGURES=$(target)/figures IPCMUTEX_BLESS=1 cargo test -q -p ipcmutex-tests --test faults table
 
 .PHONY: sweep
 sweep: build redis debian-strace
 	IPCMUTEX_SWEEP=1 IPCMUTEX_FORKS=10000 cargo test -p ipcmutex-tests --test faults -- --nocapture every_call k4_
-	IPCMUTEX_RELEASES=10000 IPCMUTEX_FORKS=10000 IPCMUTEX_REQUIRE_REDIS=1 \
+	IPCMUTEX_RELEASES=10000 IPCMUTEX_FORKS=10000 IPCMUTEX_TOKENS=1000000 IPCMUTEX_REQUIRE_REDIS=1 \
 	  cargo test -p ipcmutex-tests --test redis --test redis_faults -- --nocapture r9_ p11_
 
 install:

@@ -385,7 +385,12 @@ impl Client {
         for word in words {
             text.push_str(&format!("${}\r\n{word}\r\n", word.len()));
         }
-        self.stream.get_mut().write_all(text.as_bytes()).expect("the server takes the command");
+        self.say(text.as_bytes());
+    }
+
+    /// Sends these very bytes.
+    pub fn say(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).expect("the server takes it");
     }
 
     /// Reads one reply.

@@ -3,6 +3,7 @@
 //! Each test has a server of its own. Where a fault has a number it stands in the name. `matrix.rs` runs the promises in
 //! every language.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as Guard, mpsc};
@@ -16,7 +17,7 @@ use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::occupancy::now;
 use ipcmutex_tests::secrets;
-use ipcmutex_tests::servers::{Redis, Reply};
+use ipcmutex_tests::servers::{Client, Redis, Reply};
 
 fn rust() -> Agent {
     Agent::start_with(Language::Rust, &[talkative()])
@@ -54,12 +55,14 @@ fn keys(redis: &Redis) -> Vec<String> {
 
 /// How a loss is told, each way: at once and once.
 #[track_caller]
-fn told_of_loss(hold: ipcmutex::Hold, told: &mpsc::Receiver<Error>) {
+fn told_of_loss(hold: ipcmutex::Hold, told: &mpsc::Receiver<Error>) -> Instant {
     assert_eq!(told.recv_timeout(LONG).expect("on_lost is called").kind(), ErrorKind::Lost);
+    let at = Instant::now();
     assert_eq!(kind_of(hold.check()), ErrorKind::Lost);
     assert_eq!(kind_of(hold.extend(None)), ErrorKind::Lost);
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
     assert!(told.recv_timeout(Duration::from_millis(50)).is_err(), "told once");
+    at
 }
 
 fn listen(hold: &ipcmutex::Hold) -> mpsc::Receiver<Error> {
@@ -413,11 +416,35 @@ fn r8_a_wait_that_ended_leaves_nothing_behind() {
     assert_eq!(left, ["{ipcmutex:r8}:state"], "neither the lock nor a line");
 }
 
+/// Reads what a server does until somebody says "the end": of a lock of which `ECHO released <key>` was said nothing is prolonged until
+/// it is taken anew, and no token that was released is written again. What was.
+fn written_after_release(mut monitor: Client) -> Vec<String> {
+    let (mut holders, mut released) = (HashMap::<String, String>::new(), HashSet::new());
+    let mut wrong = Vec::new();
+    loop {
+        let line = monitor.reply();
+        let words: Vec<&str> = line.text().split('"').skip(1).step_by(2).collect();
+        match words[..] {
+            ["ECHO", "the end"] => return wrong,
+            ["ECHO", word] => released.extend(word.strip_prefix("released ").and_then(|key| holders.remove(key))),
+            ["SET", key, token, ..] if released.contains(token) => wrong.push(format!("{key} is set again")),
+            ["SET", key, token, ..] => _ = holders.insert(key.to_owned(), token.to_owned()),
+            ["PEXPIRE", key, ..] if key.starts_with("ipcmutex:") && !holders.contains_key(key) => {
+                wrong.push(format!("{key} is prolonged"));
+            }
+            _ => {}
+        }
+    }
+}
+
 #[test]
 fn r9_nothing_is_renewed_after_a_release() {
     needs_redis!();
     let rounds: u64 = std::env::var("IPCMUTEX_RELEASES").ok().and_then(|many| many.parse().ok()).unwrap_or(64);
     let redis = Redis::start();
+    let mut monitor = redis.client();
+    assert_eq!(monitor.command(&["MONITOR"]).text(), "OK");
+    let written = std::thread::spawn(|| written_after_release(monitor));
     let released = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..16_u64 {
@@ -426,12 +453,14 @@ fn r9_nothing_is_renewed_after_a_release() {
             scope.spawn(move || {
                 let mut round = thread;
                 while released.load(Ordering::SeqCst) < rounds {
-                    let hold = mutex.acquire().expect("acquired");
+                    let hold =
+                        mutex.acquire_with(within(LONG)).expect("acquired: none that was released is there for ever");
                     // Around the moment of the first renewal.
                     round += 7;
                     std::thread::sleep(Duration::from_millis(80 + round % 20));
                     // On a machine that is too busy the lease may run out: then there is nothing to see.
                     if hold.release().is_ok() {
+                        redis.command(&["ECHO", &format!("released ipcmutex:r9-{thread}")]);
                         assert_eq!(redis.command(&["EXISTS", &format!("ipcmutex:r9-{thread}")]).number(), 0);
                         released.fetch_add(1, Ordering::SeqCst);
                     }
@@ -439,6 +468,11 @@ fn r9_nothing_is_renewed_after_a_release() {
             });
         }
     });
+    // A renewal that is still to come would have come by now.
+    std::thread::sleep(Duration::from_millis(150));
+    redis.command(&["ECHO", "the end"]);
+    assert_eq!(written.join().expect("no panic"), Vec::<String>::new());
+    figure("R9", format!("{} releases around a renewal: nothing is prolonged or set after one", released.into_inner()));
 }
 
 #[test]
@@ -569,7 +603,9 @@ fn r14_a_busy_server_is_waited_for() {
         let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
         std::thread::sleep(Duration::from_millis(300));
         redis.command(&["SCRIPT", "KILL"]);
+        let over = Instant::now();
         waits.join().expect("no panic").expect("acquired").release().expect("released");
+        figure("R14", format!("served {:.1?} after the busy script's end", over.elapsed()));
     });
 }
 
@@ -584,7 +620,9 @@ fn r15_a_replica_refuses_and_a_promoted_one_serves() {
         let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
         std::thread::sleep(Duration::from_millis(300));
         redis.command(&["REPLICAOF", "NO", "ONE"]);
+        let promoted = Instant::now();
         waits.join().expect("no panic").expect("acquired").release().expect("released");
+        figure("R15", format!("served {:.1?} after the replica was promoted", promoted.elapsed()));
     });
 }
 
@@ -603,7 +641,9 @@ fn r17_a_restarted_server_keeps_no_hold_and_no_waiter_waits_in_vain() {
     let two = std::thread::spawn(move || second.acquire_with(within(LONG)).map(|hold| hold.release()));
     until("they wait", || waiters(&other) == 2);
     redis.restart();
-    told_of_loss(hold, &told);
+    let back = Instant::now();
+    let lost = told_of_loss(hold, &told) - back;
+    figure("R17", format!("with a lease of 2 s, told {lost:.0?} after the server was back without its data"));
     for waits in [one, two] {
         waits.join().expect("no panic").expect("acquired").expect("released");
     }

@@ -1,12 +1,13 @@
 //! Clocks that jump: a host that sleeps, a server whose time of day is set.
 
 use std::ffi::OsStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::clock::{Clock, Jump};
+use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::Redis;
@@ -73,11 +74,13 @@ fn r4_a_server_whose_clock_is_set_ahead_costs_the_hold_and_tells() {
     let (tell, told) = std::sync::mpsc::channel();
     hold.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
     clock.set(Jump::Ahead(HOUR));
+    let set = Instant::now();
     let other = open(&redis.unix_url("ahead"));
     let next = other.acquire_with(within(LONG)).expect("the server has forgotten the first");
     assert!(next.abandoned() && next.token() > hold.token(), "what asks for the higher token is safe");
     // At the next renewal, a third of the lease away.
     assert_eq!(told.recv_timeout(LONG).expect("told"), ErrorKind::Lost);
+    figure("R4", format!("with a lease of 3 s, told {:.1?} after the server's clock was set ahead", set.elapsed()));
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
     next.check().expect("it stands");
     next.release().expect("released");

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{open, until, waiters};
+use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::servers::Redis;
 
@@ -94,39 +96,58 @@ fn k5_a_program_that_is_started_inherits_no_connection() {
 #[test]
 fn p11_no_token_is_drawn_twice_across_forks() {
     needs_redis!();
-    let children: usize = std::env::var("IPCMUTEX_FORKS").ok().and_then(|many| many.parse().ok()).unwrap_or(100);
+    let wanted = |name, otherwise| std::env::var(name).ok().and_then(|many| many.parse().ok()).unwrap_or(otherwise);
+    let (children, tokens): (usize, usize) = (wanted("IPCMUTEX_FORKS", 100), wanted("IPCMUTEX_TOKENS", 2000));
     let redis = Redis::start();
     let mut monitor = redis.client();
     assert_eq!(monitor.command(&["MONITOR"]).text(), "OK");
     let counter = std::thread::spawn(move || {
-        let mut processes = HashMap::<String, String>::new();
+        let (mut drawn, mut fences, mut last) = (HashMap::<u128, u64>::new(), 0_usize, HashMap::new());
+        let hex = |word: &str, digits| u128::from_str_radix(word, 16).ok().filter(|_| word.len() == digits);
         loop {
             let line = monitor.reply();
-            if line.text().contains(" lua] ") {
-                continue;
-            }
             let words: Vec<&str> = line.text().split('"').skip(1).step_by(2).collect();
             if words.get(1) == Some(&"the end") {
-                return processes;
+                return (drawn, fences);
             }
-            let is_hex =
-                |word: &&str, digits| word.len() == digits && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+            if line.text().contains(" lua] ") {
+                // Each hold, where the server notes its fencing token.
+                if let ["HSET", key, "o", _, "f", fence, ..] = words[..] {
+                    let fence: u64 = fence.parse().expect("a number");
+                    let last = last.insert(key.to_owned(), fence).unwrap_or(0);
+                    assert!(fence > last, "{fence} after {last}");
+                    fences += 1;
+                }
+                continue;
+            }
             // A take says the token, the lease and who asks, a release the token and who asks; a renewal says tokens alone.
-            let Some(at) = words.iter().position(|word| is_hex(word, 32)) else { continue };
-            if let Some(process) = words[at + 1..].iter().take(2).find(|word| is_hex(word, 16)) {
-                let token = &words[at];
-                let known = processes.entry((*token).to_owned()).or_insert_with(|| (*process).to_owned());
-                assert_eq!(known, process, "two processes drew {token}");
+            let Some((at, token)) = words.iter().enumerate().find_map(|(at, word)| Some((at, hex(word, 32)?))) else {
+                continue;
+            };
+            if let Some(process) = words[at + 1..].iter().take(2).find_map(|word| hex(word, 16)) {
+                let process = process as u64;
+                assert_eq!(*drawn.entry(token).or_insert(process), process, "two processes drew {token:x}");
             }
         }
     });
-    let agent = Agent::start_with(Language::C, &[talkative()]);
-    assert_eq!(agent.call(&format!("forks {children} {}", redis.url("forks"))).ok().number("bad"), 0);
+    let agent = Agent::start(Language::C);
+    let begun = Instant::now();
+    let forks = format!("forks {children} {} {}", redis.url("forks"), tokens.div_ceil(children));
+    let forked = agent.begin_alone(&forks).reply_after(Duration::from_millis(50) * (children + tokens) as u32);
+    assert_eq!(forked.ok().number("bad"), 0);
     redis.command(&["ECHO", "the end"]);
-    let drawn = counter.join().expect("no panic");
-    let processes: HashSet<&String> = drawn.values().collect();
-    assert!(processes.len() > children, "{} processes", processes.len());
-    assert!(drawn.len() > children, "{} tokens", drawn.len());
+    let (drawn, fences) = counter.join().expect("no panic");
+    let processes = drawn.values().collect::<HashSet<_>>().len();
+    assert!(processes > children, "{processes} processes");
+    assert!(drawn.len() >= tokens && fences >= tokens, "{} tokens, {fences} holds", drawn.len());
+    figure(
+        "P11",
+        format!(
+            "{} tokens of {processes} processes, none drawn twice; the fencing tokens of {fences} holds rise; in {:.0?}",
+            drawn.len(),
+            begun.elapsed()
+        ),
+    );
 }
 
 fn hammer(lock: u32, cell: &Path, records: &Path) -> String {

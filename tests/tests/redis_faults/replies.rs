@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
-use ipcmutex_tests::servers::Redis;
+use ipcmutex_tests::servers::{Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, until, waiters, within};
+use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 
 use super::both_ways;
@@ -31,6 +32,10 @@ fn cut_everywhere(
         cuts += 1;
     }
     cuts
+}
+
+fn side(from: From) -> &'static str {
+    if from == From::Client { "call" } else { "answer" }
 }
 
 /// Nobody holds it, and the next one gets it at once.
@@ -68,6 +73,7 @@ fn r6_a_take_takes_once_wherever_the_connection_is_cut() {
             last = next_one_gets_it(&straight, last);
         });
         assert!(cuts > if from == From::Client { 200 } else { 20 }, "{from:?}: {cuts}");
+        figure("R6", format!("cut after each of {cuts} bytes of the {}: one hold each time", side(from)));
     }
 }
 
@@ -87,6 +93,7 @@ fn r7_a_release_is_one_wherever_the_connection_is_cut() {
             proxy.disarm_for(|| last = next_one_gets_it(&straight, last));
         });
         assert!(cuts > if from == From::Client { 150 } else { 3 }, "{from:?}: {cuts}");
+        figure("R7", format!("cut after each of {cuts} bytes of the {}: released each time", side(from)));
     }
 }
 
@@ -218,6 +225,27 @@ fn r6_what_is_said_twice_counts_once() {
 }
 
 #[test]
+fn r6_a_take_that_arrives_after_its_release_takes_nothing() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "late");
+    // The connection is there, and the scripts are known.
+    mutex.acquire().expect("acquired").release().expect("released");
+    proxy.said();
+    let hold = mutex.try_acquire().expect("no error").expect("nobody else wants it");
+    let take = proxy.said();
+    assert_eq!(String::from_utf8_lossy(&take).matches("EVALSHA").count(), 1, "the take and nothing else");
+    let token = hold.token();
+    hold.release().expect("released");
+    // A copy of it was on its way for longer, over another road.
+    let mut road = redis.client();
+    road.say(&take);
+    assert!(matches!(road.reply(), Reply::List(_)), "it is no error");
+    next_one_gets_it(&straight, token);
+}
+
+#[test]
 fn r6_an_answer_that_never_comes_leaves_no_ghost() {
     needs_redis!();
     let redis = Redis::start();
@@ -285,4 +313,5 @@ fn r8_a_wait_that_is_cancelled_with_its_take_under_way() {
     std::thread::sleep(Duration::from_millis(350));
     let said = proxy.said();
     assert!(!String::from_utf8_lossy(&said).contains("EVAL"), "{}", String::from_utf8_lossy(&said));
+    figure("R8", "30 waits cancelled with their take under way: the lock is free, and nothing is renewed");
 }

@@ -1,7 +1,7 @@
 //! Sentinel: the master is found, and when it is replaced everything goes on at the new one, or is told of.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::certificates::Authority;
@@ -9,6 +9,7 @@ use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -155,7 +156,9 @@ fn r16_a_hold_that_was_not_copied_is_told_of_at_once() {
     assert!(told.try_recv().is_err());
     it.master.kill();
     until("the replica has taken its place", || it.switched());
+    let switched = Instant::now();
     assert_eq!(told.recv_timeout(Duration::from_secs(10)).expect("the loss is told"), ErrorKind::Lost);
+    figure("R16", format!("with a lease of 60 s, told {:.0?} after the failover", switched.elapsed()));
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
     let next = mutex.acquire_with(within(LONG)).expect("the new master has it free");
     next.release().expect("released");
