@@ -1,6 +1,7 @@
 //! A lock file of a test's own, and what can be done to the processes that use it.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -29,6 +30,45 @@ impl Place {
     /// The lock file's URL.
     pub fn url(&self) -> String {
         url_of(&self.path())
+    }
+}
+
+/// What stands in the first block of a lock file (`core/src/backend/mpm/layout.rs` and `word.rs`).
+pub struct Page(fs::File);
+
+impl Page {
+    /// Of the lock file that is there now.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn of(place: &Place) -> Page {
+        Page(fs::File::open(place.path()).expect("it is there"))
+    }
+
+    fn u64(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.0.read_exact_at(&mut bytes, at).expect("a block is there");
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// The word that decides who owns.
+    pub fn word(&self) -> u64 {
+        self.u64(64)
+    }
+
+    /// Who owns the lock, or for whom it is kept; 0 if it is free.
+    pub fn slot(&self) -> u64 {
+        self.word() >> 5 & 0xfff
+    }
+
+    /// The cell of a slot: its process's first waiter, 0 if there is none.
+    pub fn cell(&self, slot: u64) -> u64 {
+        self.u64(256 + 8 * (slot - 1))
+    }
+
+    /// Whether the waiter of `slot` has marked its cell for the ring that wakes it, and is not late.
+    pub fn is_in_line(&self, slot: u64) -> bool {
+        self.cell(slot) & 1 != 0 && self.cell(slot) >> 63 == 0
     }
 }
 

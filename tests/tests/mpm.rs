@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
-use ipcmutex_tests::place::{Place, freeze, kill, signal, url_of};
+use ipcmutex_tests::place::{Page, Place, freeze, kill, signal, url_of};
 
 fn rust() -> Agent {
     Agent::start(Language::Rust)
@@ -391,8 +391,11 @@ fn s10_a_dead_waiter_is_passed_over() {
             agent.leave();
         }
         owner.until_waiters(1, 1);
+        let page = Page::of(&place);
         let released = Instant::now();
         owner.call("end 1").ok();
+        // The owner's slot was the first, the dead ones' are the next.
+        assert!((2..=6).all(|slot| page.cell(slot) == 0), "the lock waits for the dead");
         assert!(!wait.reply().ok().abandoned());
         figure("S10", format!("past five dead, {fair}: {:.1?}", released.elapsed()));
     }

@@ -1,12 +1,11 @@
 //! Who is next: strictly by arrival over processes and languages, or overtaken for no longer than a moment.
 
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use ipcmutex::Mutex;
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
-use ipcmutex_tests::place::{Place, freeze, signal, until};
+use ipcmutex_tests::place::{Page, Place, freeze, signal, until};
 
 #[test]
 fn strict_is_the_order_of_arrival_in_every_language() {
@@ -94,12 +93,9 @@ fn a_release_hands_over_to_who_has_waited_for_long() {
         agent.open(1, &place.url()).ok();
     }
     let [owner, next, late, other] = &agents[..] else { unreachable!("there are four") };
-    // Bits 0-1 of the word, see word.rs: 0 free, 1 held, 2 reserved.
-    let state = || {
-        let mut word = [0; 8];
-        std::fs::File::open(place.path()).and_then(|file| file.read_exact_at(&mut word, 64)).expect("it is there");
-        word[0] & 3
-    };
+    let page = Page::of(&place);
+    // 0 free, 1 held, 2 reserved.
+    let state = || page.word() & 3;
     owner.call("hold 1 1 0").ok();
     let served = next.begin("hold 1 1 forever");
     owner.until_waiters(1, 1);
@@ -117,29 +113,6 @@ fn a_release_hands_over_to_who_has_waited_for_long() {
     assert_eq!(state(), 0, "a stopped process holds up nobody twice");
     signal(late, rustix::process::Signal::CONT);
     waits.reply().ok();
-}
-
-/// Bits of the word (word.rs) and of a cell (layout.rs), of the first block.
-struct Page(std::fs::File);
-
-impl Page {
-    fn of(place: &Place) -> Page {
-        Page(std::fs::File::open(place.path()).expect("it is there"))
-    }
-    fn u64(&self, at: u64) -> u64 {
-        let mut bytes = [0; 8];
-        self.0.read_exact_at(&mut bytes, at).expect("a block is there");
-        u64::from_ne_bytes(bytes)
-    }
-    /// Who owns the lock, or for whom it is kept; 0 if it is free.
-    fn slot(&self) -> u64 {
-        self.u64(64) >> 5 & 0xfff
-    }
-    /// Whether the waiter of `slot` has marked its cell for the ring that wakes it, and is not late.
-    fn is_in_line(&self, slot: u64) -> bool {
-        let cell = self.u64(256 + 8 * (slot - 1));
-        cell & 1 != 0 && cell >> 63 == 0
-    }
 }
 
 /// A waiter that is stopped costs the others its claim of 250 ms once, and not with each release. Running again, it has its place.
@@ -175,7 +148,6 @@ fn s9_a_stopped_first_waiter_is_waited_for_once() {
     let mut begun = Instant::now();
     for (other, wait) in others.iter().zip(served) {
         wait.reply().ok();
-        eprintln!("{:?} {:x}", begun.elapsed(), page.u64(64));
         times.push(begun.elapsed());
         begun = Instant::now();
         other.call("end 1").ok();

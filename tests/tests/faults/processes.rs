@@ -7,7 +7,7 @@ use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::occupancy;
-use ipcmutex_tests::place::{Place, freeze, kill, signal, until};
+use ipcmutex_tests::place::{Page, Place, freeze, kill, signal, until};
 use rustix::process::Signal;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -103,6 +103,7 @@ fn s1_waiters_that_are_killed_cost_the_others_nothing() {
     let url = format!("{}?fair=strict", place.url());
     let owner = agent(&url);
     let waiters: Vec<Agent> = (0..6).map(|_| agent(&url)).collect();
+    let page = Page::of(&place);
     for doomed in 0..3 {
         owner.call("hold 1 1 0").ok();
         let killed = agent(&url);
@@ -122,6 +123,8 @@ fn s1_waiters_that_are_killed_cost_the_others_nothing() {
         killed.leave();
         let released = Instant::now();
         owner.call("end 1").ok();
+        // The last slot was the dead one's: a release that finds it dead goes on to the next at once.
+        assert!(page.slot() <= 7, "the lock is kept for a dead waiter");
         let mut last = 0;
         for (waiter, wait) in waiters.iter().zip(waits) {
             let served = wait.reply().ok();
