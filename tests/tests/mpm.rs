@@ -76,7 +76,9 @@ fn f3_a_frozen_owner_is_never_robbed() {
     owner.call("hold 1 1 forever").ok();
     freeze(&owner);
     let other = Mutex::open(&place.url()).unwrap();
+    let begun = Instant::now();
     assert!(other.acquire_timeout(Duration::from_millis(1200)).unwrap().is_none());
+    figure("F3", format!("1200 ms behind a stopped owner: {:.1?}", begun.elapsed()));
     signal(&owner, rustix::process::Signal::CONT);
     owner.call("check 1").ok();
     owner.call("end 1").ok();
@@ -132,6 +134,7 @@ fn f5_waiters_of_a_removed_file_meet_at_the_new_one() {
             wait
         })
         .collect();
+    let removed = Instant::now();
     fs::remove_file(place.path()).unwrap();
     // They meet at the new file in any order: each ends its hold as soon as it has it.
     std::thread::scope(|scope| {
@@ -142,6 +145,7 @@ fn f5_waiters_of_a_removed_file_meet_at_the_new_one() {
             });
         }
     });
+    figure("F5", format!("three of a removed file have had the new one after {:.1?}", removed.elapsed()));
 }
 
 #[test]
@@ -157,8 +161,10 @@ fn f5_waiters_of_a_removed_folder_are_told() {
     let wait = waiter.begin("hold 1 1 forever");
     waiter.until_waiters(1, 1);
     // In one step: a folder that is emptied first is refilled by who finds its file gone.
+    let removed = Instant::now();
     fs::rename(&dir, place.dir.path().join("elsewhere")).unwrap();
     wait.reply().err(ErrorKind::Io);
+    figure("F5", format!("a removed folder is told after {:.1?}", removed.elapsed()));
 }
 
 #[test]

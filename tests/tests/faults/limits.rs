@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Place, url_of};
 use ipcmutex_tests::privilege::{in_mounts_of, unshare, without_namespaces};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
@@ -51,7 +52,7 @@ fn f9_a_full_disk_stops_new_locks_and_no_others() {
     let new = url_of(&place.dir.path().join("new"));
     let begun = Instant::now();
     agent.open(2, &new).err(ErrorKind::NoSpace);
-    ipcmutex_tests::figures::figure("F9", format!("no space is told after {:.1?}", begun.elapsed()));
+    figure("F9", format!("no space is told after {:.1?}", begun.elapsed()));
     fs::remove_file(seen.join("fill")).unwrap();
     agent.open(2, &new).ok();
     agent.call("hold 2 2 0").ok();
@@ -88,10 +89,14 @@ fn f10_a_read_only_file_system_is_said_so() {
     agent.call("close 1").ok();
     let (done, said) = in_mounts_of(agent.pid(), &["mount", "-o", "remount,ro", &folder]);
     assert!(done, "{said}");
+    let mut times = Vec::new();
     for name in ["lock", "new"] {
+        let begun = Instant::now();
         let reply = agent.open(2, &url_of(&place.dir.path().join(name))).err(ErrorKind::Io);
+        times.push(begun.elapsed());
         assert!(reply.text.contains("Read-only file system"), "{}", reply.text);
     }
+    figure("F10", format!("a refusal: {}", spread(times)));
     let (done, said) = in_mounts_of(agent.pid(), &["mount", "-o", "remount,rw", &folder]);
     assert!(done, "{said}");
     agent.open(2, &place.url()).ok();
@@ -110,7 +115,9 @@ fn f11_without_descriptors_nothing_is_opened_and_all_else_goes_on() {
     let agent = Agent::start(Language::C);
     agent.open(1, &place.url()).ok();
     let before = limit(&agent, Resource::Nofile, 3);
+    let begun = Instant::now();
     agent.open(2, &url_of(&place.dir.path().join("new"))).err(ErrorKind::Resource);
+    figure("F11", format!("no descriptor is told after {:.1?}", begun.elapsed()));
     agent.call("hold 1 1 0").ok();
     agent.call("acquire 1 20").err(ErrorKind::Timeout);
     agent.call("end 1").ok();

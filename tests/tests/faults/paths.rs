@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::agent::{Agent, Language, WATCHDOG};
 use ipcmutex_tests::artifacts;
+use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Place, url_of};
 use ipcmutex_tests::privilege::without_root;
 
@@ -186,10 +187,14 @@ fn p4_what_would_block_is_refused_at_once() {
     let place = Place::new();
     rustix::fs::mknodat(rustix::fs::CWD, place.path(), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
     let agent = Agent::start(Language::C);
+    let mut times = Vec::new();
     for url in [place.url(), "mpm:/dev/null".into(), "mpm:/dev/tty".into()] {
+        let begun = Instant::now();
         let reply = agent.open(1, &url);
+        times.push(begun.elapsed());
         assert!(reply.is(ErrorKind::Unsafe) || reply.is(ErrorKind::Permission), "{url}: {reply:?}");
     }
+    figure("P4", format!("a refusal: {}", spread(times)));
 }
 
 #[test]

@@ -152,8 +152,10 @@ fn s4_a_waiters_child_does_not_wait_in_its_place() {
     kill(&first);
     let wait = second.begin("hold 1 1 forever");
     owner.until_waiters(1, 1);
+    let released = Instant::now();
     owner.call("end 1").ok();
     wait.reply().ok();
+    figure("S4", format!("past a dead waiter whose child lives: {:.1?}", released.elapsed()));
     assert!(child.lives());
 }
 
@@ -302,6 +304,7 @@ fn k3_a_program_that_is_started_inherits_nothing() {
         let started = waiter.call(&format!("started {how} {}", place.path().display())).ok();
         assert_eq!((started.number("files"), started.number("maps")), (0, 0), "{how}");
     }
+    figure("K3", "0 descriptors and 0 mappings of ours in a program started by fork, vfork, posix_spawn, system");
 }
 
 #[test]
@@ -357,8 +360,10 @@ fn k9_an_owner_that_executes_another_program_holds_no_more() {
     let owner = agent(&place.url());
     owner.call("hold 1 1 0").ok();
     let next = Mutex::open(&place.url()).unwrap();
+    let begun = Instant::now();
     drop(owner.begin("become 30"));
     let hold = next.acquire_timeout(SOON).unwrap().expect("its owner is another program now");
+    figure("K9", format!("from the order to execute another program to the next owner: {:.1?}", begun.elapsed()));
     assert!(hold.abandoned());
     let name = fs::read_to_string(format!("/proc/{}/comm", owner.pid())).unwrap();
     assert_eq!(name.trim(), "sleep", "it lives on");
@@ -400,6 +405,7 @@ fn k3_a_program_may_close_every_descriptor() {
     let before = processor_ms(&waiter);
     std::thread::sleep(Duration::from_millis(800));
     let used = processor_ms(&waiter) - before;
+    figure("F11", format!("a wait without descriptors: {used} ms of 800 on the processor"));
     assert!(used < 200, "{used} ms of 800 on the processor");
     let other = Mutex::open(&place.url()).unwrap();
     assert!(other.try_acquire().unwrap().is_none());
