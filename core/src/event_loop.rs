@@ -18,8 +18,8 @@ pub(crate) trait Exchange: Send + Sync {
     fn start(&self);
     /// What was read; nothing for the end.
     fn feed(&self, bytes: &[u8]);
-    /// Reads what has come.
-    fn read(&self);
+    /// Reads what has come; whether more can.
+    fn read(&self) -> bool;
     /// Nobody watches any more: what is under way goes on elsewhere.
     fn give_up(&self);
 }
@@ -127,8 +127,8 @@ impl Watched {
         self.0.feed(bytes);
     }
 
-    /// Reads what has come.
-    pub fn read(&self) {
-        self.0.read();
+    /// Reads what has come; false at the end, after which it needs not be watched.
+    pub fn read(&self) -> bool {
+        self.0.read()
     }
 }

@@ -1,11 +1,95 @@
 //! What `AsyncMutex` is made of: acquisitions and other work that tell their outcome to a callable.
 
-use ipcmutex::{EventLoop, EventWait, Timeout};
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use ipcmutex::{EventWait, Timeout};
 use pyo3::prelude::*;
 
 use crate::error::raise;
 use crate::guest;
 use crate::hold::Hold;
+
+/// What waits for the interpreter on this thread.
+type Told = Box<dyn FnOnce(Python<'_>) + Send>;
+
+thread_local! {
+    /// Outcomes that are told when this thread has the interpreter again, which is soon.
+    static SOON: RefCell<Option<Vec<Told>>> = const { RefCell::new(None) };
+}
+
+/// Tells of an outcome, with the interpreter: here and soon, or on a thread of the library.
+fn with_interpreter(tell: impl FnOnce(Python<'_>) + Send + 'static) {
+    let tell = SOON.with_borrow_mut(|soon| match soon {
+        Some(soon) => {
+            soon.push(Box::new(tell));
+            None
+        }
+        None => Some(tell),
+    });
+    if let Some(tell) = tell {
+        // Whoever releases must not wait for the interpreter here. Once that is on its way out nobody is told, and a hold is
+        // released by being dropped.
+        ipcmutex::deliver(move || {
+            guest::attached(tell);
+        });
+    }
+}
+
+/// An event loop that may watch connections: watch(watched) is called with each of them, on a library thread.
+#[pyclass(frozen, module = "ipcmutex._ipcmutex")]
+pub(crate) struct EventLoop(ipcmutex::EventLoop);
+
+#[pymethods]
+impl EventLoop {
+    #[new]
+    fn new(watch: Py<PyAny>) -> EventLoop {
+        let watch = Arc::new(watch);
+        EventLoop(ipcmutex::EventLoop::new(move |core| {
+            let watch = watch.clone();
+            with_interpreter(move |py| {
+                // Without a descriptor to spare it is not watched, and what is asked goes the other way.
+                let Ok(descriptor) = core.descriptor() else { return };
+                if let Ok(watched) = Bound::new(py, Watched { core, descriptor }) {
+                    guest::tell(watch.bind(py), &[watched.into_any()]);
+                }
+            });
+        }))
+    }
+}
+
+/// A connection that an event loop reads.
+#[pyclass(frozen, module = "ipcmutex._ipcmutex")]
+pub(crate) struct Watched {
+    core: ipcmutex::Watched,
+    descriptor: OwnedFd,
+}
+
+#[pymethods]
+impl Watched {
+    fn fileno(&self) -> i32 {
+        self.descriptor.as_raw_fd()
+    }
+
+    /// It is watched from now on.
+    fn start(&self) {
+        self.core.start();
+    }
+
+    /// Reads what has come, and tells of it; False at the end.
+    fn read(&self, py: Python<'_>) -> bool {
+        let (more, told) = guest::detached(py, || {
+            SOON.set(Some(Vec::new()));
+            let more = self.core.read();
+            (more, SOON.take().unwrap_or_default())
+        });
+        for tell in told {
+            tell(py);
+        }
+        more
+    }
+}
 
 /// An acquisition under way.
 #[pyclass(frozen, module = "ipcmutex._ipcmutex")]
@@ -19,23 +103,44 @@ impl Wait {
     }
 }
 
-pub(crate) fn start(py: Python<'_>, handle: &ipcmutex::Mutex, timeout: Timeout, done: Py<PyAny>) -> Wait {
+pub(crate) fn start(
+    py: Python<'_>,
+    handle: &ipcmutex::Mutex,
+    on: &EventLoop,
+    timeout: Timeout,
+    done: Py<PyAny>,
+) -> Wait {
     let remote = handle.is_remote();
     Wait(guest::detached(py, || {
-        handle.acquire_on(&EventLoop::blind(), timeout, move |outcome| {
-            // Whoever releases must not wait for the interpreter here.
-            ipcmutex::deliver(move || {
-                // Once the interpreter is on its way out nobody is told, and a hold is released by being dropped.
-                guest::attached(move |py| {
-                    let outcome = match outcome {
-                        Ok(hold) => Bound::new(py, Hold::new(hold, remote)).map(Bound::into_any),
-                        Err(error) => Err(raise(py, &error)),
-                    };
-                    tell(done.bind(py), outcome);
-                });
+        handle.acquire_on(&on.0, timeout, move |outcome| {
+            with_interpreter(move |py| {
+                let outcome = match outcome {
+                    Ok(hold) => Bound::new(py, Hold::new(hold, remote)).map(Bound::into_any),
+                    Err(error) => Err(raise(py, &error)),
+                };
+                tell(done.bind(py), outcome);
             });
         })
     }))
+}
+
+/// What becomes of a release, told to done(None, error).
+pub(crate) fn released(done: Py<PyAny>) -> impl FnOnce(ipcmutex::Result<()>) + Send + 'static {
+    move |outcome| {
+        with_interpreter(move |py| {
+            let outcome = match outcome {
+                Ok(()) => Ok(py.None().into_bound(py)),
+                Err(error) => Err(raise(py, &error)),
+            };
+            tell(done.bind(py), outcome);
+        });
+    }
+}
+
+impl EventLoop {
+    pub(crate) fn core(&self) -> &ipcmutex::EventLoop {
+        &self.0
+    }
 }
 
 /// Runs job() on a short-lived thread of the library, then done(result, error) there. No executor is involved.

@@ -12,6 +12,7 @@ use pyo3::types::{PyList, PyWeakrefReference};
 
 use crate::argument;
 use crate::error::{OrRaise, raise};
+use crate::event::{self, EventLoop};
 use crate::guest;
 
 /// One acquisition, and the proof of holding. It belongs to whoever has it, not to a thread.
@@ -131,6 +132,12 @@ impl Hold {
     /// Ends this hold, and no other. NotOwner if it has ended already, LockLost if it was lost.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.end(py)
+    }
+
+    /// For AsyncHold: release() begins, and done(None, error) is called once.
+    #[pyo3(name = "_release_on")]
+    fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) {
+        guest::detached(py, || self.core.release_on(on.core(), event::released(done)));
     }
 
     fn __enter__(slf: Bound<'_, Hold>) -> Bound<'_, Hold> {

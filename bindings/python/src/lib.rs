@@ -22,7 +22,7 @@ mod _ipcmutex {
     use super::*;
 
     #[pymodule_export]
-    use super::event::{Wait, offload};
+    use super::event::{EventLoop, Wait, Watched, offload};
     #[pymodule_export]
     use super::hold::Hold;
     #[pymodule_export]

@@ -13,7 +13,7 @@ use pyo3::types::{PyString, PyType};
 
 use crate::argument;
 use crate::error::{OrRaise, raise};
-use crate::event::{self, Wait};
+use crate::event::{self, EventLoop, Wait};
 use crate::guest;
 use crate::hold::{Hold, collected};
 use crate::status::Status;
@@ -295,6 +295,14 @@ impl Mutex {
         (slf.get_type(), (slf.get().url.clone(),))
     }
 
+    /// For AsyncMutex: release() begins, and done(None, error) is called once.
+    #[pyo3(name = "_release_on")]
+    fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) -> PyResult<()> {
+        let handle = self.handle(py, "release")?;
+        guest::detached(py, || handle.release_on(on.core(), event::released(done)));
+        Ok(())
+    }
+
     /// For AsyncMutex: a Hold if that is possible on the spot, else a Wait; then done(hold, error) is called once, on a
     /// library thread.
     #[pyo3(name = "_start")]
@@ -303,6 +311,7 @@ impl Mutex {
         py: Python<'_>,
         blocking: bool,
         timeout: Option<&Bound<'_, PyAny>>,
+        on: &EventLoop,
         done: Py<PyAny>,
     ) -> PyResult<StartedAs> {
         let timeout = argument::timeout(py, blocking, timeout)?;
@@ -311,7 +320,7 @@ impl Mutex {
         if !remote && let Some(hold) = handle.try_acquire().or_raise(py)? {
             return Ok(StartedAs::Hold(Hold::new(hold, remote)));
         }
-        Ok(StartedAs::Wait(event::start(py, &handle, timeout, done)))
+        Ok(StartedAs::Wait(event::start(py, &handle, on, timeout, done)))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

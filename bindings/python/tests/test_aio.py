@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -281,3 +282,43 @@ def test_y9_a_loop_that_ends_with_waiters_leaves_nothing_held(url: str, child: C
         url,
     ).end()
     assert code == 0, out + err
+
+
+def askers() -> int:
+    """The library's threads that ask servers for who must not wait."""
+    found = 0
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found += (task / "comm").read_text().startswith("ipcmutex-io")
+        except OSError:  # it has just ended
+            pass
+    return found
+
+
+def test_a_server_is_asked_without_a_thread_on_the_way(redis: str) -> None:
+    async def turns() -> None:
+        mutex = AsyncMutex(f"rpm+{redis}?id=without-a-thread")
+        other = AsyncMutex(f"rpm+{redis}?id=without-a-thread")
+        last = 0
+        for _ in range(2):
+            while True:
+                for _ in range(20):
+                    async with mutex as hold:
+                        assert hold.token > last
+                        last = hold.token
+                if askers() == 0:
+                    break
+            # Held, it is waited for as ever.
+            held = await mutex.hold()
+            assert not await other.acquire(blocking=False)
+            waiting = asyncio.ensure_future(other.acquire())
+            await held.release()
+            assert await waiting
+            await other.release()
+            with pytest.raises(NotOwner):
+                await held.release()
+        await mutex.close()
+        await other.close()
+
+    for _ in range(3):  # each with an event loop of its own
+        asyncio.run(asyncio.wait_for(turns(), 60))

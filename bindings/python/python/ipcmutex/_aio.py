@@ -1,13 +1,14 @@
 """AsyncMutex: the same lock for asyncio.
 
 Nothing here blocks the event loop, and no executor is used. A thread's or a process's lock is tried on the spot, and a wait
-for it costs memory alone. What talks to a server (open, acquire, release, status of an rpm+… lock) runs on short-lived threads of
-the library, and goes on there even if the task that asked for it is cancelled.
+for it costs memory alone. A server is asked on a connection that the event loop watches, or on short-lived threads of the library; either
+way it goes on even if the task that asked for it is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future as Outcome
 from types import TracebackType
@@ -17,6 +18,7 @@ from . import _decorate
 from ._ipcmutex import (
     AcquireTimeout,
     Closed,
+    EventLoop,
     Hold,
     InvalidArgument,
     IpcMutexError,
@@ -24,6 +26,7 @@ from ._ipcmutex import (
     NotOwner,
     Status,
     Wait,
+    Watched,
     describe,
     offload,
 )
@@ -51,6 +54,64 @@ def _run(remote: bool, job: Callable[[], T]) -> Outcome[T]:
             outcome.set_result(job())
         except Exception as error:
             outcome.set_exception(error)
+    return outcome
+
+
+_event_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, EventLoop] = weakref.WeakKeyDictionary()
+
+
+def _event_loop() -> EventLoop:
+    """What the library knows of the running event loop."""
+    loop = asyncio.get_running_loop()
+    known = _event_loops.get(loop)
+    if known is None:
+        here = weakref.ref(loop)
+
+        def watch(watched: Watched) -> None:
+            loop = here()
+            try:
+                if loop is not None:
+                    loop.call_soon_threadsafe(_watch, here, watched)
+            except RuntimeError:  # it is closed
+                pass
+
+        known = _event_loops[loop] = EventLoop(watch)
+    return known
+
+
+def _watch(here: weakref.ref[asyncio.AbstractEventLoop], watched: Watched) -> None:
+    loop, descriptor = here(), watched.fileno()
+
+    def ready() -> None:
+        loop = here()
+        if not watched.read() and loop is not None:
+            loop.remove_reader(descriptor)
+
+    try:
+        if loop is not None:
+            loop.add_reader(descriptor, ready)
+            watched.start()
+    except NotImplementedError:  # not every event loop can watch
+        pass
+
+
+def _releasing(held: Hold | Mutex, remote: bool) -> Outcome[None]:
+    """Releases: it always runs to its end."""
+    if not remote or asyncio._get_running_loop() is None:
+        return _run(remote, held.release)
+    outcome: Outcome[None] = Outcome()
+    outcome.set_running_or_notify_cancel()
+
+    def done(_: None, error: BaseException | None) -> None:
+        if error is None:
+            outcome.set_result(None)
+        else:
+            outcome.set_exception(error)
+
+    try:
+        held._release_on(_event_loop(), done)
+    except IpcMutexError as error:
+        outcome.set_exception(error)
     return outcome
 
 
@@ -118,7 +179,7 @@ class AsyncHold:
 
     def release(self) -> Awaitable[None]:
         """Ends this hold, and no other. It is under way when this returns; awaiting tells how it went."""
-        outcome = _run(self._remote, self._hold.release)
+        outcome = _releasing(self._hold, self._remote)
         if not outcome.done():
             return asyncio.wrap_future(outcome)
         outcome.result()
@@ -130,6 +191,8 @@ class AsyncHold:
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
+        if error is None:
+            return _result(_releasing(self._hold, self._remote))
         return _result(_run(self._remote, lambda: self._hold.__exit__(kind, error, traceback)))
 
     def __repr__(self) -> str:
@@ -223,13 +286,16 @@ class AsyncMutex:
                 arrival.set_exception(error)
 
         def done(hold: Hold | None, error: BaseException | None) -> None:
+            if asyncio._get_running_loop() is loop:
+                settle(hold, error)
+                return
             try:
                 loop.call_soon_threadsafe(settle, hold, error)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 if hold is not None:
                     hold.release()
 
-        started = mutex._start(blocking, timeout, done)
+        started = mutex._start(blocking, timeout, _event_loop(), done)
         if not isinstance(started, Wait):
             return started
         try:
@@ -287,7 +353,7 @@ class AsyncMutex:
         """
         mutex = self._opened()
         if mutex is not None:
-            return _result(_run(self._remote, mutex.release))
+            return _result(_releasing(mutex, self._remote))
         outcome: Outcome[None] = Outcome()
         outcome.set_exception(self._not_acquired("release"))
         return _result(outcome)

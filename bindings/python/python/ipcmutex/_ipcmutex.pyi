@@ -9,7 +9,9 @@ _R = TypeVar("_R")
 _T = TypeVar("_T")
 
 __all__ = [
+    "EventLoop",
     "Wait",
+    "Watched",
     "offload",
     "Hold",
     "Mutex",
@@ -107,6 +109,7 @@ class Hold:
     def extend(self, ttl: float | None = None) -> None: ...
     def on_lost(self, callback: Callable[[IpcMutexError], object]) -> None: ...
     def release(self) -> None: ...
+    def _release_on(self, on: EventLoop, done: Callable[[None, BaseException | None], object]) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
         self,
@@ -145,8 +148,20 @@ class Mutex:
         self,
         blocking: bool,
         timeout: float | None,
+        on: EventLoop,
         done: Callable[[Hold | None, BaseException | None], object],
     ) -> Hold | Wait: ...
+    def _release_on(self, on: EventLoop, done: Callable[[None, BaseException | None], object]) -> None: ...
+
+@final
+class EventLoop:
+    def __new__(cls, watch: Callable[[Watched], object]) -> Self: ...
+
+@final
+class Watched:
+    def fileno(self) -> int: ...
+    def start(self) -> None: ...
+    def read(self) -> bool: ...
 
 @final
 class Wait:

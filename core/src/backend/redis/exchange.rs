@@ -264,24 +264,26 @@ impl event_loop::Exchange for Exchange {
         }
     }
 
-    fn read(&self) {
+    fn read(&self) -> bool {
         if self.epoch != fork::epoch() {
-            return;
+            return false;
         }
         let mut buffer = [0; 4096];
         let mut state = self.state.lock();
         if state.ended {
-            return;
+            return false;
         }
         let told = match state.stream.read(&mut buffer) {
             Ok(read) => state.hear(&buffer[..read]),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
             Err(_) => state.hear(&[]),
         };
+        let more = !state.ended;
         drop(state);
         if let Some((asked, answer)) = told {
             (asked.then)(answer);
         }
+        more
     }
 
     fn give_up(&self) {
