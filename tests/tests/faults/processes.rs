@@ -150,6 +150,7 @@ fn s4_a_waiters_child_does_not_wait_in_its_place() {
     until("it is watched", || !first.threads().1.is_empty());
     let child = Heir::of(&first);
     kill(&first);
+    first.leave();
     let wait = second.begin("hold 1 1 forever");
     owner.until_waiters(1, 1);
     let released = Instant::now();
