@@ -152,9 +152,12 @@ fn s4_a_waiters_child_does_not_wait_in_its_place() {
     kill(&first);
     first.leave();
     let wait = second.begin("hold 1 1 forever");
-    owner.until_waiters(1, 1);
+    // Their slots are the second and the third.
+    let page = Page::of(&place);
+    until("it stands in line", || page.cell(3) != 0);
     let released = Instant::now();
     owner.call("end 1").ok();
+    assert_ne!(page.slot(), 2, "the lock is kept for a dead waiter");
     wait.reply().ok();
     figure("S4", format!("past a dead waiter whose child lives: {:.1?}", released.elapsed()));
     assert!(child.lives());
@@ -231,6 +234,8 @@ fn s13_a_waiter_that_closes_lets_the_next_one_through() {
     owner.until_waiters(1, 1);
     let released = Instant::now();
     owner.call("end 1").ok();
+    // Its slot was the second.
+    assert_ne!(Page::of(&place).slot(), 2, "the lock is kept for a waiter that has left");
     wait.reply().ok();
     figure("S13", format!("{:.1?}", released.elapsed()));
 }
