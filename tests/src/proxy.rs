@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockFilter, SockRef};
 
+use crate::asking::until;
+
 /// From whom the bytes come that are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
@@ -62,7 +64,7 @@ struct Plan {
     /// The proxy is dropped.
     done: bool,
     /// Ways to end the connections there are.
-    open: Vec<(TcpStream, TcpStream)>,
+    open: Vec<(TcpStream, TcpStream, Arc<AtomicU64>)>,
     /// What the clients have sent since it was asked for.
     said: Vec<u8>,
 }
@@ -72,6 +74,8 @@ struct Shared {
     plan: Mutex<Plan>,
     connections: Mutex<Vec<Instant>>,
     struck: AtomicU64,
+    /// Held while something is passed on.
+    passing: Mutex<()>,
 }
 
 impl Shared {
@@ -153,7 +157,7 @@ impl Proxy {
     /// Cuts every connection there is.
     pub fn cut_all(&self) {
         let open = std::mem::take(&mut self.shared.plan().open);
-        for (client, upstream) in open {
+        for (client, upstream, _) in open {
             let _ = client.shutdown(Shutdown::Both);
             let _ = upstream.shutdown(Shutdown::Both);
         }
@@ -167,9 +171,19 @@ impl Proxy {
     /// The network between is gone: whatever is sent on the connections there are is neither taken nor refused, not even by
     /// the kernels. New ones are as before.
     pub fn swallow(&self) {
+        // What is not acknowledged when that begins would be sent anew again and again, and be heard.
+        {
+            let _passing = self.shared.passing.lock().unwrap_or_else(PoisonError::into_inner);
+            for (.., link) in &self.shared.plan().open {
+                link.fetch_or(SILENT, Ordering::SeqCst);
+            }
+        }
+        until("all that was sent has arrived", || {
+            self.shared.plan().open.iter().all(|(client, upstream, _)| has_arrived(client) && has_arrived(upstream))
+        });
         // The classic filter `return 0`: each packet is dropped before TCP sees it.
         let nothing = [SockFilter::new(0x06, 0, 0, 0)];
-        for (client, upstream) in &self.shared.plan().open {
+        for (client, upstream, _) in &self.shared.plan().open {
             for socket in [client, upstream] {
                 SockRef::from(socket).attach_filter(&nothing).expect("a filter");
             }
@@ -191,14 +205,26 @@ impl Drop for Proxy {
     }
 }
 
+/// Whether all that was sent on `socket`, of this machine's IPv4, has been acknowledged.
+fn has_arrived(socket: &TcpStream) -> bool {
+    let port = |address: std::io::Result<std::net::SocketAddr>| address.map_or(0, |address| address.port());
+    let (from, to) = (port(socket.local_addr()), port(socket.peer_addr()));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    // sl local remote state sent:received ...
+    let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|line| {
+        line.len() > 4 && line[1].ends_with(&format!(":{from:04X}")) && line[2].ends_with(&format!(":{to:04X}"))
+    });
+    line.is_none_or(|line| line[4].starts_with("00000000:"))
+}
+
 fn serve(shared: &Arc<Shared>, client: TcpStream, upstream: TcpStream) {
     let both = || Some((client.try_clone().ok()?, upstream.try_clone().ok()?));
     let (Some(kept), Some(up), Some(down)) = (both(), both(), both()) else { return };
     for socket in [&client, &upstream] {
         let _ = socket.set_nodelay(true);
     }
-    shared.plan().open.push(kept);
     let link = Arc::new(AtomicU64::new(0));
+    shared.plan().open.push((kept.0, kept.1, link.clone()));
     for (from, (client, upstream)) in [(From::Client, up), (From::Server, down)] {
         let (shared, link) = (shared.clone(), link.clone());
         std::thread::spawn(move || {
@@ -246,6 +272,7 @@ fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStr
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
+        let _passing = shared.passing.lock().unwrap_or_else(PoisonError::into_inner);
         if kind.load(Ordering::SeqCst) & SILENT != 0 {
             continue;
         }

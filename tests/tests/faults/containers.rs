@@ -28,6 +28,7 @@ fn f3_an_owner_in_a_frozen_cgroup_is_waited_for() {
     for (version, group) in groups {
         let place = Place::new();
         let (owner, other) = (agent(&place.url()), agent(&place.url()));
+        let group = group; // ends first: an agent that is frozen does not
         owner.call("hold 1 1 0").ok();
         group.add(&owner);
         group.freeze();
@@ -60,6 +61,7 @@ fn s9_a_waiter_in_a_frozen_cgroup_is_passed_over() {
     let place = Place::new();
     let url = format!("{}?fair=strict", place.url());
     let (owner, paused, other) = (agent(&url), agent(&url), agent(&url));
+    let group = group; // ends first: an agent that is frozen does not
     owner.call("hold 1 1 0").ok();
     let waits = paused.begin("hold 1 1 forever");
     owner.until_waiters(1, 1);

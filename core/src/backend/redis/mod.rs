@@ -34,7 +34,7 @@
 //!
 //! # Bounds
 //! A server that does not answer within 2 s, `connect_timeout` or what a wait has left counts as unreachable, but never within
-//! 200 ms. A host that is gone is noticed by TCP's keepalive, also by who only waits: 5 s are asked for, 12 s were measured. An acquisition without a timeout gives up with
+//! 200 ms. A host that is gone is noticed by TCP's keepalive after 5 s, also by who only waits. An acquisition without a timeout gives up with
 //! UNAVAILABLE when the server stayed unreachable for `connect_timeout`, at least 5 s; one with a timeout waits for
 //! it as long as that.
 
