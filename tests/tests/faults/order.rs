@@ -18,8 +18,12 @@ fn strict_is_the_order_of_arrival_in_every_language() {
     for agent in &agents {
         agent.open(1, &url).ok();
     }
-    let mut inversions = 0;
-    for round in 0..ROUNDS {
+    let (mut inversions, mut judged, mut void) = (0, 0, 0);
+    for round in 0.. {
+        if judged == ROUNDS {
+            break;
+        }
+        assert!(void < 10 * ROUNDS, "{void} rounds in which a claim may have run out, and {judged} others");
         let hold = here.acquire().unwrap();
         let waits: Vec<_> = (0..agents.len())
             .map(|at| {
@@ -31,6 +35,7 @@ fn strict_is_the_order_of_arrival_in_every_language() {
             })
             .collect();
         let mut last = hold.token();
+        let released = Instant::now();
         hold.release().unwrap();
         let mut tokens = Vec::new();
         for (agent, wait) in waits {
@@ -38,12 +43,21 @@ fn strict_is_the_order_of_arrival_in_every_language() {
             tokens.push(served.token());
             agent.call("end 1").ok();
         }
+        // Who gets no processor for the 250 ms of its claim is passed over, as it should be.
+        if released.elapsed() > Duration::from_millis(200) {
+            void += 1;
+            continue;
+        }
+        judged += 1;
         for token in tokens {
             inversions += usize::from(token <= last);
             last = token;
         }
     }
-    println!("fair=strict: {ROUNDS} rounds of {} waiters, {inversions} inversions", agents.len());
+    println!(
+        "fair=strict: {judged} rounds of {} waiters, {inversions} inversions; {void} more were slow",
+        agents.len()
+    );
     assert_eq!(inversions, 0);
 }
 
