@@ -7,7 +7,7 @@
 //! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the number.
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::fstat;
@@ -100,15 +100,33 @@ impl Drop for ForkGate {
     }
 }
 
-/// Descriptors that a child has no use for. It grows, and never shrinks.
+/// A descriptor that a child has no use for, and which file it is: where the program has closed it, the number may be a
+/// file of its own by now, and its children's.
+struct Place {
+    /// Or one of these two.
+    file: AtomicI32,
+    device: AtomicU64,
+    inode: AtomicU64,
+}
+
+const FREE: i32 = -1;
+const BUSY: i32 = -2;
+
+impl Place {
+    const fn new() -> Place {
+        Place { file: AtomicI32::new(FREE), device: AtomicU64::new(0), inode: AtomicU64::new(0) }
+    }
+}
+
+/// It grows, and never shrinks.
 struct Places {
-    files: [AtomicI32; 8],
+    places: [Place; 8],
     more: AtomicPtr<Places>,
 }
 
 impl Places {
     const fn new() -> Places {
-        Places { files: [const { AtomicI32::new(-1) }; 8], more: AtomicPtr::new(std::ptr::null_mut()) }
+        Places { places: [const { Place::new() }; 8], more: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
     fn next(&self) -> Option<&'static Places> {
@@ -132,10 +150,17 @@ impl Places {
         }
     }
 
-    /// Puts `to` where `from` is; whether it was there.
-    fn swap(&self, from: i32, to: i32) -> bool {
-        self.files.iter().any(|place| place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    /// Puts `to` where `from` is; the place, if it was there.
+    fn swap(&self, from: i32, to: i32) -> Option<&Place> {
+        self.places
+            .iter()
+            .find(|place| place.file.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
+}
+
+/// Which file a descriptor is of; (0, 0), which no file is, if it is of none.
+fn inode_of(file: BorrowedFd<'_>) -> (u64, u64) {
+    fstat(file).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino))
 }
 
 static CLOSED_IN_CHILD: Places = Places::new();
@@ -143,15 +168,22 @@ static CLOSED_IN_CHILD: Places = Places::new();
 /// Closes `file` in children that are forked while it is open here. Before it is closed here, [`keep_in_child`].
 pub(crate) fn close_in_child(file: &OwnedFd) {
     let mut places = &CLOSED_IN_CHILD;
-    while !places.swap(-1, file.as_raw_fd()) {
-        places = places.next().unwrap_or_else(|| places.more());
-    }
+    let place = loop {
+        match places.swap(FREE, BUSY) {
+            Some(place) => break place,
+            None => places = places.next().unwrap_or_else(|| places.more()),
+        }
+    };
+    let (device, inode) = inode_of(file.as_fd());
+    place.device.store(device, Ordering::Relaxed);
+    place.inode.store(inode, Ordering::Relaxed);
+    place.file.store(file.as_raw_fd(), Ordering::Release);
 }
 
 pub(crate) fn keep_in_child(file: &OwnedFd) {
     let mut places = Some(&CLOSED_IN_CHILD);
     while let Some(these) = places
-        && !these.swap(file.as_raw_fd(), -1)
+        && these.swap(file.as_raw_fd(), FREE).is_none()
     {
         places = these.next();
     }
@@ -175,7 +207,7 @@ impl KeptFile {
 
     /// Whether it still is that file: some programs close whatever they do not know.
     pub(crate) fn is_there(&self) -> bool {
-        fstat(&*self.file).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.inode)
+        inode_of(self.file.as_fd()) == self.inode
     }
 }
 
@@ -206,9 +238,14 @@ extern "C" fn after_fork_child() {
     GATE.store(0, Ordering::Release);
     let mut places = Some(&CLOSED_IN_CHILD);
     while let Some(these) = places {
-        for place in &these.files {
-            let file = place.swap(-1, Ordering::AcqRel);
-            if file >= 0 {
+        for place in &these.places {
+            let file = place.file.swap(FREE, Ordering::AcqRel);
+            if file < 0 {
+                continue;
+            }
+            let ours = (place.device.load(Ordering::Relaxed), place.inode.load(Ordering::Relaxed));
+            // SAFETY: it is only asked which file it is; a number that is not open is none.
+            if inode_of(unsafe { BorrowedFd::borrow_raw(file) }) == ours {
                 // SAFETY: an inherited descriptor that nothing in this child uses: its owner's state is left behind.
                 unsafe { libc::close(file) };
             }
@@ -325,6 +362,34 @@ impl<T> Drop for PerProcess<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whether a child of now has `file` open.
+    fn has_child(file: i32) -> bool {
+        // SAFETY: the child calls only what is safe after fork in a threaded process: fcntl and _exit.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: leaves the child without running anything of the test harness.
+            unsafe { libc::_exit(if libc::fcntl(file, libc::F_GETFD) < 0 { 0 } else { 1 }) };
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just forked; `status` outlives the call.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        status != 0
+    }
+
+    #[test]
+    fn a_child_closes_what_is_ours_and_not_what_the_program_has_under_the_same_number() {
+        epoch(); // the handlers are in place
+        let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
+        let number = file.as_raw_fd();
+        close_in_child(&file);
+        assert!(!has_child(number));
+        // As a program does that closes what it does not know, and opens something of its own.
+        let mut file = file;
+        rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
+        assert!(has_child(number));
+        keep_in_child(&file);
+    }
 
     #[test]
     fn a_child_has_its_own_value() {
