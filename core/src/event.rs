@@ -1,4 +1,4 @@
-//! Acquiring from an event loop: the calling thread neither sleeps nor talks to a server.
+//! Acquiring from an event loop: the calling thread does not sleep.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -122,7 +122,8 @@ impl Mutex {
 
     /// Acquires for an event loop, on whose thread this is called. `done` is called exactly once, on any thread, perhaps before this
     /// returns: it must be short and call nothing of this crate but [`offload`] and [`deliver`](crate::deliver). The
-    /// calling thread waits for no server: what is asked is asked on the loop's own connection, or offloaded.
+    /// calling thread does not wait for a server, but for the tenth of a millisecond in which a near one answers: what is asked is asked on
+    /// the loop's own connection, or offloaded.
     pub fn acquire_on(
         &self,
         on: &EventLoop,

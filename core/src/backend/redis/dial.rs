@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::prompt::Prompt;
 use super::tls::Tls;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -40,9 +41,9 @@ pub(super) trait Stream: Read + Write + Send {
     }
 }
 
-impl Stream for TcpStream {
+impl Stream for Prompt<TcpStream> {
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(limit)).and(self.set_write_timeout(Some(limit)))
+        self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -50,9 +51,9 @@ impl Stream for TcpStream {
     }
 }
 
-impl Stream for UnixStream {
+impl Stream for Prompt<UnixStream> {
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(limit)).and(self.set_write_timeout(Some(limit)))
+        self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -61,7 +62,7 @@ impl Stream for UnixStream {
 }
 
 #[cfg(feature = "tls")]
-impl Stream for rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+impl Stream for rustls::StreamOwned<rustls::ClientConnection, Prompt<TcpStream>> {
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.sock.set_limit(limit)
     }
@@ -83,6 +84,7 @@ pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io:
     let (host, port) = match address {
         Address::Unix(path) => {
             let stream = UnixStream::connect(path)?;
+            let stream = Prompt::new(stream);
             stream.set_limit(limit)?;
             return Ok(Box::new(stream));
         }
@@ -103,13 +105,14 @@ pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io:
         }
     };
     tune(SockRef::from(&stream))?;
+    let stream = Prompt::new(stream);
     stream.set_limit(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))?;
     let Some(tls) = tls else { return Ok(Box::new(stream)) };
     secure(stream, host, tls)
 }
 
 #[cfg(feature = "tls")]
-fn secure(mut stream: TcpStream, host: &str, tls: &Tls) -> io::Result<Box<dyn Stream>> {
+fn secure(mut stream: Prompt<TcpStream>, host: &str, tls: &Tls) -> io::Result<Box<dyn Stream>> {
     let config = tls.config().map_err(io::Error::other)?;
     let name = super::tls::server_name(host).map_err(io::Error::other)?;
     let mut session = rustls::ClientConnection::new(config, name).map_err(io::Error::other)?;
@@ -120,7 +123,7 @@ fn secure(mut stream: TcpStream, host: &str, tls: &Tls) -> io::Result<Box<dyn St
 }
 
 #[cfg(not(feature = "tls"))]
-fn secure(_: TcpStream, _: &str, tls: &Tls) -> io::Result<Box<dyn Stream>> {
+fn secure(_: Prompt<TcpStream>, _: &str, tls: &Tls) -> io::Result<Box<dyn Stream>> {
     Err(tls.config().err().map_or_else(|| io::ErrorKind::Unsupported.into(), io::Error::other))
 }
 

@@ -1,4 +1,5 @@
-//! A connection that an event loop reads: what is asked on it is written by the thread that asks, and no other thread is on the way.
+//! A connection that an event loop reads: what is asked on it is written by the thread that asks, and no other thread is on the way. That one
+//! looks for the answer for a moment (`prompt`): of a near server it is there before the loop would be told of it.
 //!
 //! One question at a time, so that an answer is never another's. The loop may be busy for long: a library thread looks after an
 //! answer that lies unread for [`LOOK`], so that a lock taken is renewed and a turn is not slept through.
@@ -163,6 +164,7 @@ impl Exchange {
         if look {
             self.look_later();
         }
+        event_loop::Exchange::read(self);
         Ok(())
     }
 
@@ -299,6 +301,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc::{Receiver, channel};
 
+    use super::super::prompt::Prompt;
     use super::*;
     use crate::event_loop::Exchange as _;
 
@@ -311,7 +314,7 @@ mod tests {
     fn far() -> Far {
         let (near, server) = UnixStream::pair().expect("a pair");
         let owner = EventLoop::new(|_| {});
-        let exchange = Exchange::lay(Box::new(near), 0, &owner).expect("it can be watched");
+        let exchange = Exchange::lay(Box::new(Prompt::new(near)), 0, &owner).expect("it can be watched");
         Far { exchange, server, _owner: owner }
     }
 

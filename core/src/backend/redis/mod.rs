@@ -3,7 +3,7 @@
 //! | part | file |
 //! |---|---|
 //! | which server, who we are to it | `connect` |
-//! | how to reach it, and safely; the connection of a thread, that of an event loop | `dial`, `tls`, `talk`, `exchange` |
+//! | how to reach it, and safely; the connection of a thread, that of an event loop | `dial`, `tls`, `prompt`, `talk`, `exchange` |
 //! | who the master is | `sentinel` |
 //! | the nodes of a cluster, and which has what | `nodes`, `slots` |
 //! | the keys of a lock | `keys` |
@@ -54,6 +54,7 @@ mod lock;
 mod nodes;
 mod placing;
 mod plain;
+mod prompt;
 mod redlock;
 mod renewal;
 #[cfg(all(test, feature = "schedules"))]
