@@ -6,7 +6,6 @@ if not value then
 end
 local was = call('HMGET', state, 'o', 'p')
 call('DEL', key)
-if call('HSET', state, 'g', '') == 1 then call('PEXPIRE', state, WEEK) end
 if was[1] == value and was[2] then tell(was[2], 'L ' .. value) end
 advance(nil, 0)
 return 1

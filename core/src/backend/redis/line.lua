@@ -1,7 +1,5 @@
--- What the scripts share. KEYS: the lock, then its helpers; the last one only beside other libraries.
-local key, line, state, reserved = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local WEEK, MINUTE, CLAIM, RESERVED = 604800000, 60000, 400, 500
-local call = redis.call
+-- What the scripts share.
+local MINUTE, CLAIM, RESERVED = 60000, 400, 500
 
 -- How many listen. -1 if this user may not publish: then the end of the claim tells the dead from the living.
 local function tell(proc, text)

@@ -191,7 +191,7 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
     };
     let done = write(server, |words| {
         words.cmd("SET").arg(key).arg(token).arg("PX").arg(ttl);
-        let fields = [("o", token), ("i", info), ("p", process), ("g", "")];
+        let fields = [("o", token), ("i", info), ("p", process)];
         words.cmd("HSET").arg(state).arg(&fields).arg("f").arg(fence).arg("a").arg(abandoned).arg("s").arg(now / 1000);
         words.cmd("PEXPIRE").arg(state).arg(WEEK);
     })?;
@@ -218,7 +218,7 @@ fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult
     let cleared = held && (ending == "released" || (ending == "undone" && died.as_deref() != Some("1")));
     let noted = write(server, |words| {
         words.cmd("DEL").arg(key);
-        words.cmd("HSET").arg(state).arg("l").arg(token).arg("g").arg("");
+        words.cmd("HSET").arg(state).arg("l").arg(token);
         if cleared {
             words.cmd("HSET").arg(state).arg("o").arg("");
         }
@@ -280,7 +280,6 @@ fn break_lock(server: &mut Single, keys: &[String]) -> RedisResult<Option<Value>
     };
     let done = write(server, |words| {
         words.cmd("DEL").arg(key);
-        words.cmd("HSET").arg(state).arg("g").arg("");
     })?;
     if let (true, Some(holder)) = (done, holder) {
         // Who may not publish leaves the holder to its next renewal.

@@ -49,23 +49,28 @@ pub(super) struct Scripts {
     pub(super) status: Script,
 }
 
+macro_rules! script {
+    ($($file:literal),+) => { concat!(include_str!("keys.lua"), $(include_str!($file)),+) };
+}
+
 impl Scripts {
     pub(super) fn new(cluster: bool) -> Scripts {
+        // Ahead of what concerns the line stands what must be fast without it.
         macro_rules! with_line {
-            ($file:literal) => {
-                if cluster {
-                    Script::new(concat!(include_str!("cluster.lua"), include_str!("line.lua"), include_str!($file)))
+            ($([$ahead:literal])? $file:literal) => {
+                Script::new(if cluster {
+                    script!($($ahead,)? "cluster.lua", "line.lua", $file)
                 } else {
-                    Script::new(concat!(include_str!("one.lua"), include_str!("line.lua"), include_str!($file)))
-                }
+                    script!($($ahead,)? "one.lua", "line.lua", $file)
+                })
             };
         }
         Scripts {
-            take: with_line!("take.lua"),
-            release: with_line!("release.lua"),
+            take: with_line!(["newcomer.lua"] "take.lua"),
+            release: with_line!(["alone.lua"] "release.lua"),
             renew: Script::new(include_str!("renew.lua")),
             break_lock: with_line!("break.lua"),
-            status: with_line!("status.lua"),
+            status: Script::new(script!("status.lua")),
         }
     }
 }
