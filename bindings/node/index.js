@@ -45,13 +45,11 @@ function watch (number, fd) {
 /*  How many promises are open: while there is one, the process stays alive.  */
 let open = 0
 
-function begin (settle) {
-    const id = ++lastId
+function begin (id, settle) {
     pending.set(id, settle)
     if (open++ === 0) {
         events.keepAlive(true)
     }
-    return id
 }
 
 function end (id) {
@@ -61,24 +59,36 @@ function end (id) {
     }
 }
 
-/*  A promise of what `start(id)` starts on one of the library's threads.  */
+/*  What `start(id)` comes to: it is there at once, or one of the library's threads tells it later.  */
 function later (start) {
+    const id = ++lastId
+    const value = start(id) ?? null
+    if (value !== null) {
+        return value
+    }
     return new Promise((resolve, reject) => {
-        const id = begin((error, value) => {
+        begin(id, (error, value) => {
             end(id)
             error === null ? resolve(value) : reject(error)
         })
-        try {
-            start(id)
-        } catch (error) {
-            end(id)
-            reject(error)
-        }
     })
 }
 
+/*  After so many acquisitions that were there at once the event loop has its turn: else a program that does nothing else would stop it.  */
+const AT_ONCE = 100
+let atOnce = 0
+
 /*  Waits in line; `signal` ends it.  */
 function wait (native, timeout, signal) {
+    const id = ++lastId
+    const taken = events.acquire(id, native.id, timeout)
+    if (taken !== null) {
+        if (++atOnce < AT_ONCE) {
+            return taken
+        }
+        atOnce = 0
+        return new Promise((resolve) => setImmediate(resolve, taken))
+    }
     return new Promise((resolve, reject) => {
         const finish = () => {
             end(id)
@@ -91,17 +101,11 @@ function wait (native, timeout, signal) {
                 reject(signal.reason)
             }
         }
-        const id = begin((error, taken) => {
+        begin(id, (error, taken) => {
             finish()
             error === null ? resolve(taken) : reject(error)
         })
         signal?.addEventListener("abort", onAbort, { once: true })
-        try {
-            events.acquire(id, native.id, timeout)
-        } catch (error) {
-            finish()
-            reject(error)
-        }
     })
 }
 

@@ -1,6 +1,6 @@
 //! Outcomes on their way from any thread to one JavaScript environment.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -33,6 +33,17 @@ enum Outcome {
 thread_local! {
     /// What is told now is taken by JavaScript when this thread returns to it.
     static TAKEN_SOON: Cell<bool> = const { Cell::new(false) };
+    /// What this thread is just starting, and what came of it before it returned.
+    static STARTING: Cell<Option<i64>> = const { Cell::new(None) };
+    static CAME: RefCell<Option<ipcmutex::Result<Outcome>>> = const { RefCell::new(None) };
+}
+
+/// Starts what has this id: what that returns, and the outcome if it is there already, which then is not posted.
+fn at_once<T>(id: i64, start: impl FnOnce() -> T) -> (T, Option<ipcmutex::Result<Outcome>>) {
+    STARTING.set(Some(id));
+    let started = start();
+    STARTING.set(None);
+    (started, CAME.take())
 }
 
 /// One outcome, as JavaScript sees it. With a negative id: a descriptor to watch, its number turned round.
@@ -71,6 +82,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Tells the environment. Short, and it calls nothing of core: engines call it from within.
     fn post(&self, id: i64, outcome: ipcmutex::Result<Outcome>) {
+        if STARTING.get() == Some(id) {
+            CAME.set(Some(outcome));
+            return;
+        }
         let mut inbox = lock(&self.inbox);
         if inbox.closed {
             drop(inbox);
@@ -205,14 +220,20 @@ impl Events {
         lock(&self.shared.watched).get(number as usize).cloned()
     }
 
+    /// The hold, if it is there at once; else it is told.
     #[napi]
-    pub fn acquire(&self, id: i64, mutex: u32, timeout: f64) -> Result<()> {
+    pub fn acquire(&self, id: i64, mutex: u32, timeout: f64) -> Result<Option<Taken>> {
         let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
-        let shared = self.shared.clone();
-        let wait = mutex::get(mutex)?
-            .acquire_on(&self.on, timeout, move |outcome| shared.post(id, outcome.map(Outcome::Hold)));
-        lock(&self.shared.waits).insert(id, wait);
-        Ok(())
+        let (mutex, shared) = (mutex::get(mutex)?, self.shared.clone());
+        let told = move |outcome: ipcmutex::Result<ipcmutex::Hold>| shared.post(id, outcome.map(Outcome::Hold));
+        match at_once(id, || mutex.acquire_on(&self.on, timeout, told)) {
+            (_, Some(Ok(Outcome::Hold(hold)))) => Ok(Some(taken(hold))),
+            (_, Some(Err(error))) => Err(raise(error)),
+            (wait, _) => {
+                lock(&self.shared.waits).insert(id, wait);
+                Ok(None)
+            }
+        }
     }
 
     /// Ends an acquire. `false` if it has an outcome already, which then comes.
@@ -241,10 +262,11 @@ impl Events {
         Ok(())
     }
 
+    /// Whether it is done at once; else it is told.
     #[napi]
-    pub fn release(&self, id: i64, mutex: u32) -> Result<()> {
-        mutex::get(mutex)?.release_on(&self.on, self.done(id));
-        Ok(())
+    pub fn release(&self, id: i64, mutex: u32) -> Result<Option<bool>> {
+        let mutex = mutex::get(mutex)?;
+        done_at_once(at_once(id, || mutex.release_on(&self.on, self.done(id))))
     }
 
     #[napi]
@@ -262,9 +284,9 @@ impl Events {
     }
 
     #[napi]
-    pub fn release_hold(&self, id: i64, mutex: u32, token: BigInt) -> Result<()> {
-        hold::left(mutex, &token)?.release_on(&self.on, self.done(id));
-        Ok(())
+    pub fn release_hold(&self, id: i64, mutex: u32, token: BigInt) -> Result<Option<bool>> {
+        let hold = hold::left(mutex, &token)?;
+        done_at_once(at_once(id, || hold.release_on(&self.on, self.done(id))))
     }
 
     /// Renews the lease to `ttl` milliseconds, or to the URL's.
@@ -295,4 +317,8 @@ impl Events {
         let shared = self.shared.clone();
         offload(move || shared.post(id, job()));
     }
+}
+
+fn done_at_once(((), came): ((), Option<ipcmutex::Result<Outcome>>)) -> Result<Option<bool>> {
+    came.map(|outcome| outcome.map(|_| true).map_err(raise)).transpose()
 }

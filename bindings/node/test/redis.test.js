@@ -51,6 +51,25 @@ test("redis", async (t) => {
         await mutex.close()
     })
 
+    await t.test("an event loop turns though it does nothing but take a free lock", async () => {
+        const mutex = new Mutex(url())
+        await mutex.open()
+        /*  By then the event loop has a connection of its own.  */
+        for (let taken = 0; taken < 20; taken++) {
+            await mutex.execute(() => new Promise(setImmediate))
+        }
+        for (let round = 0; round < 30; round++) {
+            let turned = false
+            setImmediate(() => { turned = true })
+            for (let taken = 0; !turned; taken++) {
+                assert.ok(taken <= 100, "the event loop did not turn")
+                await mutex.acquire()
+                await mutex.release()
+            }
+        }
+        await mutex.close()
+    })
+
     await t.test("a close overtakes an opening", async () => {
         const mutex = new Mutex(url())
         const opening = mutex.open()

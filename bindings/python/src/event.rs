@@ -37,6 +37,19 @@ fn with_interpreter(tell: impl FnOnce(Python<'_>) + Send + 'static) {
     }
 }
 
+/// Runs `work` without the interpreter; what it is told of meanwhile is told here, with it again, and on no other thread.
+pub(crate) fn told_here<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    let (done, told) = guest::detached(py, || {
+        SOON.set(Some(Vec::new()));
+        let done = work();
+        (done, SOON.take().unwrap_or_default())
+    });
+    for tell in told {
+        tell(py);
+    }
+    done
+}
+
 /// An event loop that may watch connections: watch(watched) is called with each of them, on a library thread.
 #[pyclass(frozen, module = "ipcmutex._ipcmutex")]
 pub(crate) struct EventLoop(ipcmutex::EventLoop);
@@ -79,15 +92,7 @@ impl Watched {
 
     /// Reads what has come, and tells of it; False at the end.
     fn read(&self, py: Python<'_>) -> bool {
-        let (more, told) = guest::detached(py, || {
-            SOON.set(Some(Vec::new()));
-            let more = self.core.read();
-            (more, SOON.take().unwrap_or_default())
-        });
-        for tell in told {
-            tell(py);
-        }
-        more
+        told_here(py, || self.core.read())
     }
 }
 
@@ -111,7 +116,7 @@ pub(crate) fn start(
     done: Py<PyAny>,
 ) -> Wait {
     let remote = handle.is_remote();
-    Wait(guest::detached(py, || {
+    Wait(told_here(py, || {
         handle.acquire_on(&on.0, timeout, move |outcome| {
             with_interpreter(move |py| {
                 let outcome = match outcome {

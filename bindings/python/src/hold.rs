@@ -137,7 +137,7 @@ impl Hold {
     /// For AsyncHold: release() begins, and done(None, error) is called once.
     #[pyo3(name = "_release_on")]
     fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) {
-        guest::detached(py, || self.core.release_on(on.core(), event::released(done)));
+        event::told_here(py, || self.core.release_on(on.core(), event::released(done)));
     }
 
     fn __enter__(slf: Bound<'_, Hold>) -> Bound<'_, Hold> {

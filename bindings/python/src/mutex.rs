@@ -299,12 +299,12 @@ impl Mutex {
     #[pyo3(name = "_release_on")]
     fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) -> PyResult<()> {
         let handle = self.handle(py, "release")?;
-        guest::detached(py, || handle.release_on(on.core(), event::released(done)));
+        event::told_here(py, || handle.release_on(on.core(), event::released(done)));
         Ok(())
     }
 
-    /// For AsyncMutex: a Hold if that is possible on the spot, else a Wait; then done(hold, error) is called once, on a
-    /// library thread.
+    /// For AsyncMutex: a Hold if that is possible on the spot, else a Wait; then done(hold, error) is called once, on this
+    /// thread before it returns or on a library thread.
     #[pyo3(name = "_start")]
     fn start(
         &self,

@@ -295,6 +295,22 @@ def askers() -> int:
     return found
 
 
+async def test_the_loop_turns_though_it_does_nothing_but_take_a_free_lock(redis: str) -> None:
+    mutex = AsyncMutex(f"rpm+{redis}?id=nothing-but")
+    for _ in range(20):  # by then the loop has a connection of its own
+        async with mutex:
+            await asyncio.sleep(0)
+    for _ in range(30):
+        turned = asyncio.Event()
+        asyncio.get_running_loop().call_soon(turned.set)
+        taken = 0
+        while not turned.is_set():
+            assert taken <= 100
+            async with mutex:
+                taken += 1
+    await mutex.close()
+
+
 def test_a_server_is_asked_without_a_thread_on_the_way(redis: str) -> None:
     async def turns() -> None:
         mutex = AsyncMutex(f"rpm+{redis}?id=without-a-thread")

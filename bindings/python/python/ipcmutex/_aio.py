@@ -1,8 +1,8 @@
 """AsyncMutex: the same lock for asyncio.
 
 Nothing here blocks the event loop, and no executor is used. A thread's or a process's lock is tried on the spot, and a wait
-for it costs memory alone. A server is asked on a connection that the event loop watches, or on short-lived threads of the library; either
-way it goes on even if the task that asked for it is cancelled.
+for it costs memory alone. A server is asked on a connection that the event loop watches, where the answer of a near one is waited for a tenth
+of a millisecond, or on short-lived threads of the library; either way it goes on even if the task that asked for it is cancelled.
 """
 
 from __future__ import annotations
@@ -117,6 +117,19 @@ def _releasing(held: Hold | Mutex, remote: bool) -> Outcome[None]:
 
 async def _result(outcome: Outcome[T]) -> T:
     return outcome.result() if outcome.done() else await asyncio.wrap_future(outcome)
+
+
+_AT_ONCE = 100
+_at_once = 0
+
+
+async def _turn() -> None:
+    """Lets the event loop turn after so many acquisitions that were there at once: else one that does nothing else would stop it."""
+    global _at_once
+    _at_once += 1
+    if _at_once >= _AT_ONCE:
+        _at_once = 0
+        await asyncio.sleep(0)
 
 
 class _Done:
@@ -299,6 +312,8 @@ class AsyncMutex:
         if not isinstance(started, Wait):
             return started
         try:
+            if arrival.done():
+                await _turn()
             return await arrival
         except BaseException:
             waiting = False
