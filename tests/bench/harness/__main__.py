@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--no-plots", action="store_true")
     asked = parser.parse_args()
     only = set(filter(None, asked.only.split(",")))
-    groups = [group for group in plan.everything()
-              if (only and only & {group.task, group.language, f"{group.task}:{group.language}"})
-              or (not only and (not asked.quick or plan.in_quick(group)))]
+    groups = [group for group in plan.everything() if (only & group.names if only else not asked.quick or plan.in_quick(group))]
+    if unknown := only.difference({"commands"}, *(group.names for group in plan.everything())):
+        parser.error(f"--only: nothing is called {', '.join(sorted(unknown))}")
     about = machine.describe()
     if about["load_before"] > about["cores"] / 2:
         print(f"bench: the machine is busy (load {about['load_before']:.1f}): the figures will be too", file=sys.stderr)

@@ -19,7 +19,13 @@ class Group:
     params: Params = field(default_factory=dict)
     full: Params = field(default_factory=dict)  # what the full run has instead
     rounds: tuple[int, int] = (2, 7)  # quick, full
-    tag: str = ""  # tells rows of one task apart: "8", "8 pinned", "unix"
+    tag: str = ""  # tells rows of one task apart: "8", "8 pinned", "8 redis"
+
+    @property
+    def names(self) -> set[str]:
+        """What it can be asked for by: its language, its task, `redis`, and language:task."""
+        words = {self.task, *(["redis"] if "redis" in self.tag.split() else [])}
+        return {self.language, *words, *(f"{self.language}:{word}" for word in words)}
 
 
 C_WORDS = ("ipcmutex", "ipcmutex-strict", "pthread", "robust", "flock", "ofd", "semaphore")
