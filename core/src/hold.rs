@@ -168,7 +168,7 @@ impl Hold {
     /// Whether it was neither released nor inherited. It may be lost all the same.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        self.live("check").is_ok()
+        self.epoch == fork::epoch() && self.mutex.session().is_ok_and(|session| self.stands(session))
     }
 
     fn live(&self, operation: &'static str) -> Result<&Session> {
@@ -176,10 +176,11 @@ impl Hold {
             return Err(self.mutex.named(forked(operation)));
         }
         let session = self.mutex.session()?;
-        if self.ended.load(Ordering::Acquire) || !self.mutex.not_ended(session, self.token) {
-            return Err(self.mutex.named(ended(operation)));
-        }
-        Ok(session)
+        if self.stands(session) { Ok(session) } else { Err(self.mutex.named(ended(operation))) }
+    }
+
+    fn stands(&self, session: &Session) -> bool {
+        !self.ended.load(Ordering::Acquire) && self.mutex.not_ended(session, self.token)
     }
 }
 

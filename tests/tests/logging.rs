@@ -53,6 +53,8 @@ fn it_is_told_when_asked_for_and_has_no_secret() {
                     assert!(told.contains(&format!(" debug: open {lock}\n")), "{language}: {told}");
                     assert!(told.contains(" warn: open rpm+redis://me:***@127.0.0.1"), "{language}: {told}");
                     assert!(told.lines().all(|line| line.starts_with("ipcmutex[")), "{language}: {told}");
+                    let warned = told.lines().any(|line| line.contains(" warn: ") && line.contains(&lock));
+                    assert!(!warned, "{language}: nothing was wrong with it: {told}");
                 }
             }
         }
