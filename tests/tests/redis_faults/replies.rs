@@ -8,7 +8,8 @@ use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::{Redis, Reply};
 
-use ipcmutex_tests::asking::{LONG, kind_of, until, waiters, within};
+use ipcmutex_tests::agent::{Agent, Language, talkative};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 
@@ -314,4 +315,31 @@ fn r8_a_wait_that_is_cancelled_with_its_take_under_way() {
     let said = proxy.said();
     assert!(!String::from_utf8_lossy(&said).contains("EVAL"), "{}", String::from_utf8_lossy(&said));
     figure("R8", "30 waits cancelled with their take under way: the lock is free, and nothing is renewed");
+}
+
+/// The server was another one before the release was asked: nothing of it is in doubt, and it is no success.
+#[test]
+fn r7_a_release_that_only_a_new_server_hears_of_is_a_loss() {
+    needs_redis!();
+    for language in [Language::Rust, Language::C, Language::Python, Language::Node] {
+        let mut redis = Redis::start();
+        let address: [fn(&Redis, &str) -> String; 2] = [Redis::url, Redis::unix_url];
+        let agent = Agent::start_with(language, &[talkative()]);
+        for (lock, url) in (1..).zip(address) {
+            // Nobody renews it, and so nobody asks the new server before.
+            let url = format!("{}{}ttl=60s&renew=off", url(&redis, "forgotten"), if lock == 1 { '?' } else { '&' });
+            agent.open(lock, &url).ok();
+            // By then an event loop has a connection of its own.
+            for _ in 0..20 {
+                agent.call(&format!("acquire {lock} forever")).ok();
+                agent.call(&format!("release {lock}")).ok();
+            }
+            agent.call(&format!("acquire {lock} forever")).ok();
+            redis.restart();
+            let other = open(&redis.url("forgotten"));
+            let hold = other.try_acquire().expect("no error").expect("the new server knows of nobody");
+            agent.call(&format!("release {lock}")).err(ErrorKind::Lost);
+            hold.release().expect("it is still the other's");
+        }
+    }
 }

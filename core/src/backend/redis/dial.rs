@@ -35,6 +35,9 @@ pub(super) trait Stream: Read + Write + Send {
     /// How long a read and a write may take from now on.
     fn set_limit(&self, limit: Duration) -> io::Result<()>;
 
+    /// Whether the other side has ended it.
+    fn has_ended(&self) -> bool;
+
     /// Its socket, if what goes over that is what is written and read here.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -42,6 +45,10 @@ pub(super) trait Stream: Read + Write + Send {
 }
 
 impl Stream for Prompt<TcpStream> {
+    fn has_ended(&self) -> bool {
+        Prompt::has_ended(self)
+    }
+
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
     }
@@ -52,6 +59,10 @@ impl Stream for Prompt<TcpStream> {
 }
 
 impl Stream for Prompt<UnixStream> {
+    fn has_ended(&self) -> bool {
+        Prompt::has_ended(self)
+    }
+
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
     }
@@ -63,6 +74,10 @@ impl Stream for Prompt<UnixStream> {
 
 #[cfg(feature = "tls")]
 impl Stream for rustls::StreamOwned<rustls::ClientConnection, Prompt<TcpStream>> {
+    fn has_ended(&self) -> bool {
+        self.sock.has_ended()
+    }
+
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.sock.set_limit(limit)
     }

@@ -35,9 +35,11 @@ const FORSAKEN: Duration = Duration::from_secs(1);
 /// No answer is as long as this.
 const LONGEST: usize = 1 << 16;
 
-/// Why no answer came. The server may have done what it was asked.
+/// Why no answer came. Unless it was not asked, the server may have done it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unheard {
+    /// It was not asked: the connection was busy, or had ended.
+    Unasked,
     /// The connection ended, or nobody reads it any more: it may be asked again on another one.
     Cut,
     /// The time is over: it would not answer on another one either.
@@ -144,17 +146,21 @@ impl Exchange {
         state.watched && !state.ended && state.asked.is_none()
     }
 
-    /// Asks; `then` is told of the answer when it is read. Refused, with nothing done, if that is not possible now.
-    pub(super) fn ask(&self, question: Question) -> Result<(), Then> {
+    /// Asks; `then` is told of the answer, perhaps before this returns.
+    pub(super) fn ask(&self, question: Question) {
         let Question { words, limit, leaves, then } = question;
         let mut state = self.state.lock();
-        if !state.watched || state.ended || state.asked.is_some() {
-            return Err(then);
-        }
+        let mut possible = state.watched && !state.ended && state.asked.is_none();
         // Nothing is under way: the socket has room for all of it, or is broken. Of one that is cut short the server does nothing.
-        if !state.stream.write(&words).is_ok_and(|written| written == words.len()) {
+        if possible
+            && (state.stream.has_ended() || !state.stream.write(&words).is_ok_and(|written| written == words.len()))
+        {
             state.end();
-            return Err(then);
+            possible = false;
+        }
+        if !possible {
+            drop(state);
+            return then(Err(Unheard::Unasked));
         }
         let at = Instant::now();
         state.asked = Some(Asked { at, limit, leaves, then });
@@ -165,7 +171,6 @@ impl Exchange {
             self.look_later();
         }
         event_loop::Exchange::read(self);
-        Ok(())
     }
 
     fn look_later(&self) {
@@ -299,6 +304,7 @@ impl event_loop::Exchange for Exchange {
 mod tests {
     use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::{Receiver, channel};
 
     use super::super::prompt::Prompt;
@@ -320,9 +326,14 @@ mod tests {
 
     fn ask(exchange: &Exchange, limit: Duration) -> (bool, Receiver<Result<Value, Unheard>>) {
         let (tell, told) = channel();
-        let then = Box::new(move |answer| tell.send(answer).expect("the test listens"));
-        let question = Question { words: b"PING\r\n".to_vec(), limit, leaves: None, then };
-        (exchange.ask(question).is_ok(), told)
+        let asked = Arc::new(AtomicBool::new(true));
+        let refused = asked.clone();
+        let then = move |answer| match answer {
+            Err(Unheard::Unasked) => refused.store(false, Ordering::Relaxed),
+            answer => tell.send(answer).expect("the test listens"),
+        };
+        exchange.ask(Question { words: b"PING\r\n".to_vec(), limit, leaves: None, then: Box::new(then) });
+        (asked.load(Ordering::Relaxed), told)
     }
 
     const LONG: Duration = Duration::from_secs(60);
@@ -354,6 +365,15 @@ mod tests {
         let (_, told) = ask(&far.exchange, LONG);
         far.exchange.feed(b":1\r\n:2\r\n");
         assert_eq!(told.recv().expect("told"), Err(Unheard::Cut), "which of them is the answer?");
+        assert!(far.exchange.is_over());
+    }
+
+    #[test]
+    fn what_nobody_would_hear_is_not_asked() {
+        let far = far();
+        far.exchange.start();
+        drop(far.server);
+        assert!(!ask(&far.exchange, LONG).0, "the loop has not seen its end");
         assert!(far.exchange.is_over());
     }
 
@@ -396,7 +416,7 @@ mod tests {
         let debt = Debt::of_nobody();
         let question =
             Question { words: b"take".to_vec(), limit: LONG, leaves: Some((token, debt)), then: Box::new(drop) };
-        assert!(far.exchange.ask(question).is_ok());
+        far.exchange.ask(question);
         far.server.write_all(b":1\r\n:1\r\n").expect("both are answered");
         far.exchange.farewell(LONG, |token, _| format!("release {token}").into_bytes());
         let mut words = [0; 13];
@@ -425,6 +445,9 @@ mod tests {
         impl Stream for Wrapped {
             fn set_limit(&self, _: Duration) -> io::Result<()> {
                 Ok(())
+            }
+            fn has_ended(&self) -> bool {
+                false
             }
             fn socket(&self) -> Option<BorrowedFd<'_>> {
                 let _inner = self.0.as_fd();

@@ -30,6 +30,14 @@ impl<S: AsFd> Prompt<S> {
         Prompt { socket, vain: 0, passed: 0 }
     }
 
+    /// Whether the other side has ended it, so that nobody reads what is written now.
+    pub(super) fn has_ended(&self) -> bool {
+        match recv(&self.socket, &mut [0_u8; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Ok((read, _)) => read == 0,
+            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+        }
+    }
+
     /// What has come, if it came within a moment.
     fn look(&mut self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         if self.passed > 0 {
@@ -126,7 +134,9 @@ mod tests {
     #[test]
     fn an_end_is_an_end_and_a_failure_a_failure() {
         let (mut near, far) = pair();
+        assert!(!near.has_ended());
         drop(far);
+        assert!(near.has_ended());
         assert_eq!(near.read(&mut [0; 8]).expect("it ended"), 0);
 
         let socket = UnixStream::from(

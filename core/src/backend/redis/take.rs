@@ -199,17 +199,16 @@ impl Lock {
                     let error = lock.not_taken(&attempt, lock.engine.silent("acquire"), true);
                     then(lock.attempted(&attempt, Err(error)));
                 }
-                // Once more with the same token, where everything that a server may say is understood.
-                _ => offload(move || {
-                    let outcome = lock.take_as(&attempt, deadline, true);
+                // With the same token, where everything that a server may say is understood.
+                other => offload(move || {
+                    let again = !matches!(other, Err(Unheard::Unasked));
+                    let outcome = lock.take_as(&attempt, deadline, again);
                     then(lock.attempted(&attempt, outcome));
                 }),
             }
         };
         let question = Question { words, limit: self.limit(deadline), leaves, then: Box::new(told) };
-        if let Err(told) = exchange.ask(question) {
-            told(Err(Unheard::Cut));
-        }
+        exchange.ask(question);
     }
 
     // ---- letting go
@@ -240,12 +239,11 @@ impl Lock {
                 let error = lock.engine.silent("release");
                 then(lock.released(&ended, Err(Failed { error, in_doubt: true })));
             }
+            Err(Unheard::Unasked) => offload(move || then(lock.let_go(&ended, 0))),
             _ => offload(move || then(lock.let_go(&ended, 1))),
         };
         let limit = self.engine.server.patience();
-        if let Err(told) = exchange.ask(Question { words, limit, leaves: None, then: Box::new(told) }) {
-            told(Err(Unheard::Cut));
-        }
+        exchange.ask(Question { words, limit, leaves: None, then: Box::new(told) });
     }
 
     /// Ends the hold on this side.
@@ -266,6 +264,10 @@ impl Lock {
         let engine = &self.engine;
         let mut sends = before;
         let answer = engine.call("release", |connection| {
+            // What nobody hears is not said: it would leave it in doubt whose a lock is that the server has forgotten.
+            if connection.has_ended() {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
             sends += 1;
             let reply =
                 engine::run(connection, |by_text| engine.release_command(by_text, &ended.hold.token, &ended.debt))?;

@@ -65,6 +65,11 @@ impl Single {
         Ok(self.stream.set_limit(limit)?)
     }
 
+    /// Whether the server has ended it, so that nobody hears what is asked now.
+    pub(super) fn has_ended(&self) -> bool {
+        self.stream.has_ended()
+    }
+
     /// Whether an event loop could read it.
     pub(super) fn can_be_watched(&self) -> bool {
         self.stream.socket().is_some()
@@ -141,6 +146,11 @@ impl Connection {
             (Connection::Cluster(nodes), Some(node)) => nodes.ask_at(node, false, command),
             (connection, _) => connection.req_command(command)?.extract_error(),
         }
+    }
+
+    /// Whether it is known to have ended. Of the nodes of a cluster that is not known.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self, Connection::One(single, _) if single.has_ended())
     }
 
     pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
