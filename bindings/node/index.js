@@ -74,20 +74,38 @@ function later (start) {
     })
 }
 
-/*  After so many acquisitions that were there at once the event loop has its turn: else a program that does nothing else would stop it.  */
+/*  After so many acquisitions that were settled at once, or so many milliseconds of them, the event loop has its turn: else a program that does
+    nothing else would stop it.  */
 const AT_ONCE = 100
+const AT_ONCE_MS = 5
 let atOnce = 0
+let turned = 0
+
+/*  Whether the event loop is to have its turn first.  */
+function isTurn () {
+    const now = performance.now()
+    if (++atOnce < AT_ONCE && now - turned < AT_ONCE_MS) {
+        return false
+    }
+    atOnce = 0
+    turned = now
+    return true
+}
 
 /*  Waits in line; `signal` ends it.  */
 function wait (native, timeout, signal) {
     const id = ++lastId
-    const taken = events.acquire(id, native.id, timeout)
-    if (taken !== null) {
-        if (++atOnce < AT_ONCE) {
-            return taken
+    let taken
+    try {
+        taken = events.acquire(id, native.id, timeout)
+    } catch (error) {
+        if (isTurn()) {
+            return new Promise((_, reject) => setImmediate(reject, error))
         }
-        atOnce = 0
-        return new Promise((resolve) => setImmediate(resolve, taken))
+        throw error
+    }
+    if (taken !== null) {
+        return isTurn() ? new Promise((resolve) => setImmediate(resolve, taken)) : taken
     }
     return new Promise((resolve, reject) => {
         const finish = () => {

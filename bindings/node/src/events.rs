@@ -1,6 +1,6 @@
 //! Outcomes on their way from any thread to one JavaScript environment.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::IntoRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -33,17 +33,31 @@ enum Outcome {
 thread_local! {
     /// What is told now is taken by JavaScript when this thread returns to it.
     static TAKEN_SOON: Cell<bool> = const { Cell::new(false) };
-    /// What this thread is just starting, and what came of it before it returned.
-    static STARTING: Cell<Option<i64>> = const { Cell::new(None) };
-    static CAME: RefCell<Option<ipcmutex::Result<Outcome>>> = const { RefCell::new(None) };
 }
 
-/// Starts what has this id: what that returns, and the outcome if it is there already, which then is not posted.
-fn at_once<T>(id: i64, start: impl FnOnce() -> T) -> (T, Option<ipcmutex::Result<Outcome>>) {
-    STARTING.set(Some(id));
-    let started = start();
-    STARTING.set(None);
-    (started, CAME.take())
+/// Who is told what came of one call: before that has returned it is given at once, and posted after that.
+struct Tell {
+    id: i64,
+    shared: Arc<Shared>,
+    call: Arc<Mutex<Call>>,
+}
+
+enum Call {
+    Starting,
+    Came(ipcmutex::Result<Outcome>),
+    Returned,
+}
+
+impl Tell {
+    fn tell(self, outcome: ipcmutex::Result<Outcome>) {
+        let mut call = lock(&self.call);
+        if matches!(*call, Call::Starting) {
+            *call = Call::Came(outcome);
+        } else {
+            drop(call);
+            self.shared.post(self.id, outcome);
+        }
+    }
 }
 
 /// One outcome, as JavaScript sees it. With a negative id: a descriptor to watch, its number turned round.
@@ -82,10 +96,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     /// Tells the environment. Short, and it calls nothing of core: engines call it from within.
     fn post(&self, id: i64, outcome: ipcmutex::Result<Outcome>) {
-        if STARTING.get() == Some(id) {
-            CAME.set(Some(outcome));
-            return;
-        }
         let mut inbox = lock(&self.inbox);
         if inbox.closed {
             drop(inbox);
@@ -125,7 +135,7 @@ impl Shared {
     }
 }
 
-/// The operations that take time, for one environment. Each ends in one [`Told`] with its id.
+/// The operations that take time, for one environment. Each ends in one [`Told`] with its id, unless it returns what came of it.
 #[napi]
 pub struct Events {
     shared: Arc<Shared>,
@@ -224,9 +234,9 @@ impl Events {
     #[napi]
     pub fn acquire(&self, id: i64, mutex: u32, timeout: f64) -> Result<Option<Taken>> {
         let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
-        let (mutex, shared) = (mutex::get(mutex)?, self.shared.clone());
-        let told = move |outcome: ipcmutex::Result<ipcmutex::Hold>| shared.post(id, outcome.map(Outcome::Hold));
-        match at_once(id, || mutex.acquire_on(&self.on, timeout, told)) {
+        let mutex = mutex::get(mutex)?;
+        let start = |tell: Tell| mutex.acquire_on(&self.on, timeout, |outcome| tell.tell(outcome.map(Outcome::Hold)));
+        match self.at_once(id, start) {
             (_, Some(Ok(Outcome::Hold(hold)))) => Ok(Some(taken(hold))),
             (_, Some(Err(error))) => Err(raise(error)),
             (wait, _) => {
@@ -266,7 +276,7 @@ impl Events {
     #[napi]
     pub fn release(&self, id: i64, mutex: u32) -> Result<Option<bool>> {
         let mutex = mutex::get(mutex)?;
-        done_at_once(at_once(id, || mutex.release_on(&self.on, self.done(id))))
+        self.done_at_once(id, |tell| mutex.release_on(&self.on, |outcome| tell.tell(outcome.map(|()| Outcome::Done))))
     }
 
     #[napi]
@@ -286,7 +296,7 @@ impl Events {
     #[napi]
     pub fn release_hold(&self, id: i64, mutex: u32, token: BigInt) -> Result<Option<bool>> {
         let hold = hold::left(mutex, &token)?;
-        done_at_once(at_once(id, || hold.release_on(&self.on, self.done(id))))
+        self.done_at_once(id, |tell| hold.release_on(&self.on, |outcome| tell.tell(outcome.map(|()| Outcome::Done))))
     }
 
     /// Renews the lease to `ttl` milliseconds, or to the URL's.
@@ -308,17 +318,24 @@ impl Events {
         Ok(())
     }
 
-    fn done(&self, id: i64) -> impl FnOnce(ipcmutex::Result<()>) + Send + 'static {
-        let shared = self.shared.clone();
-        move |outcome| shared.post(id, outcome.map(|()| Outcome::Done))
+    /// What `start` returns, and what came of it if that is there already.
+    fn at_once<T>(&self, id: i64, start: impl FnOnce(Tell) -> T) -> (T, Option<ipcmutex::Result<Outcome>>) {
+        let call = Arc::new(Mutex::new(Call::Starting));
+        let started = start(Tell { id, shared: self.shared.clone(), call: call.clone() });
+        let came = match std::mem::replace(&mut *lock(&call), Call::Returned) {
+            Call::Came(outcome) => Some(outcome),
+            Call::Starting | Call::Returned => None,
+        };
+        (started, came)
+    }
+
+    fn done_at_once(&self, id: i64, start: impl FnOnce(Tell)) -> Result<Option<bool>> {
+        let ((), came) = self.at_once(id, start);
+        came.map(|outcome| outcome.map(|_| true).map_err(raise)).transpose()
     }
 
     fn offload(&self, id: i64, job: impl FnOnce() -> ipcmutex::Result<Outcome> + Send + 'static) {
         let shared = self.shared.clone();
         offload(move || shared.post(id, job()));
     }
-}
-
-fn done_at_once(((), came): ((), Option<ipcmutex::Result<Outcome>>)) -> Result<Option<bool>> {
-    came.map(|outcome| outcome.map(|_| true).map_err(raise)).transpose()
 }

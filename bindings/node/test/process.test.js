@@ -107,6 +107,42 @@ test("n8 worker threads share the lock", async () => {
     assert.strictEqual(await exited, 0)
 })
 
+/*  Each environment counts its calls by itself, so their numbers meet; the thread of one may be what ends the wait of another.  */
+test("n8 worker threads whose calls have the same numbers never get each other's holds", { timeout: 60000 }, async (t) => {
+    const url = `mpm:${folder(t)}/lock`
+    const threads = [1, 2, 3].map(() => worker(`
+        const { workerData, parentPort } = require("node:worker_threads")
+        const addon = require(workerData.module + "/native.js").load()
+        const events = new addon.Events(() => {
+            for (const { value } of events.take()) {
+                turn(value)
+            }
+        })
+        events.keepAlive(true)
+        const mutex = addon.openSync(workerData.url)
+        let turns = 0
+        function turn (taken) {
+            addon.releaseHold(mutex, typeof taken === "bigint" ? taken : taken.token)
+            if (++turns % 20 === 0) {
+                setImmediate(go)
+            } else {
+                go()
+            }
+        }
+        function go () {
+            if (turns === 60000) {
+                events.keepAlive(false)
+                return parentPort.postMessage(turns)
+            }
+            const taken = addon.tryAcquire(mutex) ?? events.acquire(7, mutex, Infinity)
+            if (taken !== null) {
+                turn(taken)
+            }
+        }
+        go()`, { url }))
+    assert.deepStrictEqual(await Promise.all(threads.map(started)), [60000, 60000, 60000])
+})
+
 for (const [what, script] of [
     ["waiting", "mutex.acquire(); parentPort.postMessage(0)"],
     ["waiting synchronously", "parentPort.postMessage(0); mutex.acquireSync()"]

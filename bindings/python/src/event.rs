@@ -39,8 +39,16 @@ fn with_interpreter(tell: impl FnOnce(Python<'_>) + Send + 'static) {
 
 /// Runs `work` without the interpreter; what it is told of meanwhile is told here, with it again, and on no other thread.
 pub(crate) fn told_here<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+    /// After a panic as well: what is told later must not wait for a call that is over.
+    struct Soon;
+    impl Drop for Soon {
+        fn drop(&mut self) {
+            drop(SOON.take());
+        }
+    }
     let (done, told) = guest::detached(py, || {
         SOON.set(Some(Vec::new()));
+        let _soon = Soon;
         let done = work();
         (done, SOON.take().unwrap_or_default())
     });

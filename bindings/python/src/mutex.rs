@@ -303,8 +303,8 @@ impl Mutex {
         Ok(())
     }
 
-    /// For AsyncMutex: a Hold if that is possible on the spot, else a Wait; then done(hold, error) is called once, on this
-    /// thread before it returns or on a library thread.
+    /// For AsyncMutex: a Hold if that is possible on the spot, else a Wait; then done(hold, error) is called once: on this
+    /// thread, now or when it reads a connection that it watches, or on a library thread.
     #[pyo3(name = "_start")]
     fn start(
         &self,

@@ -1,8 +1,8 @@
 """AsyncMutex: the same lock for asyncio.
 
 Nothing here blocks the event loop, and no executor is used. A thread's or a process's lock is tried on the spot, and a wait
-for it costs memory alone. A server is asked on a connection that the event loop watches, where the answer of a near one is waited for a tenth
-of a millisecond, or on short-lived threads of the library; either way it goes on even if the task that asked for it is cancelled.
+for it costs memory alone. A server is asked on a connection that the event loop watches, where the answer of a near one is looked for a tenth
+of a millisecond or so, or on short-lived threads of the library; either way it goes on even if the task that asked for it is cancelled.
 """
 
 from __future__ import annotations
@@ -57,11 +57,30 @@ def _run(remote: bool, job: Callable[[], T]) -> Outcome[T]:
     return outcome
 
 
-_event_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, EventLoop] = weakref.WeakKeyDictionary()
+class _Loop:
+    """What is known of an event loop."""
+
+    __slots__ = ("_settled", "_turned", "known")
+
+    def __init__(self, watch: Callable[[Watched], None]) -> None:
+        self.known = EventLoop(watch)  # by the library
+        self._settled = 0
+        self._turned = 0.0
+
+    async def turn(self, now: float) -> None:
+        """Lets it turn after 100 acquisitions that were settled at once, or 5 ms of them: else a task that does nothing else would stop it."""
+        self._settled += 1
+        if self._settled >= 100 or now - self._turned > 0.005:
+            self._settled = 0
+            self._turned = now
+            await asyncio.sleep(0)
 
 
-def _event_loop() -> EventLoop:
-    """What the library knows of the running event loop."""
+_event_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
+
+
+def _event_loop() -> _Loop:
+    """What is known of the running event loop."""
     loop = asyncio.get_running_loop()
     known = _event_loops.get(loop)
     if known is None:
@@ -75,7 +94,7 @@ def _event_loop() -> EventLoop:
             except RuntimeError:  # it is closed
                 pass
 
-        known = _event_loops[loop] = EventLoop(watch)
+        known = _event_loops[loop] = _Loop(watch)
     return known
 
 
@@ -109,7 +128,7 @@ def _releasing(held: Hold | Mutex, remote: bool) -> Outcome[None]:
             outcome.set_exception(error)
 
     try:
-        held._release_on(_event_loop(), done)
+        held._release_on(_event_loop().known, done)
     except IpcMutexError as error:
         outcome.set_exception(error)
     return outcome
@@ -117,19 +136,6 @@ def _releasing(held: Hold | Mutex, remote: bool) -> Outcome[None]:
 
 async def _result(outcome: Outcome[T]) -> T:
     return outcome.result() if outcome.done() else await asyncio.wrap_future(outcome)
-
-
-_AT_ONCE = 100
-_at_once = 0
-
-
-async def _turn() -> None:
-    """Lets the event loop turn after so many acquisitions that were there at once: else one that does nothing else would stop it."""
-    global _at_once
-    _at_once += 1
-    if _at_once >= _AT_ONCE:
-        _at_once = 0
-        await asyncio.sleep(0)
 
 
 class _Done:
@@ -308,12 +314,13 @@ class AsyncMutex:
                 if hold is not None:
                     hold.release()
 
-        started = mutex._start(blocking, timeout, _event_loop(), done)
+        event_loop = _event_loop()
+        started = mutex._start(blocking, timeout, event_loop.known, done)
         if not isinstance(started, Wait):
             return started
         try:
             if arrival.done():
-                await _turn()
+                await event_loop.turn(loop.time())
             return await arrival
         except BaseException:
             waiting = False
