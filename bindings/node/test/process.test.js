@@ -108,7 +108,7 @@ test("n8 worker threads share the lock", async () => {
 })
 
 /*  Each environment counts its calls by itself, so their numbers meet; the thread of one may be what ends the wait of another.  */
-test("n8 worker threads whose calls have the same numbers never get each other's holds", { timeout: 60000 }, async (t) => {
+test("n8 worker threads whose calls have the same numbers never get each other's holds", { timeout: 300000 }, async (t) => {
     const url = `mpm:${folder(t)}/lock`
     const threads = [1, 2, 3].map(() => worker(`
         const { workerData, parentPort } = require("node:worker_threads")
