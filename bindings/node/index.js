@@ -74,22 +74,19 @@ function later (start) {
     })
 }
 
-/*  After so many acquisitions that were settled at once, or so many milliseconds of them, the event loop has its turn: else a program that does
-    nothing else would stop it.  */
-const AT_ONCE = 100
+/*  After so many milliseconds of acquisitions that were settled at once the event loop has its turn: else a program that does nothing else would
+    stop it. Counted since it last turned: who seldom takes a lock never waits for that.  */
 const AT_ONCE_MS = 5
-let atOnce = 0
-let turned = 0
+let since = null
 
 /*  Whether the event loop is to have its turn first.  */
 function isTurn () {
     const now = performance.now()
-    if (++atOnce < AT_ONCE && now - turned < AT_ONCE_MS) {
-        return false
+    if (since === null) {
+        since = now
+        setImmediate(() => { since = null })
     }
-    atOnce = 0
-    turned = now
-    return true
+    return now - since >= AT_ONCE_MS
 }
 
 /*  Waits in line; `signal` ends it.  */

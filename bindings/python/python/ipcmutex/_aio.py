@@ -60,20 +60,26 @@ def _run(remote: bool, job: Callable[[], T]) -> Outcome[T]:
 class _Loop:
     """What is known of an event loop."""
 
-    __slots__ = ("_settled", "_turned", "known")
+    __slots__ = ("_since", "known")
 
     def __init__(self, watch: Callable[[Watched], None]) -> None:
         self.known = EventLoop(watch)  # by the library
-        self._settled = 0
-        self._turned = 0.0
+        self._since: float | None = None
 
-    async def turn(self, now: float) -> None:
-        """Lets it turn after 100 acquisitions that were settled at once, or 5 ms of them: else a task that does nothing else would stop it."""
-        self._settled += 1
-        if self._settled >= 100 or now - self._turned > 0.005:
-            self._settled = 0
-            self._turned = now
+    async def turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Lets it turn after 5 ms of acquisitions that were settled at once: else a task that does nothing else would stop it.
+
+        Counted since it last turned: who seldom takes a lock never waits for that.
+        """
+        now = loop.time()
+        if self._since is None:
+            self._since = now
+            loop.call_soon(self._turned)
+        if now - self._since >= 0.005:
             await asyncio.sleep(0)
+
+    def _turned(self) -> None:
+        self._since = None
 
 
 _event_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
@@ -320,7 +326,7 @@ class AsyncMutex:
             return started
         try:
             if arrival.done():
-                await event_loop.turn(loop.time())
+                await event_loop.turn(loop)
             return await arrival
         except BaseException:
             waiting = False
