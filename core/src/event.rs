@@ -120,10 +120,10 @@ impl Mutex {
         matches!(self.url().target(), Target::Redis(_))
     }
 
-    /// Acquires for an event loop, on whose thread this is called. `done` is called exactly once, on any thread, perhaps before this
-    /// returns: it must be short and call nothing of this crate but [`offload`] and [`deliver`](crate::deliver). The
-    /// calling thread does not wait for a server, but looks for the answer of a near one, for about a tenth of a millisecond: what is asked is asked on
-    /// the loop's own connection, or offloaded.
+    /// Acquires for an event loop, on whose thread this is called. `done` is called exactly once, on any thread, perhaps
+    /// before this returns: it must be short and call nothing of this crate but [`offload`] and
+    /// [`deliver`](crate::deliver). The calling thread does not wait for a server, but looks for the answer of a near one
+    /// for about a tenth of a millisecond: what is asked is asked on the loop's own connection, or offloaded.
     pub fn acquire_on(
         &self,
         on: &EventLoop,

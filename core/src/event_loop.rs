@@ -1,8 +1,9 @@
 //! Event loops that read a server's answers themselves: then no thread of the library stands between the two.
 //!
 //! For each server one event loop of the process has a connection of its own, once it has asked a few times. What it asks is
-//! written by the thread that asks, and the answer is read by that thread if it comes at once, else by the loop. Whatever is unusual goes the other way, over
-//! [`offload`](crate::offload), and so does an answer that the loop does not come to read for a while.
+//! written by the thread that asks, and the answer is read by that thread if it comes at once, else by the loop. Whatever is
+//! unusual goes the other way, over [`offload`](crate::offload), and so does an answer that the loop does not come to read
+//! for a while.
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipcmutex::url::LockUrl;
 use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::secrets;
@@ -204,6 +205,23 @@ fn a_cluster_that_forbids_scripts_is_unfit() {
     assert!(error.to_string().contains("forbids scripts"), "{error}");
     let waiting = open(&cluster.url("x")).acquire_with(within(LONG)).expect_err("nor for who waits");
     assert_eq!(waiting.kind(), ErrorKind::Config, "{waiting}");
+}
+
+#[test]
+fn a_release_that_only_a_new_node_hears_of_is_a_loss() {
+    needs_redis!();
+    let mut cluster = Cluster::start(3);
+    let home = cluster.home("ipcmutex:forgotten");
+    // Nobody renews it, and so nobody asks the new node before.
+    let url = cluster.url("forgotten?ttl=60s&renew=off");
+    let agent = Agent::start(Language::Rust);
+    agent.open(1, &url).ok();
+    agent.call("acquire 1 forever").ok();
+    cluster.nodes[home].restart();
+    let other = open(&url);
+    let hold = other.acquire_with(within(LONG)).expect("the new node knows of nobody");
+    agent.call("release 1").err(ErrorKind::Lost);
+    hold.release().expect("it is still the other's");
 }
 
 #[test]

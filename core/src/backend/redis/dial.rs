@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::prompt::Prompt;
+use super::prompt::{self, Prompt};
 use super::tls::Tls;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -35,20 +35,18 @@ pub(super) trait Stream: Read + Write + Send {
     /// How long a read and a write may take from now on.
     fn set_limit(&self, limit: Duration) -> io::Result<()>;
 
-    /// Whether the other side has ended it.
-    fn has_ended(&self) -> bool;
-
     /// Its socket, if what goes over that is what is written and read here.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// Whether the other side has ended it, so that nobody reads what is written now.
+    fn has_ended(&self) -> bool {
+        self.socket().is_some_and(prompt::has_ended)
+    }
 }
 
 impl Stream for Prompt<TcpStream> {
-    fn has_ended(&self) -> bool {
-        Prompt::has_ended(self)
-    }
-
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
     }
@@ -59,10 +57,6 @@ impl Stream for Prompt<TcpStream> {
 }
 
 impl Stream for Prompt<UnixStream> {
-    fn has_ended(&self) -> bool {
-        Prompt::has_ended(self)
-    }
-
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
         self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
     }

@@ -446,9 +446,6 @@ mod tests {
             fn set_limit(&self, _: Duration) -> io::Result<()> {
                 Ok(())
             }
-            fn has_ended(&self) -> bool {
-                false
-            }
             fn socket(&self) -> Option<BorrowedFd<'_>> {
                 let _inner = self.0.as_fd();
                 None

@@ -90,6 +90,11 @@ impl Nodes {
         self.open.values().try_for_each(|single| single.set_limit(limit))
     }
 
+    /// Whether one of them has ended its connection.
+    pub(super) fn has_ended(&self) -> bool {
+        self.open.values().any(Single::has_ended)
+    }
+
     pub(super) fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         let slot = slot_of(command);
         let end = Instant::now() + PATIENCE.min(self.limit);

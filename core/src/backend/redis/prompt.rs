@@ -1,8 +1,8 @@
 //! A socket that is looked at for a moment before its thread sleeps.
 //!
-//! A near server has answered before a processor that fell asleep is awake again: of the time of a round trip on one host most is spent
-//! waking. Between two looks the processor is anybody's, so that the server can have it, and whoever else needs it. A server that turns
-//! out to be far is looked for seldom.
+//! A near server has answered before a processor that fell asleep is awake again: of the time of a round trip on one host
+//! most is spent waking. Between two looks the processor is anybody's, so that the server can have it, and whoever else
+//! needs it. A server that turns out to be far is looked for seldom.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,6 +17,14 @@ const LOOK: Duration = Duration::from_micros(100);
 /// After how many looks in vain one read in 2^6 begins with one.
 const RARELY: u32 = 6;
 
+/// Whether the other side has ended the connection.
+pub(super) fn has_ended(socket: BorrowedFd<'_>) -> bool {
+    match recv(socket, &mut [0_u8; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+        Ok((read, _)) => read == 0,
+        Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
+    }
+}
+
 pub(super) struct Prompt<S> {
     pub(super) socket: S,
     /// How many looks were in vain since the last one that was not.
@@ -28,14 +36,6 @@ pub(super) struct Prompt<S> {
 impl<S: AsFd> Prompt<S> {
     pub(super) fn new(socket: S) -> Prompt<S> {
         Prompt { socket, vain: 0, passed: 0 }
-    }
-
-    /// Whether the other side has ended it, so that nobody reads what is written now.
-    pub(super) fn has_ended(&self) -> bool {
-        match recv(&self.socket, &mut [0_u8; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
-            Ok((read, _)) => read == 0,
-            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
-        }
     }
 
     /// What has come, if it came within a moment.
@@ -134,9 +134,9 @@ mod tests {
     #[test]
     fn an_end_is_an_end_and_a_failure_a_failure() {
         let (mut near, far) = pair();
-        assert!(!near.has_ended());
+        assert!(!has_ended(near.as_fd()));
         drop(far);
-        assert!(near.has_ended());
+        assert!(has_ended(near.as_fd()));
         assert_eq!(near.read(&mut [0; 8]).expect("it ended"), 0);
 
         let socket = UnixStream::from(

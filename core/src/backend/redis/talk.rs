@@ -148,9 +148,12 @@ impl Connection {
         }
     }
 
-    /// Whether it is known to have ended. Of the nodes of a cluster that is not known.
+    /// Whether the server, or one of the nodes, has ended it.
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self, Connection::One(single, _) if single.has_ended())
+        match self {
+            Connection::One(single, _) => single.has_ended(),
+            Connection::Cluster(nodes) => nodes.has_ended(),
+        }
     }
 
     pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
