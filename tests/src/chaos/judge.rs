@@ -416,15 +416,10 @@ impl Judge {
             clean = false;
             let (older, newer) = if other.token <= visit.token { (other, *visit) } else { (*visit, other) };
             let both = [self.line(&older), self.line(&newer)].concat();
-            let asked = older.asked;
-            let forgot = self.causes.iter().find_map(|(cause, span)| {
-                (*cause == Cause::ServerForgot && span.meets(asked, newer.entered)).then_some(span.until)
-            });
             if let (Some(one), Some(two)) = (older.believed, newer.believed)
                 && one > newer.entered
                 && two > older.entered
-                // A server that forgot is found out by the next renewal, or by its absence.
-                && forgot.is_none_or(|at| one > at + ttl)
+                && !self.may_believe(one, older.asked, newer.entered, ttl)
             {
                 self.violation(format!("two believed that they hold:\n{both}"));
             }
@@ -440,6 +435,14 @@ impl Judge {
         clean
     }
 
+    /// Whether a hold that was asked for may be believed in at `believed`, though the lock was another's at `until`: a server
+    /// that forgot is found out by the next renewal, or by its absence.
+    fn may_believe(&self, believed: u64, asked: u64, until: u64, ttl: u64) -> bool {
+        let mut forgot =
+            self.causes.iter().filter(|(cause, span)| *cause == Cause::ServerForgot && span.meets(asked, until));
+        forgot.any(|(_, span)| believed <= span.until + ttl)
+    }
+
     /// The rules of the resource behind the fence, between this visit and all before it.
     fn fenced(&mut self, visit: &Visit) {
         let of = |visit: &Visit| self.writes.get(&(visit.who, visit.token)).copied().unwrap_or_default();
@@ -447,6 +450,7 @@ impl Judge {
         let mut wrong = Vec::new();
         if let (Some(refused), Some(believed)) = (new.refused, visit.believed)
             && believed > refused
+            && !matches!(self.law, Law::Lease(ttl) if self.may_believe(believed, visit.asked, refused, ttl))
         {
             wrong.push(format!("a write of a hold that stood was refused:\n{}", self.line(visit)));
         }

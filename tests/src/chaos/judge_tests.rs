@@ -105,6 +105,25 @@ fn a_lost_hold_that_is_released_with_ok_is_seen() {
 }
 
 #[test]
+fn a_refused_write_of_a_hold_that_stands_is_seen() {
+    let refused = |forgot: Option<(u64, u64)>, left: u64| {
+        let mut judge = judge_of(LEASE);
+        if let Some((from, until)) = forgot {
+            judge.disturbed(Cause::ServerForgot, from * MS, until * MS);
+        }
+        judge.wrote(Written { at: 5 * MS, who: A, token: 1, taken: false });
+        play(&mut judge, &visit(A, 1, 1, left, 0), false);
+        judge.finish()
+    };
+    let what = "a write of a hold that stood was refused";
+    assert!(is_red(&refused(None, 6), what));
+    // Until the next renewal it cannot know that the server forgot it.
+    assert_eq!(refused(Some((2, 3)), 6).violations, Vec::<String>::new());
+    assert!(is_red(&refused(Some((2, 3)), 1004), what));
+    assert!(is_red(&refused(Some((6, 7)), 8), what), "it was refused before");
+}
+
+#[test]
 fn a_death_inside_ends_the_visit_and_must_be_told() {
     for told in [false, true] {
         let mut judge = judge_of(Law::Lock);
