@@ -24,7 +24,7 @@ def figure_text(name: str, value: float) -> str:
     """A figure with its unit."""
     if name.endswith("ns"):
         return time_text(value)
-    if name == "per_second":
+    if name.endswith("per_second"):
         return f"{value / 1e6:.3g} M/s" if value >= 1e6 else f"{value / 1e3:.3g} k/s" if value >= 1e3 else f"{value:.3g} /s"
     return f"{value:,.0f}" if abs(value) >= 10 or value == int(value) else f"{value:.3g}"
 
