@@ -168,7 +168,7 @@ impl Crew {
                     under_it.into_iter().chain([run]).for_each(|pid| until(pid, ENDED));
                 }
                 self.drain_member(place, judge);
-                judge.killed(self.members[place].instance, at);
+                judge.killed(self.members[place].instance, at, now());
                 self.members[place].stopped.get_or_insert((at, Instant::now()));
                 self.go_on(place, judge);
                 return;
@@ -177,9 +177,10 @@ impl Crew {
         let at = now();
         send(group, Signal::KILL, self.members[place].language == Language::Shell);
         self.members[place].child.wait().expect("it is our child");
+        let ended = now();
         self.go_on(place, judge);
         self.drain_member(place, judge);
-        judge.killed(self.members[place].instance, at);
+        judge.killed(self.members[place].instance, at, ended);
         self.replace(place, judge);
     }
 
@@ -236,7 +237,7 @@ impl Crew {
                 let errors = self.errors(member.instance);
                 judge
                     .violation(format!("{} {} ended by itself ({status})\n{errors}", member.language, member.instance));
-                judge.killed(member.instance, at);
+                judge.killed(member.instance, at, at);
                 self.replace(place, judge);
             }
         }

@@ -119,7 +119,7 @@ pub struct Judge {
     idle_limit: u64,
     desk: Desk,
     languages: HashMap<u64, Language>,
-    deaths: VecDeque<(u64, u64)>,
+    deaths: VecDeque<(u64, Span)>,
     stops: VecDeque<(u64, Span)>,
     causes: VecDeque<(Cause, Span)>,
     /// Visits judged already, the latest last.
@@ -179,10 +179,10 @@ impl Judge {
         }
     }
 
-    /// A participant was killed by a signal sent at `at`; all its records came before.
-    pub fn killed(&mut self, instance: u64, at: u64) {
-        self.deaths.push_back((instance, at));
-        self.desk.killed(instance, at);
+    /// A participant died by a signal sent not before `from`, and had died at `until`; all its records came before this call.
+    pub fn killed(&mut self, instance: u64, from: u64, until: u64) {
+        self.deaths.push_back((instance, Span { from, until }));
+        self.desk.killed(instance, from);
     }
 
     /// A participant was stopped for a time.
@@ -340,7 +340,7 @@ impl Judge {
             }
         }
         let old = self.judged_to.saturating_sub(4 * HORIZON);
-        self.deaths.retain(|(_, at)| *at > old);
+        self.deaths.retain(|(_, span)| span.until > old);
         self.stops.retain(|(_, span)| span.until > old);
         self.causes.retain(|(_, span)| span.until > old);
     }
@@ -504,8 +504,8 @@ impl Judge {
             .iter()
             .any(|(cause, span)| *cause == Cause::ServerForgot && span.meets(before.asked, visit.entered));
         // One that was killed after it had entered the cell, and before it could tell.
-        let unseen = self.deaths.iter().any(|(of, at)| {
-            *of == visit.met >> 16 && *at <= visit.entered && *at >= before.entered && visit.met & CHILD == 0
+        let unseen = self.deaths.iter().any(|(of, span)| {
+            *of == visit.met >> 16 && span.meets(before.entered, visit.entered) && visit.met & CHILD == 0
         });
         let killed = matches!(before.end, End::Killed(_)) && visit.met == before.who;
         if visit.met != 0 && !unseen && !killed {
@@ -552,8 +552,8 @@ impl Judge {
         // Who entered may have had the lock long before it could tell; and so may one that was killed before it could.
         free = self.after_stops(visit.who >> 16, free, visit.entered);
         if visit.abandoned {
-            let last = self.deaths.iter().map(|(_, at)| *at).filter(|at| *at < visit.entered).max();
-            free = free.max(last.map_or(0, |at| at + ttl));
+            let before_it = self.deaths.iter().filter(|(_, span)| span.from < visit.entered);
+            free = before_it.map(|(_, span)| span.until + ttl).fold(free, u64::max);
         }
         let before_it = self.causes.iter().filter(|(_, span)| span.from < visit.entered);
         free = before_it.map(|(_, span)| span.until + ttl).fold(free, u64::max);

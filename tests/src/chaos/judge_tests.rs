@@ -31,7 +31,7 @@ fn play(judge: &mut Judge, made: &Made, killed: bool) {
     tell(made.from, Told::Entered { token, abandoned, met, seen });
     tell(made.from, Told::Checked { code: 0 });
     if killed {
-        judge.killed(made.who >> 16, made.to * MS);
+        judge.killed(made.who >> 16, made.to * MS, made.to * MS);
     } else {
         tell(made.to, Told::Left { code: made.code, stood: made.stood });
         tell(made.to, Told::Released { code: made.code });
@@ -133,6 +133,22 @@ fn a_death_inside_ends_the_visit_and_must_be_told() {
         let verdict = judge.finish();
         assert!(if told { verdict.violations.is_empty() } else { is_red(&verdict, "it was not told") }, "{verdict:?}");
     }
+}
+
+#[test]
+fn who_was_killed_before_it_could_tell_may_have_been_inside() {
+    let met_after = |from: u64, until: u64| {
+        let mut judge = judge_of(LEASE);
+        play(&mut judge, &visit(A, 1, 10, 20, 0), false);
+        judge.killed(2, from * MS, until * MS);
+        play(&mut judge, &Made { met: B, abandoned: true, ..visit(A, 3, 30, 40, 1) }, false);
+        judge.finish()
+    };
+    assert!(met_after(25, 26).violations.is_empty());
+    // The signal was about to be sent when the first one entered.
+    assert!(met_after(5, 25).violations.is_empty());
+    assert!(is_red(&met_after(5, 6), "c 2.1 was met"));
+    assert!(is_red(&met_after(35, 36), "c 2.1 was met"));
 }
 
 #[test]
