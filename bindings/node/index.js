@@ -323,8 +323,8 @@ class Mutex {
         }
     }
 
-    async acquire (options) {
-        return await this.#acquire(checked("acquire", options))
+    acquire (options) {
+        return this.#acquire("acquire", options)
     }
 
     async tryAcquire () {
@@ -356,7 +356,7 @@ class Mutex {
         if (typeof fn !== "function") {
             throw failure(CODES.INVALID, `execute: the first argument is a function, not a ${typeof fn}`)
         }
-        const hold = await this.#acquire(checked("execute", options))
+        const hold = await this.#acquire("execute", options)
         let value
         try {
             value = await fn(hold)
@@ -409,16 +409,21 @@ class Mutex {
         addon.release(native.id)
     }
 
-    async #acquire ({ timeout, signal }) {
+    async #acquire (operation, options) {
+        let { timeout, signal } = checked(operation, options)
         signal?.throwIfAborted()
-        const since = performance.now()
-        let native = this.#opened("acquire")
-        if (this.#remote) {
-            native = await orAborted(native, signal)
-            timeout = Math.max(0, timeout - (performance.now() - since))
-            return this.#adopt(native, await wait(native, timeout, signal))
+        let native = this.#native
+        if (native === null) {
+            const since = performance.now()
+            native = this.#opened("acquire")
+            if (this.#remote) {
+                native = await orAborted(native, signal)
+                timeout = Math.max(0, timeout - (performance.now() - since))
+            }
         }
-        return this.#adopt(native, addon.tryAcquire(native.id) ?? await wait(native, timeout, signal))
+        let taken = this.#remote ? null : addon.tryAcquire(native.id)
+        taken ??= wait(native, timeout, signal)
+        return this.#adopt(native, taken instanceof Promise ? await taken : taken)
     }
 
     #adopt (native, taken) {
