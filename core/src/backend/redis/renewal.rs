@@ -131,24 +131,21 @@ impl Worker {
         let Some(link) = self.link() else { return };
         let (road, number) = (link.road.clone(), self.number());
         self.renewing.extend(batch.iter().map(|(hold, _)| hold.serial));
-        let mut keys = Vec::new();
-        let mut args = Vec::new();
-        for (hold, ttl) in &batch {
-            keys.extend([hold.keys.lock().to_owned(), hold.keys.state().to_owned()]);
-            args.extend([hold.token.to_string(), ttl.as_millis().to_string()]);
-        }
-        let engine = self.engine.clone();
+        let (engine, batch) = (self.engine.clone(), Arc::new(batch));
+        let holds = batch.clone();
         let sent = lease::now();
         self.send(
             road,
-            move |by_text| engine.scripts.renew.call(by_text, &keys, &args),
+            move |by_text| {
+                engine.scripts.renew(by_text, holds.iter().map(|(hold, ttl)| (&hold.keys, &*hold.token, *ttl)))
+            },
             move |reply| Event::Renewed { batch, answer, sent, number, reply },
         );
     }
 
     pub(super) fn renewed(
         &mut self,
-        batch: Batch,
+        batch: &Batch,
         answer: Option<SyncSender<Result<()>>>,
         sent: u64,
         number: u64,
@@ -156,7 +153,7 @@ impl Worker {
     ) {
         let stale = number != self.number();
         if !stale {
-            for (hold, _) in &batch {
+            for (hold, _) in batch {
                 self.renewing.remove(&hold.serial);
             }
         }
@@ -185,7 +182,7 @@ impl Worker {
             Err(_) if stale => {}
             Err(_) => {
                 let again = lease::now() + lease::nanos(AGAIN);
-                for (hold, _) in &batch {
+                for (hold, _) in batch {
                     let due = again.min(hold.deadline());
                     schedule(&mut self.engine.board(), hold, due);
                 }

@@ -29,9 +29,15 @@ impl Script {
         keys: &[K],
         args: &[A],
     ) -> redis::Cmd {
-        let mut command = if by_text { redis::cmd("EVAL") } else { redis::cmd("EVALSHA") };
-        command.arg(if by_text { self.code } else { &self.digest }).arg(keys.len()).arg(keys).arg(args);
+        let mut command = redis::Cmd::new();
+        self.name(&mut command, by_text, keys.len());
+        command.arg(keys).arg(args);
         command
+    }
+
+    fn name(&self, command: &mut redis::Cmd, by_text: bool, keys: usize) {
+        let (word, script) = if by_text { ("EVAL", self.code) } else { ("EVALSHA", self.digest.as_str()) };
+        command.arg(word).arg(script).arg(keys);
     }
 
     pub(super) fn load(&self) -> redis::Cmd {
@@ -44,7 +50,7 @@ impl Script {
 pub(super) struct Scripts {
     pub(super) take: Script,
     pub(super) release: Script,
-    pub(super) renew: Script,
+    renew: Script,
     pub(super) break_lock: Script,
     pub(super) status: Script,
 }
@@ -136,6 +142,27 @@ impl Scripts {
         ];
         let args = &args[..if ask.home.is_some() { 7 } else { 6 }];
         self.take.call(by_text, keys.all(ask.beside_others), args)
+    }
+
+    /// Of many holds at once: the keys, the token and the lease of each.
+    pub(super) fn renew<'a>(
+        &self,
+        by_text: bool,
+        holds: impl Iterator<Item = (&'a Keys, &'a str, Duration)> + Clone,
+    ) -> redis::Cmd {
+        // Written once and in one place: many locks are many of these.
+        let (count, bytes) = holds.clone().fold((0, 0), |(count, bytes), (keys, token, _)| {
+            (count + 1, bytes + keys.lock().len() + keys.state().len() + token.len() + 8)
+        });
+        let mut command = redis::Cmd::with_capacity(3 + 4 * count, 64 + bytes);
+        self.renew.name(&mut command, by_text, 2 * count);
+        for (keys, ..) in holds.clone() {
+            command.arg(keys.lock()).arg(keys.state());
+        }
+        for (_, token, ttl) in holds {
+            command.arg(token).arg(ttl.as_millis() as u64);
+        }
+        command
     }
 
     pub(super) fn release(

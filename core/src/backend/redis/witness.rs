@@ -23,11 +23,10 @@ impl Engine {
     /// # Errors
     /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
     pub(super) fn witness(&self, lock: &Lock, token: &Token) -> Result<()> {
-        let keys = [lock.keys.lock(), lock.keys.state()];
-        let args = [token.to_string(), lock.ttl.as_millis().to_string()];
+        let hold = (&lock.keys, &**token, lock.ttl);
         let (renewed, copies) = self
             .call_on(&self.aside, self.server.patience(), "acquire", |connection| {
-                let renewed = engine::run(connection, |by_text| self.scripts.renew.call(by_text, &keys, &args))?;
+                let renewed = engine::run(connection, |by_text| self.scripts.renew(by_text, std::iter::once(hold)))?;
                 let patience = PATIENCE.as_millis() as u64;
                 let copies = redis::cmd("WAIT").arg(lock.replicas).arg(patience).query::<Value>(connection)?;
                 Ok((renewed, copies))

@@ -95,7 +95,7 @@ pub(super) enum Event {
         reply: RedisResult<(Value, i64)>,
     },
     Renewed {
-        batch: Batch,
+        batch: Arc<Batch>,
         answer: Option<SyncSender<Result<()>>>,
         sent: u64,
         number: u64,
@@ -340,7 +340,7 @@ impl Worker {
             }
             Event::Renewed { batch, answer, sent, number, reply } => {
                 self.tasks -= 1;
-                self.renewed(batch, answer, sent, number, reply);
+                self.renewed(&batch, answer, sent, number, reply);
             }
             Event::Paid { token, number, reply } => {
                 self.tasks -= 1;

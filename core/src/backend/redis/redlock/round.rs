@@ -210,10 +210,9 @@ impl Rounds {
     }
 
     pub(super) async fn renew(&self, voters: &Voters, token: &Token, ttl: Duration) -> Result<bool> {
-        let args = [token.to_string(), ttl.as_millis().to_string()];
-        let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];
-        let scripts = self.scripts.clone();
-        let call = move |_: usize, by_text: bool| Some(scripts.renew.call(by_text, &keys, &args));
+        let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
+        let call =
+            move |_: usize, by_text: bool| Some(scripts.renew(by_text, std::iter::once((&shape.keys, &*token, ttl))));
         self.decide(voters, "extend", call, |reply| Ok(wire::renewed(reply, 1)? == [true])).await
     }
 
