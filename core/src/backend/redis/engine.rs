@@ -11,7 +11,7 @@
 //!
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
@@ -89,9 +89,8 @@ pub(super) struct Caller {
 pub(super) struct Board {
     /// To the background thread, while there is one.
     thread: Option<UnboundedSender<Event>>,
-    pub(super) holds: HashMap<u64, Arc<Hold>>,
-    /// (when, serial) of each hold.
-    pub(super) due: BTreeSet<(u64, u64)>,
+    /// By when each is next looked at, and its serial.
+    pub(super) holds: BTreeMap<(u64, u64), Arc<Hold>>,
     pub(super) arrivals: Arrivals,
     /// Waiters that have come, for the background thread to find when it next wakes.
     pub(super) come: Vec<Event>,
@@ -197,8 +196,7 @@ impl Engine {
             aside: Guarded::default(),
             board: Guarded::new(Board {
                 thread: None,
-                holds: HashMap::new(),
-                due: BTreeSet::new(),
+                holds: BTreeMap::new(),
                 arrivals: Arrivals::default(),
                 come: Vec::new(),
                 debts: HashMap::new(),
@@ -501,8 +499,7 @@ impl Engine {
             board.wake_at = due;
         }
         hold.due.store(due, Ordering::Relaxed);
-        board.due.insert((due, hold.serial));
-        board.holds.insert(hold.serial, hold.clone());
+        board.holds.insert((due, hold.serial), hold.clone());
         board.taken = board.taken.wrapping_add(1);
         Ok(())
     }
@@ -511,10 +508,9 @@ impl Engine {
     /// looks at the board, always finds it.
     pub(super) fn unwatch(&self, hold: &Hold) {
         let mut board = self.board.lock();
-        if board.holds.remove(&hold.serial).is_none() {
+        if board.holds.remove(&(hold.due.load(Ordering::Relaxed), hold.serial)).is_none() {
             return;
         }
-        board.due.remove(&(hold.due.load(Ordering::Relaxed), hold.serial));
         let soon = lease::now() + lease::nanos(LINGER);
         if board.holds.is_empty()
             && board.wake_at > soon

@@ -21,15 +21,16 @@ pub(super) type Batch = Vec<(Arc<Hold>, Duration)>;
 const BATCH: usize = 100;
 /// Holds whose renewals lie within this part of their lease go together.
 const TOGETHER: u32 = 12;
+/// When to look again at a hold whose time is over: it waits to be taken off.
+pub(super) const NEVER: u64 = u64::MAX;
 /// When to look again at a renewal for which the batch had no place, in ns.
 const TURN: u64 = 5_000_000;
 
-/// When the hold is next looked at.
+/// When the hold is next looked at, if it is still there.
 fn schedule(board: &mut Board, hold: &Hold, due: u64) {
-    if board.holds.contains_key(&hold.serial) {
-        let before = hold.due.swap(due, Ordering::Relaxed);
-        board.due.remove(&(before, hold.serial));
-        board.due.insert((due, hold.serial));
+    if let Some(hold) = board.holds.remove(&(hold.due.load(Ordering::Relaxed), hold.serial)) {
+        hold.due.store(due, Ordering::Relaxed);
+        board.holds.insert((due, hold.serial), hold);
     }
 }
 
@@ -58,26 +59,29 @@ impl Worker {
         let mut lost = Vec::new();
         let mut batch = Vec::new();
         let mut board = self.engine.board();
-        while let Some((due, serial)) = board.due.first().copied()
-            && (due <= now || !batch.is_empty())
-        {
-            let Some(hold) = board.holds.get(&serial).cloned() else {
-                board.due.remove(&(due, serial));
-                continue;
-            };
-            if due > now && !self.goes_along(&hold, due - now, batch.len()) {
+        while let Some(first) = board.holds.first_entry() {
+            let (due, serial) = *first.key();
+            if due > now && (batch.is_empty() || !self.goes_along(first.get(), due - now, batch.len())) {
                 break;
             }
-            if hold.deadline() <= now {
-                board.due.remove(&(due, serial));
+            let hold = first.remove();
+            let over = hold.deadline() <= now;
+            let renews = hold.renew && hold.is_live() && !self.renewing.contains(&serial);
+            let full = up && self.renewing.len() + batch.len() >= BATCH;
+            let next = if over {
+                NEVER
+            } else if renews && full {
+                hold.deadline().min(now + TURN)
+            } else {
+                // If no answer comes, the deadline does.
+                hold.deadline()
+            };
+            hold.due.store(next, Ordering::Relaxed);
+            board.holds.insert((next, serial), hold.clone());
+            if over {
                 lost.push(hold);
                 continue;
             }
-            let renews = hold.renew && hold.is_live() && !self.renewing.contains(&serial);
-            let full = up && self.renewing.len() + batch.len() >= BATCH;
-            // If no answer comes, the deadline does.
-            let next = if renews && full { hold.deadline().min(now + TURN) } else { hold.deadline() };
-            schedule(&mut board, &hold, next);
             if !renews || full {
                 continue;
             }

@@ -24,7 +24,7 @@ use super::lock::Lock;
 use super::nodes::Road;
 use super::placing::Placing;
 use super::plain::forbids_scripts;
-use super::renewal::Batch;
+use super::renewal::{Batch, NEVER};
 use super::sentinel;
 use super::wire::{self, Message};
 use crate::error::{Error, ErrorKind, Result};
@@ -382,7 +382,9 @@ impl Worker {
         if come {
             wake = Some(now);
         }
-        if let Some((due, _)) = board.due.first() {
+        if let Some(((due, _), _)) = board.holds.first_key_value()
+            && *due != NEVER
+        {
             wake = earlier(wake, Some(now + Duration::from_nanos(due.saturating_sub(boot))));
         }
         // While holds come and go, each end of one finds a look near enough, and need not call for it.
