@@ -109,6 +109,8 @@ impl Verdict {
 const NS: u64 = 1_000_000_000;
 /// How far judging runs behind.
 const HORIZON: u64 = 30 * NS;
+/// How long after a grant its owner may come in, if nobody stops it.
+const SLOW: u64 = NS / 10;
 /// How many violations are told in full.
 const TOLD: usize = 5;
 
@@ -419,7 +421,7 @@ impl Judge {
             if let (Some(one), Some(two)) = (older.believed, newer.believed)
                 && one > newer.entered
                 && two > older.entered
-                && !self.may_believe(one, older.asked, newer.entered, ttl)
+                && !self.may_believe(&older, newer.entered, ttl)
             {
                 self.violation(format!("two believed that they hold:\n{both}"));
             }
@@ -435,12 +437,17 @@ impl Judge {
         clean
     }
 
-    /// Whether a hold that was asked for may be believed in at `believed`, though the lock was another's at `until`: a server
-    /// that forgot is found out by the next renewal, or by its absence.
-    fn may_believe(&self, believed: u64, asked: u64, until: u64, ttl: u64) -> bool {
-        let mut forgot =
-            self.causes.iter().filter(|(cause, span)| *cause == Cause::ServerForgot && span.meets(asked, until));
-        forgot.any(|(_, span)| believed <= span.until + ttl)
+    /// Whether a hold may be believed in though the lock was another's at `until`: a server that forgot it is found out by the
+    /// next renewal, or by its absence.
+    fn may_believe(&self, visit: &Visit, until: u64, ttl: u64) -> bool {
+        self.causes.iter().any(|(cause, span)| {
+            let stopped = || self.after_stops(visit.who >> 16, span.from, visit.entered) > span.from;
+            *cause == Cause::ServerForgot
+                && span.meets(visit.asked, until)
+                // Granted by the server that forgot, not by the one that came after it.
+                && (visit.entered <= span.until + SLOW || stopped())
+                && visit.believed.is_some_and(|believed| believed <= span.until + ttl)
+        })
     }
 
     /// The rules of the resource behind the fence, between this visit and all before it.
@@ -450,7 +457,7 @@ impl Judge {
         let mut wrong = Vec::new();
         if let (Some(refused), Some(believed)) = (new.refused, visit.believed)
             && believed > refused
-            && !matches!(self.law, Law::Lease(ttl) if self.may_believe(believed, visit.asked, refused, ttl))
+            && !matches!(self.law, Law::Lease(ttl) if self.may_believe(visit, refused, ttl))
         {
             wrong.push(format!("a write of a hold that stood was refused:\n{}", self.line(visit)));
         }

@@ -106,21 +106,30 @@ fn a_lost_hold_that_is_released_with_ok_is_seen() {
 
 #[test]
 fn a_refused_write_of_a_hold_that_stands_is_seen() {
-    let refused = |forgot: Option<(u64, u64)>, left: u64| {
+    let refused_of = |entered: u64, forgot: Option<(u64, u64)>, left: u64| {
         let mut judge = judge_of(LEASE);
         if let Some((from, until)) = forgot {
             judge.disturbed(Cause::ServerForgot, from * MS, until * MS);
         }
-        judge.wrote(Written { at: 5 * MS, who: A, token: 1, taken: false });
-        play(&mut judge, &visit(A, 1, 1, left, 0), false);
+        judge.wrote(Written { at: (entered + 4) * MS, who: A, token: 1, taken: false });
+        judge.event(Event { at: MS, who: A, told: Told::Asked });
+        judge.event(Event {
+            at: entered * MS,
+            who: A,
+            told: Told::Entered { token: 1, abandoned: false, met: 0, seen: 0 },
+        });
+        judge.event(Event { at: left * MS, who: A, told: Told::Left { code: 0, stood: A } });
+        judge.event(Event { at: left * MS, who: A, told: Told::Released { code: 0 } });
         judge.finish()
     };
+    let refused = |forgot: Option<(u64, u64)>, left: u64| refused_of(1, forgot, left);
     let what = "a write of a hold that stood was refused";
     assert!(is_red(&refused(None, 6), what));
     // Until the next renewal it cannot know that the server forgot it.
     assert_eq!(refused(Some((2, 3)), 6).violations, Vec::<String>::new());
     assert!(is_red(&refused(Some((2, 3)), 1004), what));
     assert!(is_red(&refused(Some((6, 7)), 8), what), "it was refused before");
+    assert!(is_red(&refused_of(200, Some((2, 3)), 210), what), "the new server granted it");
 }
 
 #[test]
