@@ -10,7 +10,7 @@ use redis::{Cmd, ConnectionLike, RedisError, RedisResult, Value};
 
 use super::connect::{ANSWER, Hear, Learned, Place, Server, Task};
 use super::dial::Address;
-use super::slots::{Redirect, Slots, redirect, slot_of};
+use super::slots::{Redirect, Slots, redirect, slot, slot_of};
 use super::talk::Single;
 use super::wire::{self, Scripts};
 use crate::sync::Guarded;
@@ -90,9 +90,9 @@ impl Nodes {
         self.open.values().try_for_each(|single| single.set_limit(limit))
     }
 
-    /// Whether one of them has ended its connection.
-    pub(super) fn has_ended(&self) -> bool {
-        self.open.values().any(Single::has_ended)
+    /// Whether the one that has `key` has ended its connection.
+    pub(super) fn has_ended(&self, key: &str) -> bool {
+        self.slots.node(slot(key.as_bytes())).and_then(|node| self.open.get(node)).is_some_and(Single::has_ended)
     }
 
     pub(super) fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {

@@ -265,7 +265,7 @@ impl Lock {
         let mut sends = before;
         let answer = engine.call("release", |connection| {
             // What nobody hears is not said: it would leave it in doubt whose a lock is that the server has forgotten.
-            if connection.has_ended() {
+            if connection.has_ended(ended.debt.keys.lock()) {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
             sends += 1;

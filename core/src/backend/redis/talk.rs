@@ -148,11 +148,11 @@ impl Connection {
         }
     }
 
-    /// Whether the server, or one of the nodes, has ended it.
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether the server, or the node that has `key`, has ended it.
+    pub(super) fn has_ended(&self, key: &str) -> bool {
         match self {
             Connection::One(single, _) => single.has_ended(),
-            Connection::Cluster(nodes) => nodes.has_ended(),
+            Connection::Cluster(nodes) => nodes.has_ended(key),
         }
     }
 
