@@ -61,13 +61,13 @@ impl Worker {
         let mut board = self.engine.board();
         while let Some(first) = board.holds.first_entry() {
             let (due, serial) = *first.key();
-            if due > now && (batch.is_empty() || !self.goes_along(first.get(), due - now, batch.len())) {
+            if due > now && (batch.is_empty() || !self.goes_along(first.get(), due - now)) {
                 break;
             }
             let hold = first.remove();
             let over = hold.deadline() <= now;
             let renews = hold.renew && hold.is_live() && !self.renewing.contains(&serial);
-            let full = up && self.renewing.len() + batch.len() >= BATCH;
+            let full = up && self.renewing.len() >= BATCH;
             let next = if over {
                 NEVER
             } else if renews && full {
@@ -86,6 +86,8 @@ impl Worker {
                 continue;
             }
             if up {
+                // At once: it may stand first again.
+                self.renewing.insert(serial);
                 let ttl = hold.ttl();
                 batch.push((hold, ttl));
             } else {
@@ -97,11 +99,11 @@ impl Worker {
 
     /// Whether a hold that is not due yet is renewed with those that are: holds that were taken one after another come
     /// together, and a call renews many.
-    fn goes_along(&self, hold: &Hold, early: u64, others: usize) -> bool {
+    fn goes_along(&self, hold: &Hold, early: u64) -> bool {
         hold.renew
             && hold.is_live()
             && early <= lease::nanos(hold.ttl() / TOGETHER)
-            && others + self.renewing.len() < BATCH
+            && self.renewing.len() < BATCH
             && !self.renewing.contains(&hold.serial)
     }
 
