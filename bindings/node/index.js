@@ -1,6 +1,8 @@
 "use strict"
 
 const net = require("node:net")
+/*  Not the global one, which a test may have replaced for a while.  */
+const { setImmediate } = require("node:timers")
 
 const addon = require("./native.js").load()
 

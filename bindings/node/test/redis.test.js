@@ -2,6 +2,7 @@
 
 const assert = require("node:assert")
 const test = require("node:test")
+const { setTimeout: sleep } = require("node:timers/promises")
 
 const Mutex = require("..")
 const { redis, run } = require("./helper.js")
@@ -65,6 +66,18 @@ test("redis", async (t) => {
                 assert.ok(taken <= 2, "the event loop did not turn")
                 await mutex.execute(() => { for (const end = performance.now() + 6; performance.now() < end;); })
             }
+        }
+        /*  Who takes it seldom does not wait for that. The answer of a busy server may come too late to be there at once.  */
+        for (let round = 0, atOnce = false; !atOnce; round++) {
+            assert.ok(round < 500, "no acquisition was settled at once")
+            await sleep(10)
+            const done = mutex.execute(() => { atOnce = true })
+            for (let turns = 0; turns < 20; turns++) {
+                await null // no turn of the event loop
+            }
+            const came = atOnce
+            await done
+            atOnce = came
         }
         await mutex.close()
     })

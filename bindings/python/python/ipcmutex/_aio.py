@@ -8,6 +8,7 @@ of a millisecond or so, or on short-lived threads of the library; either way it 
 from __future__ import annotations
 
 import asyncio
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future as Outcome
@@ -71,7 +72,7 @@ class _Loop:
 
         Counted since it last turned: who seldom takes a lock never waits for that.
         """
-        now = loop.time()
+        now = time.monotonic()  # the loop's own may stand still
         if self._since is None:
             self._since = now
             loop.call_soon(self._turned)
