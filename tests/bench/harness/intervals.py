@@ -40,5 +40,6 @@ def judge(place: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"overtaken": overtaken, "logged": len(entries)}
     if handovers:
         found["handover_ns"] = statistics.median(handovers)
+    if len(entries) > 1:
         found["handovers_per_second"] = len(handovers) * 1e9 / (entries[-1][0] - entries[0][0])
     return {"figures": found}
