@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Duration;
 
 use ipcmutex::{Hold, Mutex};
@@ -40,10 +42,15 @@ impl Word {
     }
 }
 
-fn page(file: &File) -> Vec<u8> {
-    let mut page = vec![0; PAGE];
+type Page = [u8; PAGE];
+
+/// One system call, if the file is as long: it is read after each step.
+fn page(file: &File) -> Page {
+    let mut page = [0; PAGE];
     let mut done = 0;
-    while let Ok(count @ 1..) = file.read_at(&mut page[done..], done as u64) {
+    while done < PAGE
+        && let Ok(count @ 1..) = file.read_at(&mut page[done..], done as u64)
+    {
         done += count;
     }
     page
@@ -162,7 +169,23 @@ fn killed_at(agent: &Agent, file: &File, commands: &[&str], last: usize) -> Opti
 
 /// Rounds with a later and later end, until one is not reached.
 fn sweep(what: &str, at_least: usize, mut round: impl FnMut(usize) -> bool) {
-    let moments = (1..).take_while(|last| round(*last)).count();
+    seen(what, at_least, (1..).take_while(|last| round(*last)).count());
+}
+
+/// The same by two threads, of which each has a place of its own and every second end.
+fn sweep_by_halves<R: FnMut(usize) -> bool>(what: &str, at_least: usize, begin: impl Fn() -> R + Sync) {
+    let half = |first: usize| {
+        let mut round = begin();
+        (first..).step_by(2).take_while(|last| round(*last)).count()
+    };
+    let moments = thread::scope(|scope| {
+        let other = scope.spawn(|| half(2));
+        half(1) + other.join().unwrap_or_else(|panic| resume_unwind(panic))
+    });
+    seen(what, at_least, moments);
+}
+
+fn seen(what: &str, at_least: usize, moments: usize) {
     ipcmutex_tests::figures::figure("F1", format!("killed at each of {moments} steps of {what}"));
     assert!(moments >= at_least, "{what}: only {moments} steps were seen");
 }
@@ -302,21 +325,24 @@ fn killed_at_every_step_of_waiting_and_leaving() {
     // The longest of them; the other fairness has the same steps but one.
     let both = std::env::var_os("IPCMUTEX_SWEEP").is_some();
     for fair in ["strict", "eventual"].into_iter().take(if both { 2 } else { 1 }) {
-        let place = Place::new();
-        let url = format!("{}?fair={fair}", place.url());
-        let (owner, waiter) = (agent(&url), agent(&url));
-        let file = file_of(&place);
-        sweep(&format!("waiting and leaving, fair={fair}"), 10, |at| {
-            owner.call("hold 1 1 0").ok();
-            let victim = trained(&url);
-            let killed = killed_at(&victim, &file, &["hold 1 1 20"], at).is_some();
-            owner.call("check 1").ok();
-            let waits = waiter.begin("hold 1 1 forever");
-            owner.status_until(1, "somebody waits", |status| status.number("waiters") >= 1);
-            owner.call("end 1").ok();
-            assert!(!waits.reply().ok().abandoned(), "step {at}: only a waiter died");
-            waiter.call("end 1").ok();
-            killed
+        sweep_by_halves(&format!("waiting and leaving, fair={fair}"), 10, || {
+            let place = Place::new();
+            let url = format!("{}?fair={fair}", place.url());
+            let (owner, waiter) = (agent(&url), agent(&url));
+            let file = file_of(&place);
+            move |at| {
+                let _stays = &place;
+                owner.call("hold 1 1 0").ok();
+                let victim = trained(&url);
+                let killed = killed_at(&victim, &file, &["hold 1 1 20"], at).is_some();
+                owner.call("check 1").ok();
+                let waits = waiter.begin("hold 1 1 forever");
+                owner.status_until(1, "somebody waits", |status| status.number("waiters") >= 1);
+                owner.call("end 1").ok();
+                assert!(!waits.reply().ok().abandoned(), "step {at}: only a waiter died");
+                waiter.call("end 1").ok();
+                killed
+            }
         });
     }
 }
