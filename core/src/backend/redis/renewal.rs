@@ -123,6 +123,7 @@ impl Worker {
         if self.link().is_none() || self.renewing.contains(&hold.serial) {
             self.extensions.push((hold, ttl, answer));
         } else {
+            self.renewing.insert(hold.serial);
             self.renew(vec![(hold, ttl)], Some(answer));
         }
     }
@@ -133,10 +134,10 @@ impl Worker {
         }
     }
 
+    /// Those of `batch` are in `renewing` already.
     fn renew(&mut self, batch: Batch, answer: Option<SyncSender<Result<()>>>) {
         let Some(link) = self.link() else { return };
         let (road, number) = (link.road.clone(), self.number());
-        self.renewing.extend(batch.iter().map(|(hold, _)| hold.serial));
         let (engine, batch) = (self.engine.clone(), Arc::new(batch));
         let holds = batch.clone();
         let sent = lease::now();

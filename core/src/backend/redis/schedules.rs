@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use redis::Value;
 use shuttle::thread;
@@ -74,5 +75,28 @@ fn a_hold_ends_once_and_what_has_ended_is_renewed_no_more() {
         assert!(!hold.is_live());
         let board = lock.engine.board();
         assert!(board.holds.is_empty(), "nothing is left to be renewed");
+    });
+}
+
+#[test]
+fn a_hold_is_renewed_once_in_a_call() {
+    play(|| {
+        let (lock, hold) = lock_and_hold();
+        // After an error its next look is at its deadline, and stays there.
+        let sent = lease::now() - lease::nanos(Duration::from_millis(11_500));
+        let late =
+            Arc::new(Hold::new(lock.engine.next_serial(), "late".into(), 2, &lock, sent, Duration::from_secs(12)));
+        lock.engine.watch(&late, late.deadline()).expect("it is watched");
+        let engine = lock.engine.clone();
+        let worker = thread::spawn(move || {
+            let (batch, lost) = Worker::new(engine, unbounded_channel().0).due(true);
+            assert!(lost.is_empty(), "leases are long");
+            batch.iter().map(|(hold, _)| hold.serial).collect::<Vec<_>>()
+        });
+        lock.engine.unwatch(&hold);
+        let renewed = worker.join().expect("it went well");
+        // The late one only goes along.
+        assert!(renewed.is_empty() || renewed == [hold.serial, late.serial], "{renewed:?}");
+        lock.engine.unwatch(&late);
     });
 }
