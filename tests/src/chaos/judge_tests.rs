@@ -106,8 +106,11 @@ fn a_lost_hold_that_is_released_with_ok_is_seen() {
 
 #[test]
 fn a_refused_write_of_a_hold_that_stands_is_seen() {
-    let refused_of = |entered: u64, forgot: Option<(u64, u64)>, left: u64| {
+    let refused_of = |stopped: bool, entered: u64, forgot: Option<(u64, u64)>, left: u64| {
         let mut judge = judge_of(LEASE);
+        if stopped {
+            judge.stopped(1, 2 * MS, 199 * MS);
+        }
         if let Some((from, until)) = forgot {
             judge.disturbed(Cause::ServerForgot, from * MS, until * MS);
         }
@@ -122,14 +125,16 @@ fn a_refused_write_of_a_hold_that_stands_is_seen() {
         judge.event(Event { at: left * MS, who: A, told: Told::Released { code: 0 } });
         judge.finish()
     };
-    let refused = |forgot: Option<(u64, u64)>, left: u64| refused_of(1, forgot, left);
+    let refused = |forgot: Option<(u64, u64)>, left: u64| refused_of(false, 1, forgot, left);
     let what = "a write of a hold that stood was refused";
     assert!(is_red(&refused(None, 6), what));
     // Until the next renewal it cannot know that the server forgot it.
     assert_eq!(refused(Some((2, 3)), 6).violations, Vec::<String>::new());
     assert!(is_red(&refused(Some((2, 3)), 1004), what));
     assert!(is_red(&refused(Some((6, 7)), 8), what), "it was refused before");
-    assert!(is_red(&refused_of(200, Some((2, 3)), 210), what), "the new server granted it");
+    assert!(is_red(&refused_of(false, 200, Some((2, 3)), 210), what), "the new server granted it");
+    // The old one had, and it was stopped before it could come in.
+    assert_eq!(refused_of(true, 200, Some((2, 3)), 210).violations, Vec::<String>::new());
 }
 
 #[test]
