@@ -47,6 +47,36 @@ fn r3_a_host_that_slept_longer_than_the_lease_has_lost() {
     }
 }
 
+/// Nobody asks, and no renewal would be due.
+#[test]
+fn a_host_that_slept_longer_than_a_lease_that_is_not_renewed_is_told_soon() {
+    needs_redis!();
+    let Some(clock) = Clock::new("a_host_that_slept_longer_than_a_lease_that_is_not_renewed_is_told_soon") else {
+        return;
+    };
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
+    let urls = [
+        servers[0].url("slept?ttl=600s&renew=off"),
+        format!("rpm+redlock://{}{}/slept-too?ttl=600s&renew=off", servers[0].login(), hosts.join(",")),
+    ];
+    let environment = clock.environment();
+    let mut environment: Vec<(&str, &OsStr)> =
+        environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
+    environment.push(talkative());
+    let agents = urls.map(|url| {
+        let agent = Agent::start_with(Language::Rust, &environment);
+        agent.open(1, &url).ok();
+        agent.call("hold 1 1 forever").ok();
+        agent
+    });
+    let told: Vec<_> = agents.iter().map(|agent| agent.begin("lost 1")).collect();
+    clock.suspend(HOUR);
+    for told in told {
+        told.reply_after(LONG).err(ErrorKind::Lost);
+    }
+}
+
 #[test]
 fn r3_a_lease_counts_from_before_it_is_asked_for() {
     needs_redis!();

@@ -5,6 +5,7 @@ mod beside;
 mod clocks;
 mod direct;
 mod exits;
+mod leases;
 mod network;
 mod refusals;
 mod replies;

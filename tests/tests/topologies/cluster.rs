@@ -240,6 +240,12 @@ fn a_node_that_dies_costs_its_own_holds_alone() {
     let safe = safe_mutex.acquire().expect("acquired");
     let (tell, told) = mpsc::channel();
     hold.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
+    // One that is never renewed is looked for all the same.
+    let beside = (0..).map(|at| format!("beside{at}")).find(|id| cluster.home(&format!("ipcmutex:{id}")) == home);
+    let unrenewed = open(&(url(&beside.expect("one on this node")) + "&renew=off"));
+    let unrenewed = unrenewed.acquire().expect("acquired");
+    let (tell, told_too) = mpsc::channel();
+    unrenewed.on_lost(move |error| _ = tell.send(error.kind())).expect("a live hold");
     // Nobody waits and no renewal is due; yet somebody looks after what is held.
     let connected = |redis: &Redis| redis.command(&["CLIENT", "LIST"]).text().contains(" resp=3");
     until("the background thread has come", || connected(&cluster.nodes[home]));
@@ -254,7 +260,9 @@ fn a_node_that_dies_costs_its_own_holds_alone() {
 
     cluster.nodes[home].restart();
     // A third of the lease would be 20 s.
-    assert_eq!(told.recv_timeout(TOLD).expect("the loss is told"), ErrorKind::Lost);
+    for told in [told, told_too] {
+        assert_eq!(told.recv_timeout(TOLD).expect("the loss is told"), ErrorKind::Lost);
+    }
     let next = mutex.acquire_with(within(LONG)).expect("acquired");
     next.release().expect("released");
 }

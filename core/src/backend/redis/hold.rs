@@ -8,7 +8,7 @@ use super::lease;
 use super::lock::Lock;
 use crate::error::Error;
 use crate::hold::lost;
-use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// An owner token: what the key holds. 128 random bits, in hex.
 pub(super) type Token = Arc<str>;
@@ -39,6 +39,9 @@ impl Loss {
     }
 }
 
+/// How late the loss of a hold that is not renewed may be told after the machine was suspended, in ns.
+const LOOK: u64 = 2_000_000_000;
+
 const LIVE: u8 = 0;
 const ENDED: u8 = 1;
 
@@ -52,6 +55,8 @@ pub(super) struct Hold {
     pub(super) renew: bool,
     /// When it is next looked at; guarded by the engine's board.
     pub(super) due: AtomicU64,
+    /// It is not renewed, and is to be looked for all the same: the server may have forgotten it.
+    pub(super) sought: AtomicBool,
     deadline: AtomicU64,
     ttl_ms: AtomicU64,
     /// LIVE, ENDED or the loss.
@@ -82,6 +87,7 @@ impl Hold {
             keys,
             renew,
             due: AtomicU64::new(0),
+            sought: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             ttl_ms: AtomicU64::new(0),
             state: AtomicU8::new(LIVE),
@@ -96,8 +102,21 @@ impl Hold {
         self.deadline.store(lease::deadline(sent, ttl), Ordering::Release);
     }
 
+    /// A lease of `ttl` is about to be asked for. The answer may get lost, so a shorter one counts from here on; whether it is
+    /// shorter.
+    pub(super) fn asks(&self, sent: u64, ttl: Duration) -> bool {
+        let deadline = lease::deadline(sent, ttl);
+        self.deadline.fetch_min(deadline, Ordering::AcqRel) > deadline
+    }
+
     pub(super) fn deadline(&self) -> u64 {
         self.deadline.load(Ordering::Acquire)
+    }
+
+    /// When to look at it if no answer to a renewal comes before: at its deadline. What is not renewed is looked at sooner, since
+    /// the timers of a thread stand still while the machine is suspended, and leases do not.
+    pub(super) fn look_at(&self, now: u64) -> u64 {
+        if self.renew { self.deadline() } else { self.deadline().min(now + LOOK) }
     }
 
     pub(super) fn ttl(&self) -> Duration {

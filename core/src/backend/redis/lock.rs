@@ -100,11 +100,17 @@ impl Lock {
         }
     }
 
+    /// What is owed for a hold, which may have been extended beyond the lock's own lease.
+    pub(super) fn debt_of(&self, hold: &Hold, ending: Ending) -> Debt {
+        let until = lease::now() + lease::nanos(self.ttl.max(hold.ttl()));
+        Debt { until, ..self.debt(ending) }
+    }
+
     /// Makes what the server granted a hold. `sent`: when it was asked for, the start of the lease.
     pub(super) fn adopt(self: &Arc<Lock>, token: &Token, fence: u64, abandoned: bool, sent: u64) -> Result<Grant> {
         self.floor.fetch_max(fence, Ordering::Relaxed);
         let hold = Arc::new(Hold::new(self.engine.next_serial(), token.clone(), fence, self, sent, self.ttl));
-        let due = if self.renew { lease::renewal(sent, self.ttl, hold.spread()) } else { hold.deadline() };
+        let due = if self.renew { lease::renewal(sent, self.ttl, hold.spread()) } else { hold.look_at(sent) };
         let watched = if hold.left().is_some() {
             exit::at_exit(engine::farewell);
             self.engine.watch(&hold, due)
@@ -169,7 +175,7 @@ impl Lock {
         let Some(hold) = self.remove(grant.token) else { return };
         hold.end();
         self.losses.forget(grant.token);
-        self.engine.owe(&hold.token, self.debt(Ending::Undone));
+        self.engine.owe(&hold.token, self.debt_of(&hold, Ending::Undone));
         self.engine.unwatch(&hold);
     }
 
@@ -336,7 +342,7 @@ impl Drop for Redis {
         let holds = std::mem::take(&mut *self.0.holds.lock());
         for hold in holds {
             if hold.end() {
-                self.0.engine.owe(&hold.token, self.0.debt(Ending::Released));
+                self.0.engine.owe(&hold.token, self.0.debt_of(&hold, Ending::Released));
                 self.0.engine.unwatch(&hold);
             }
         }

@@ -255,6 +255,10 @@ fn renew(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<V
                 unwatch(server)?;
                 return Ok(Some(Value::Int(0)));
             }
+            if ttl == "0" {
+                unwatch(server)?;
+                return Ok(Some(Value::Int(1)));
+            }
             let done = write(server, |words| {
                 words.cmd("PEXPIRE").arg(key).arg(ttl);
                 words.cmd("PEXPIRE").arg(state).arg(WEEK);

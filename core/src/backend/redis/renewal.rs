@@ -16,6 +16,7 @@ use super::wire;
 use super::worker::{AGAIN, Event, Worker};
 use crate::error::{Error, ErrorKind, Result};
 
+/// Holds, each with its new lease. Zero: it is looked for, and keeps what it has.
 pub(super) type Batch = Vec<(Arc<Hold>, Duration)>;
 
 const BATCH: usize = 100;
@@ -66,7 +67,8 @@ impl Worker {
             }
             let hold = first.remove();
             let over = hold.deadline() <= now;
-            let renews = hold.renew && hold.is_live() && !self.renewing.contains(&serial);
+            let asked = hold.renew || hold.sought.load(Ordering::Relaxed);
+            let renews = asked && hold.is_live() && !self.renewing.contains(&serial);
             let full = up && self.renewing.len() >= BATCH;
             let next = if over {
                 NEVER
@@ -74,7 +76,7 @@ impl Worker {
                 hold.deadline().min(now + TURN)
             } else {
                 // If no answer comes, the deadline does.
-                hold.deadline()
+                hold.look_at(now)
             };
             hold.due.store(next, Ordering::Relaxed);
             board.holds.insert((next, serial), hold.clone());
@@ -88,7 +90,7 @@ impl Worker {
             if up {
                 // At once: it may stand first again.
                 self.renewing.insert(serial);
-                let ttl = hold.ttl();
+                let ttl = if hold.renew { hold.ttl() } else { Duration::ZERO };
                 batch.push((hold, ttl));
             } else {
                 self.overdue = true;
@@ -111,8 +113,9 @@ impl Worker {
     pub(super) fn renew_all(&mut self) {
         let now = lease::now();
         let mut board = self.engine.board();
-        let holds: Vec<Arc<Hold>> = board.holds.values().filter(|hold| hold.renew).cloned().collect();
+        let holds: Vec<Arc<Hold>> = board.holds.values().cloned().collect();
         for hold in holds {
+            hold.sought.store(!hold.renew, Ordering::Relaxed);
             schedule(&mut board, &hold, now);
         }
         drop(board);
@@ -141,6 +144,11 @@ impl Worker {
         let (engine, batch) = (self.engine.clone(), Arc::new(batch));
         let holds = batch.clone();
         let sent = lease::now();
+        for (hold, ttl) in &*batch {
+            if !ttl.is_zero() && hold.asks(sent, *ttl) {
+                schedule(&mut self.engine.board(), hold, hold.deadline());
+            }
+        }
         self.send(
             road,
             move |by_text| {
@@ -170,7 +178,10 @@ impl Worker {
             Err(error) => Err(self.engine.server.failed("extend", error)),
         };
         let told = match &outcome {
-            Ok(renewed) if renewed.iter().all(|renewed| *renewed) => Ok(()),
+            // The answer may have come after the end of the lease, which was told.
+            Ok(renewed) if renewed.iter().all(|renewed| *renewed) => {
+                batch.iter().find_map(|(hold, _)| hold.loss()).map_or(Ok(()), |loss| Err(loss.error("extend")))
+            }
             Ok(_) => Err(Loss::Gone.error("extend")),
             Err(error) => Err(error.clone()),
         };
@@ -178,8 +189,12 @@ impl Worker {
             Ok(renewed) => {
                 for ((hold, ttl), renewed) in batch.iter().zip(renewed) {
                     if renewed {
-                        hold.renewed(sent, *ttl);
-                        let due = if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.deadline() };
+                        hold.sought.store(false, Ordering::Relaxed);
+                        if !ttl.is_zero() {
+                            hold.renewed(sent, *ttl);
+                        }
+                        let due =
+                            if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.look_at(sent) };
                         schedule(&mut self.engine.board(), hold, due);
                     } else {
                         self.engine.lose(hold, Loss::Gone);

@@ -252,11 +252,12 @@ impl Lock {
         if let Err(loss) = self.end(&hold) {
             if loss == Loss::Expired {
                 // By the server's clock it may stand a little longer: nobody needs to wait for that.
-                self.engine.owe(&hold.token, self.debt(Ending::Lost));
+                self.engine.owe(&hold.token, self.debt_of(&hold, Ending::Lost));
             }
             return Err(loss.error("release"));
         }
-        Ok(Ended { fence, hold, debt: self.debt(Ending::Released) })
+        let debt = self.debt_of(&hold, Ending::Released);
+        Ok(Ended { fence, hold, debt })
     }
 
     /// On the caller's connection, where it was said `before` so often.

@@ -69,6 +69,9 @@ impl Held {
     async fn renew(&self, rounds: &Rounds, voters: &Voters, ttl: Option<Duration>) -> Result<bool> {
         let _turn = self.renewing.lock().await;
         let (sent, ttl) = (lease::now(), ttl.unwrap_or_else(|| self.hold.ttl()));
+        if self.hold.asks(sent, ttl) {
+            self.changed.notify_one();
+        }
         let stood = rounds.renew(voters, &self.hold.token, ttl).await?;
         if stood {
             self.hold.renewed(sent, ttl);
@@ -331,10 +334,12 @@ async fn keep(lock: Weak<Lock>, held: Arc<Held>, voters: Arc<Voters>) {
     let hold = &held.hold;
     let mut due = lease::renewal(lease::now(), hold.ttl(), hold.spread());
     while hold.is_live() {
-        let next = if hold.renew { due.min(hold.deadline()) } else { hold.deadline() };
+        let next = if hold.renew { due.min(hold.deadline()) } else { hold.look_at(lease::now()) };
         let pause = Duration::from_nanos(next.saturating_sub(lease::now()));
         if tokio::time::timeout(pause, held.changed.notified()).await.is_ok() {
-            due = lease::renewal(lease::now(), hold.ttl(), hold.spread());
+            // There is less left than its lease, if a shorter one was asked for and no answer came.
+            let lasts = hold.ttl().min(hold.left().unwrap_or_default());
+            due = lease::renewal(lease::now(), lasts, hold.spread());
             continue;
         }
         let Some(lock) = lock.upgrade() else { return };
@@ -447,7 +452,8 @@ impl Backend for Redlock {
             return Err(Loss::Gone.error("extend"));
         }
         held.changed.notify_one();
-        Ok(())
+        // The answer may have come after the end of the lease, which was told.
+        held.hold.loss().map_or(Ok(()), |loss| Err(loss.error("extend")))
     }
 
     fn valid_for(&self, token: u64) -> Option<Duration> {
