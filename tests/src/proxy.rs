@@ -61,6 +61,8 @@ struct Plan {
     delay: Duration,
     /// Every new connection is refused.
     closed: bool,
+    /// Where new connections lead.
+    server: String,
     /// The proxy is dropped.
     done: bool,
     /// Ways to end the connections there are.
@@ -96,11 +98,12 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("its address").to_string();
         let shared = Arc::new(Shared::default());
-        let (of, server) = (shared.clone(), server.to_owned());
+        shared.plan().server = server.to_owned();
+        let of = shared.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let plan = of.plan();
-                let (closed, done) = (plan.closed, plan.done);
+                let (closed, done, server) = (plan.closed, plan.done, plan.server.clone());
                 drop(plan);
                 if done {
                     return;
@@ -109,7 +112,7 @@ impl Proxy {
                 if closed {
                     continue;
                 }
-                if let Ok(upstream) = TcpStream::connect(&server) {
+                if let Ok(upstream) = TcpStream::connect(server) {
                     serve(&of, client, upstream);
                 }
             }
@@ -152,6 +155,11 @@ impl Proxy {
     /// Refuses new connections, or takes them again.
     pub fn close(&self, closed: bool) {
         self.shared.plan().closed = closed;
+    }
+
+    /// From now on new connections lead to another server, as a name does that was given to it.
+    pub fn lead_to(&self, server: &str) {
+        self.shared.plan().server = server.to_owned();
     }
 
     /// Cuts every connection there is.

@@ -5,10 +5,11 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, within};
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::proxy::Proxy;
 
@@ -141,4 +142,53 @@ fn r30_leases_that_are_none() {
         let refused = Mutex::open(&format!("rpm+redis://127.0.0.1:1/r30?ttl={ttl}"));
         assert_eq!(kind_of(refused), ErrorKind::Invalid, "{ttl}");
     }
+}
+
+/// Of what was refused nothing is in doubt: that the lock is somebody else's is a loss.
+#[test]
+fn a_release_that_was_refused_once_is_not_in_doubt() {
+    needs_redis!();
+    for language in [Language::Rust, Language::Python, Language::Node] {
+        let redis = Redis::start();
+        let agent = Agent::start_with(language, &[talkative()]);
+        agent.open(1, &redis.url("refused?ttl=60s&renew=off")).ok();
+        // By then an event loop has a connection of its own.
+        for _ in 0..20 {
+            agent.call("acquire 1 forever").ok();
+            agent.call("release 1").ok();
+        }
+        agent.call("acquire 1 forever").ok();
+        redis.command(&["DEL", "ipcmutex:refused"]);
+        let other = open(&redis.url("refused"));
+        let hold = other.try_acquire().expect("no error").expect("it is free");
+        redis.command(&["SCRIPT", "FLUSH"]);
+        agent.call("release 1").err(ErrorKind::Lost);
+        hold.release().expect("it is still the other's");
+    }
+}
+
+/// One name, and another server behind it: the old one is its replica now, and keeps the connections that it has.
+#[test]
+fn a_name_that_leads_to_another_server_is_followed() {
+    needs_redis!();
+    let old = Redis::with(None, &["repl-diskless-sync-delay 0"]);
+    let port = |redis: &Redis| redis.address().replace("127.0.0.1:", "");
+    let new = Redis::with(None, &[&format!("replicaof 127.0.0.1 {}", port(&old))]);
+    until("the replica has caught up", || old.info("replication", "slave0").contains("state=online"));
+    let name = Proxy::before(&old.address());
+    let (mutex, lost) = (open(&old.url_at(name.address(), "a?ttl=6s")), open(&old.url_at(name.address(), "b?ttl=60s")));
+    let kept = open(&old.url_at(name.address(), "kept?ttl=6s"));
+    mutex.acquire().expect("acquired").release().expect("released");
+    let (kept, hold) = (kept.acquire().expect("acquired"), lost.acquire().expect("acquired"));
+    kept.extend(None).expect("the link is up");
+    until("both are copied", || new.command(&["EXISTS", "ipcmutex:kept", "ipcmutex:b"]).number() == 2);
+    assert_eq!(new.command(&["REPLICAOF", "NO", "ONE"]).text(), "OK");
+    name.lead_to(&new.address());
+    assert_eq!(old.command(&["REPLICAOF", "127.0.0.1", &port(&new)]).text(), "OK");
+    assert_eq!(new.command(&["SET", "ipcmutex:b", "another's"]).text(), "OK");
+    // The old server refuses it, the new one says whose it is: nothing was in doubt.
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    mutex.acquire_with(within(LONG)).expect("the new one serves it").release().expect("released");
+    until_renewed(&kept);
+    kept.release().expect("it stands on the new one");
 }

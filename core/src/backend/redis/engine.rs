@@ -283,8 +283,8 @@ impl Engine {
                     caller.connection = Some(connection);
                     return Ok(value);
                 }
-                // Nothing was done: once more, where the master is now.
-                Err(error) if self.server.moves() && wire::is_demoted(&error) && !moved => moved = true,
+                // Nothing was done: once more, where the master is now. The name may lead to another server since.
+                Err(error) if wire::is_demoted(&error) && !moved => moved = true,
                 Err(error) if wire::is_answer(&error) => {
                     caller.connection = Some(connection);
                     return Err(Failed { error: self.server.failed(operation, &error), in_doubt });

@@ -233,14 +233,18 @@ impl Lock {
             });
         };
         let words = self.engine.release_command(false, &ended.hold.token, &ended.debt).get_packed_command();
-        let told = move |answer: Result<Value, Unheard>| match answer.map(|reply| wire::released(&reply)) {
-            Ok(Ok(stood)) => then(lock.released(&ended, Ok(stood))),
-            Err(Unheard::Silent) => {
-                let error = lock.engine.silent("release");
-                then(lock.released(&ended, Err(Failed { error, in_doubt: true })));
+        let told = move |answer: Result<Value, Unheard>| {
+            let refused = answer.as_ref().is_ok_and(wire::is_refusal);
+            match answer.map(|reply| wire::released(&reply)) {
+                Ok(Ok(stood)) => then(lock.released(&ended, Ok(stood))),
+                Err(Unheard::Silent) => {
+                    let error = lock.engine.silent("release");
+                    then(lock.released(&ended, Err(Failed { error, in_doubt: true })));
+                }
+                Err(Unheard::Unasked) => offload(move || then(lock.let_go(&ended, 0))),
+                _ if refused => offload(move || then(lock.let_go(&ended, 0))),
+                _ => offload(move || then(lock.let_go(&ended, 1))),
             }
-            Err(Unheard::Unasked) => offload(move || then(lock.let_go(&ended, 0))),
-            _ => offload(move || then(lock.let_go(&ended, 1))),
         };
         let limit = self.engine.server.patience();
         exchange.ask(Question { words, limit, leaves: None, then: Box::new(told) });
@@ -271,8 +275,11 @@ impl Lock {
             }
             sends += 1;
             let reply =
-                engine::run(connection, |by_text| engine.release_command(by_text, &ended.hold.token, &ended.debt))?;
-            wire::released(&reply).map_err(wire::unasked)
+                engine::run(connection, |by_text| engine.release_command(by_text, &ended.hold.token, &ended.debt));
+            if reply.as_ref().is_err_and(wire::did_nothing) {
+                sends -= 1;
+            }
+            wire::released(&reply?).map_err(wire::unasked)
         });
         // Sent twice, the first may have released it and somebody else may have held it since: the server remembers only
         // the last release. By our own clock the lease stood, so that is what a "not yours" to the second means.

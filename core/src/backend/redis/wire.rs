@@ -397,6 +397,16 @@ pub(super) fn is_demoted(error: &RedisError) -> bool {
     matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
 }
 
+/// Whether the server has done nothing of what it was asked.
+pub(super) fn did_nothing(error: &RedisError) -> bool {
+    is_unknown_script(error) || is_demoted(error)
+}
+
+/// The same of an answer.
+pub(super) fn is_refusal(reply: &Value) -> bool {
+    reply.clone().extract_error().is_err_and(|error| did_nothing(&error))
+}
+
 /// Whether the server speaks to those alone who say who they are.
 pub(super) fn wants_login(error: &RedisError) -> bool {
     error.code() == Some("NOAUTH")

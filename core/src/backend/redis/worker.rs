@@ -579,7 +579,6 @@ impl Worker {
         event: impl FnOnce(RedisResult<Value>) -> Event + Send + 'static,
     ) {
         let (engine, call) = (self.engine.clone(), Arc::new(call));
-        let moves = engine.server.moves();
         self.report(async move {
             let mut reply = if engine.learned.forbids_scripts() {
                 engine.aside(call).await
@@ -592,8 +591,8 @@ impl Worker {
                     reply => reply,
                 }
             };
-            if moves && reply.as_ref().is_err_and(wire::is_demoted) {
-                // As good as gone: the next connection leads to the master.
+            if reply.as_ref().is_err_and(wire::is_demoted) {
+                // As good as gone: the next connection leads to the master, or to whom the name leads since.
                 reply = Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());
             }
             event(reply)
