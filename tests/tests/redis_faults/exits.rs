@@ -2,12 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcmutex_tests::agent::{Agent, Language, talkative};
+use ipcmutex_tests::artifacts::installed;
 use ipcmutex_tests::asking::{open, until, waiters};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::place::Place;
 use ipcmutex_tests::servers::Redis;
 
 #[test]
@@ -67,6 +70,46 @@ fn left_behind(servers: &[Redis], url: impl Fn(&str) -> String, programs: u32) -
         left += (1..=THREADS).map(|lock| there(format!("ipcmutex:left-{program}-{lock}"))).sum::<i64>();
     }
     left
+}
+
+/// Its own handlers run after ours: the lock is released by then, which the hold knows, and to release it once more is no error.
+#[test]
+fn what_an_exit_has_released_is_not_believed_by_who_runs_after_it() {
+    needs_redis!();
+    const PROGRAM: &str = r#"
+#include <ipcmutex.h>
+#include <stdlib.h>
+#include <unistd.h>
+static ipcmutex_hold_t hold;
+static void handler(void) {
+    if (ipcmutex_hold_check(hold) != IPCMUTEX_LOST) _exit(3);
+    if (ipcmutex_hold_release(hold) != IPCMUTEX_OK) _exit(4);
+}
+int main(int count, char **words) {
+    ipcmutex_t mutex;
+    atexit(handler);
+    return count == 2 && ipcmutex_open(words[1], &mutex) == IPCMUTEX_OK && ipcmutex_hold(mutex, -1, &hold) == IPCMUTEX_OK ? 0 : 2;
+}
+"#;
+    let redis = Redis::start();
+    let place = Place::new();
+    let (source, program) = (place.dir.path().join("exit.c"), place.dir.path().join("exit"));
+    std::fs::write(&source, PROGRAM).expect("written");
+    let installed = installed();
+    let built = Command::new("gcc")
+        .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o"])
+        .args([&program, &source])
+        .arg(format!("-I{}", installed.join("include").display()))
+        .arg(format!("-L{}", installed.join("lib").display()))
+        .args(["-lipcmutex", &format!("-Wl,-rpath,{}", installed.join("lib").display())])
+        .status();
+    assert!(built.expect("gcc").success());
+    let url = redis.url("exits?ttl=60s");
+    let ended = Command::new(&program).arg(&url).stdin(Stdio::null()).status().expect("it runs");
+    assert_eq!(ended.code(), Some(0));
+    let next = open(&url).try_acquire().expect("no error").expect("it is free");
+    assert!(!next.abandoned());
+    next.release().expect("released");
 }
 
 #[test]

@@ -628,7 +628,9 @@ impl Engine {
         for hold in board.holds.values() {
             // One that has ended and is still there is being released by another thread, whose words may not go out any more.
             if let (None, Some(lock)) = (hold.loss(), hold.lock.upgrade()) {
-                owed.push((hold.token.clone(), lock.debt(Ending::Released)));
+                // Nobody relies on it from here on, nor is it renewed.
+                hold.end();
+                owed.push((hold.token.clone(), lock.debt_of(hold, Ending::Released)));
             }
         }
         owed

@@ -154,6 +154,8 @@ impl Lock {
         }
         match hold.loss() {
             Some(loss) => Err(loss.error(operation)),
+            // The end of the process has released it.
+            None if !hold.is_live() => Err(Loss::Gone.error(operation)),
             None => Ok(hold),
         }
     }
@@ -164,8 +166,11 @@ impl Lock {
         if hold.left().is_none() {
             self.engine.lose(hold, Loss::Expired);
         }
-        if !hold.end() {
-            return Err(hold.loss().unwrap_or(Loss::Gone));
+        // If it is not lost, the end of the process has let it go before: the server knows that.
+        if !hold.end()
+            && let Some(loss) = hold.loss()
+        {
+            return Err(loss);
         }
         Ok(())
     }
