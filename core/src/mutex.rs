@@ -189,8 +189,12 @@ impl Mutex {
         self.0.adopt(session, grant)
     }
 
-    /// Acquires without blocking a thread; needs no runtime. Dropping the future cancels: it leaves the line, and never takes
+    /// Acquires without a thread that waits; needs no runtime. Dropping the future cancels: it leaves the line, and never takes
     /// the lock afterwards.
+    ///
+    /// # Blocking
+    /// The first poll asks for a lock in Redis on the polling thread: one round trip, or, of a server that does not
+    /// answer, what it takes to give it up (2 s, or `connect_timeout=`). [`Mutex::acquire_on`] does not.
     ///
     /// ```
     /// async fn work(jobs: &ipcmutex::Mutex) -> ipcmutex::Result<u64> {
@@ -204,7 +208,10 @@ impl Mutex {
         Acquire { mutex: self.clone(), wait: None }
     }
 
-    /// Acquires without blocking a thread. `done` is called exactly once, on a library thread, perhaps before this returns.
+    /// Acquires without a thread that waits. `done` is called exactly once, on a library thread, perhaps before this returns.
+    ///
+    /// # Blocking
+    /// As the first poll of [`Mutex::acquire_async`].
     ///
     /// ```
     /// use std::sync::mpsc;
