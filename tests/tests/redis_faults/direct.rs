@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ipcmutex::{Cancel, ErrorKind, Hold, Mutex, Waiting};
+use ipcmutex::{Cancel, ErrorKind, Hold, Mutex, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters};
 use ipcmutex_tests::needs_redis;
@@ -152,6 +152,49 @@ fn a_wait_whose_connection_is_cut_keeps_its_place() {
     hold.release().expect("released");
     assert!(later.reply().ok().token() > first);
     behind.call("end 1").ok();
+    is_free_and_empty(&mutex);
+}
+
+/// The one before it, of its own process, stands in the line still: that says nothing of the place of one that moves.
+#[test]
+fn who_waits_behind_its_own_process_keeps_its_place_when_both_are_cut() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (mutex, other) = (open(&redis.url("behind")), open(&redis.unix_url("behind")));
+    let later = open(&redis.url_at(&redis.address().replace("127.0.0.1", "localhost"), "behind"));
+    let turn = |mutex: &Mutex| {
+        let hold = served(mutex);
+        let token = hold.token();
+        hold.release().expect("released");
+        token
+    };
+    let tokens = loop {
+        let hold = served(&other);
+        let (tell, told) = std::sync::mpsc::channel();
+        mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+        until("one waits", || line(&redis, "behind").len() == 1);
+        let tokens = std::thread::scope(|scope| {
+            let second = scope.spawn(|| turn(&mutex));
+            until("two wait", || line(&redis, "behind").len() == 2);
+            let third = (line(&redis, "behind") == [false, true]).then(|| {
+                let third = scope.spawn(|| turn(&later));
+                until("three wait", || line(&redis, "behind").len() == 3);
+                redis.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                until("it has moved, and stands where it stood", || line(&redis, "behind") == [false; 3]);
+                third
+            });
+            hold.release().expect("released");
+            let first = told.recv_timeout(LONG).expect("told").expect("served");
+            let before = first.token();
+            first.release().expect("released");
+            let second = second.join().expect("no panic");
+            third.map(|third| [before, second, third.join().expect("no panic")])
+        });
+        if let Some(tokens) = tokens {
+            break tokens;
+        }
+    };
+    assert!(tokens.is_sorted(), "served out of order: {tokens:?}");
     is_free_and_empty(&mutex);
 }
 

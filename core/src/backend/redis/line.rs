@@ -5,6 +5,7 @@
 //! | unsent | a take that joins | its arrival, unless that was sent by the caller itself; the link coming up |
 //! | in the line | nothing | |
 //! | in the line, first of this process | a take, by its old ticket | one timer per lock: when the lease should end; the link coming up |
+//! | asked for, and told no place | the same | the same |
 //! | granted | a take that confirms | the grant's message |
 //! | owner | – | the answer of any of these |
 //! | gone | a release, which takes it out of the line and refuses a grant | its leaving |
@@ -40,6 +41,8 @@ pub(super) struct Entry {
     ticket: u64,
     /// Until the server has given it one.
     placing: Option<Placing>,
+    /// A take of it is to be sent, or was and told no place: the server may not know its token.
+    due: bool,
     /// The take that is under way.
     call: Option<u64>,
     /// When the first take was sent of which no answer came: the server may know the token since then.
@@ -170,6 +173,7 @@ impl Worker {
         let entry = self.entries.get_mut(&serial)?;
         let fresh = engine::new_token().ok()?;
         let old = std::mem::replace(&mut entry.token, fresh.clone());
+        entry.due = true;
         self.by_token.remove(&old);
         self.by_token.insert(fresh, serial);
         Some(old)
@@ -197,6 +201,7 @@ impl Worker {
             token,
             ticket,
             placing,
+            due: false,
             call: None,
             doubt: None,
             again: false,
@@ -276,11 +281,11 @@ impl Worker {
 
     /// Sends a take for the waiter: to join, to look again, or to confirm.
     fn take(&mut self, serial: u64) {
+        let Some(entry) = self.entries.get_mut(&serial) else { return };
+        entry.due = true;
         if let Some(until) = self.aside.filter(|until| *until > Instant::now()) {
-            if let Some(lock) = self.entries.get(&serial).map(|entry| entry.lock.clone()) {
-                self.set_timer(name(&lock), Some(until));
-            }
-            return;
+            let lock = entry.lock.clone();
+            return self.set_timer(name(&lock), Some(until));
         }
         let Some(link) = self.link() else { return };
         let hears = link.listens && !self.engine.learned.forbids_scripts();
@@ -478,6 +483,7 @@ impl Worker {
         let told = first && self.hears_others(lock, refusal.rank);
         let Some(entry) = self.entries.get_mut(&serial) else { return };
         let had_ticket = std::mem::replace(&mut entry.ticket, refusal.ticket) != 0;
+        entry.due = false;
         if entry.ticket != 0 {
             entry.placing = None;
         }
@@ -526,9 +532,8 @@ impl Worker {
 
     pub(super) fn retake(&mut self, lock: &str) {
         for (at, serial) in self.members(lock).into_iter().enumerate() {
-            let idle =
-                self.entries.get(&serial).is_some_and(|entry| entry.call.is_none() && (at == 0 || entry.ticket == 0));
-            if idle {
+            let asks = |entry: &Entry| entry.call.is_none() && (at == 0 || entry.ticket == 0 || entry.due);
+            if self.entries.get(&serial).is_some_and(asks) {
                 self.take(serial);
             }
         }
