@@ -226,6 +226,30 @@ fn r1_a_killed_holder_frees_the_lock_when_its_lease_ends() {
     next.release().expect("released");
 }
 
+/// The background thread hears of a waiter that has lined up by itself when it next wakes, which may be late in the lease.
+#[test]
+fn r1_a_lease_ends_when_it_ends_also_for_who_came_while_the_background_thread_rested() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("rested?ttl=3s"));
+    // Of the same engine: its thread rests until it is to be renewed, in 2.2 to 3 s.
+    let kept = open(&redis.url("kept?ttl=9s")).acquire().expect("acquired");
+    kept.extend(None).expect("the link is up");
+    std::thread::sleep(Duration::from_millis(600));
+    // As if its process had died: nobody renews it.
+    let dying = open(&redis.unix_url("rested&ttl=3s&renew=off")).acquire().expect("acquired");
+    let begun = Instant::now();
+    let (tell, told) = mpsc::channel();
+    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+    let next = told.recv_timeout(LONG).expect("told").expect("served");
+    let waited = begun.elapsed();
+    assert!(next.abandoned(), "its lease ended");
+    assert!(waited < Duration::from_secs(4), "it owns {waited:?} after a lease of 3 s began");
+    drop(dying);
+    next.release().expect("released");
+    kept.release().expect("released");
+}
+
 #[test]
 fn a_lock_that_nobody_waits_for_is_abandoned_too() {
     needs_redis!();

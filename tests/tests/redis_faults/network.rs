@@ -52,6 +52,33 @@ fn r24_a_network_that_swallows_everything_is_noticed() {
     release(kept);
 }
 
+/// What it says of the lease is about when it was asked, at the latest.
+#[test]
+fn r1_a_refusal_that_is_long_on_its_way_puts_no_look_off() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, _) = both_ways(&redis, &proxy, "slow?ttl=60s");
+    let (kept, _) = both_ways(&redis, &proxy, "kept?ttl=60s");
+    let dying = open(&redis.unix_url("slow&ttl=2s&renew=off"));
+    let kept = kept.acquire().expect("acquired");
+    kept.extend(None).expect("the link is up");
+    let hold = dying.acquire().expect("acquired");
+    let begun = Instant::now();
+    proxy.delay(Duration::from_millis(700));
+    let (tell, told) = mpsc::channel();
+    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+    let next = told.recv_timeout(LONG).expect("told").expect("served");
+    let waited = begun.elapsed();
+    proxy.delay(Duration::ZERO);
+    assert!(next.abandoned(), "its lease ended");
+    // Asked at 0 s and again at 1.4 s. Counted from the answer, the second time would be at 2.7 s.
+    assert!(waited < Duration::from_millis(3500), "it owns {waited:?} after a lease of 2 s began");
+    drop(hold);
+    next.release().expect("released");
+    kept.release().expect("released");
+}
+
 #[test]
 fn r23_two_hundred_that_come_back_at_once_come_one_by_one() {
     needs_redis!();

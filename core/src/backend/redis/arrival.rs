@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::hold::Token;
+use super::lease;
 use super::lock::Lock;
 
 /// What came on the channel for a token.
@@ -30,6 +31,8 @@ pub(super) struct Arrival {
     pub(super) left: i64,
     pub(super) rank: u32,
     pub(super) foreign: bool,
+    /// When that was asked.
+    pub(super) sent: u64,
     pub(super) heard: Option<Word>,
     /// Its thread hears by itself, as another process in the line.
     pub(super) direct: bool,
@@ -37,7 +40,8 @@ pub(super) struct Arrival {
 
 impl Arrival {
     fn new(token: Token, lock: Arc<Lock>, link: u64, direct: bool) -> Arrival {
-        Arrival { token, lock, link, ticket: 0, left: 0, rank: 0, foreign: false, heard: None, direct }
+        let sent = lease::now();
+        Arrival { token, lock, link, ticket: 0, left: 0, rank: 0, foreign: false, sent, heard: None, direct }
     }
 }
 

@@ -448,7 +448,7 @@ impl Engine {
             let quiet = arrival.heard.is_none() && arrival.link == hearing && !lock.beside_others;
             quiet && arrival.left > 0
         });
-        let until = far.map(|arrival| lease::now() + 1_000_000 * arrival.left.unsigned_abs());
+        let until = far.map(|arrival| arrival.sent + 1_000_000 * arrival.left.unsigned_abs());
         let event = Event::Arrived { serial, waiter, lock };
         if until.is_some_and(|until| board.wake_at <= until) {
             board.come.push(event);

@@ -1,6 +1,6 @@
 //! How long a lease can be relied on. Pure, but for reading the clock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -26,6 +26,11 @@ pub(super) fn nanos(time: Duration) -> u64 {
 /// and the margin covers that its clock may run a little faster than ours.
 pub(super) fn deadline(sent: u64, ttl: Duration) -> u64 {
     sent + nanos(ttl - ttl / 100 - Duration::from_millis(5))
+}
+
+/// The end of `wait`, which counts from `sent`: what was said of a key's life was long on its way, or lay unread, maybe.
+pub(super) fn counted_from(sent: u64, wait: Duration) -> Instant {
+    Instant::now() + wait.saturating_sub(Duration::from_nanos(now().saturating_sub(sent)))
 }
 
 /// When to renew it: at a third, a little earlier by `spread` so that many holds do not renew in one moment.

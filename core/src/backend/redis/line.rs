@@ -138,7 +138,7 @@ impl Worker {
                 let told = self.is_first(serial, &lock) && self.hears_others(&lock, arrival.rank);
                 let blind = arrival.foreign && !told;
                 let wait = lease::recheck(arrival.left, arrival.rank, blind, jitter());
-                self.set_timer(name(&lock), Some(Instant::now() + wait));
+                self.set_timer(name(&lock), Some(lease::counted_from(arrival.sent, wait)));
             }
             None => {}
         }

@@ -149,7 +149,7 @@ impl Lock {
                 if let Some(serial) = attempt.serial
                     && let Some(arrival) = engine.board().arrivals.of(serial)
                 {
-                    arrival.ticket = refusal.ticket;
+                    (arrival.ticket, arrival.sent) = (refusal.ticket, sent);
                     (arrival.left, arrival.rank, arrival.foreign) = (refusal.left, refusal.rank, refusal.foreign);
                 }
                 self.saw(refusal);
