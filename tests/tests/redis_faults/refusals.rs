@@ -136,6 +136,20 @@ fn r26_what_is_no_answer_is_an_error() {
     }
 }
 
+/// It repeats what was sent with a command that it does not know, cut.
+#[test]
+fn a_server_that_knows_no_auth_has_no_secret_shown() {
+    needs_redis!();
+    let redis = Redis::with(None, &["rename-command AUTH \"\""]);
+    let secret = secrets::password(&"0123456789".repeat(20));
+    for user in ["", "me"] {
+        let url = redis.url_with_user(user, &secret, "p8");
+        for url in [format!("{url}?protocol=2"), url] {
+            assert_eq!(kind_of(Mutex::open(&url)), ErrorKind::Config);
+        }
+    }
+}
+
 #[test]
 fn r30_leases_that_are_none() {
     for ttl in ["0", "0s", "1ms", "99ms", "25h", "-1s", "9223372036854775807ms", "1e9s", "x"] {

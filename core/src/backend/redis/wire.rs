@@ -430,21 +430,43 @@ pub(super) fn is_without_resp3(error: &RedisError) -> bool {
         || (is_answer(error) && error.to_string().to_ascii_lowercase().contains("hello"))
 }
 
+/// Of a secret, as much as nobody takes for a word: so much of its start is not shown either.
+const TELLING: usize = 10;
+
+/// `text` without `secret`, and without the start of it, since who quotes what it was sent may cut it.
+fn hidden(text: &str, secret: &str) -> String {
+    let secret: Vec<char> = secret.chars().collect();
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let alike = rest.chars().zip(&secret).take_while(|(one, other)| one == *other).count();
+        if alike > 0 && (alike == secret.len() || alike >= TELLING) {
+            shown.push_str("***");
+            rest = rest.char_indices().nth(alike).map_or("", |(at, _)| &rest[at..]);
+        } else {
+            shown.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    shown
+}
+
 /// Our error for the client library's. `secrets` must not be repeated: some servers quote what they were sent.
 pub(super) fn failed(operation: &'static str, server: &str, secrets: &[&str], error: &RedisError) -> Error {
-    let mut text = match error.detail() {
+    let text = match error.detail() {
         Some(detail) if is_answer(error) => format!("{} {detail}", error.code().unwrap_or("ERR")),
         _ => error.to_string(),
     };
-    for secret in secrets {
-        text = text.replace(secret, "***");
-    }
-    text = text
+    // Of a command that it does not know, AUTH among them, a server repeats what stands behind it, in part and changed.
+    let text = text.split(", with args beginning with").next().unwrap_or_default();
+    let (kind, help) = kind_of(error, text);
+    let text: String = secrets
+        .iter()
+        .fold(text.to_owned(), |text, secret| hidden(&text, secret))
         .chars()
         .take(300)
         .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
         .collect();
-    let (kind, help) = kind_of(error, &text);
     let answered = is_answer(error) || error.kind() == redis::ErrorKind::AuthenticationFailed;
     let message = if answered {
         format!("the server {server} answered: {text}")
@@ -590,6 +612,27 @@ mod tests {
         assert!(owner.host.len() <= MAX_NAME_BYTES && owner.label.len() <= MAX_NAME_BYTES);
         assert_eq!(super::owner("x y z"), None);
         assert_eq!(super::owner(""), None);
+    }
+
+    #[test]
+    fn a_secret_is_not_shown_when_a_server_quotes_it() {
+        let secret = "CANARY-0123456789".repeat(12);
+        let quoted = [
+            format!("unknown command 'AUTH', with args beginning with: '{}' ", &secret[..126]),
+            format!("unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `me`, `{}", &secret[..100]),
+            format!("what is AUTH {secret}?"),
+            format!("what is AUTH {}...", &secret[..40]),
+            format!("what is AUTH CANAR{}{}", &secret[..12], "x".repeat(300)),
+        ];
+        for text in quoted {
+            let error = RedisError::from((redis::ErrorKind::Extension, "ERR", text.clone()));
+            for error in [error, RedisError::from((redis::ErrorKind::Parse, "an unexpected answer", text))] {
+                let said = failed("open", "h:1", &[&secret], &error).to_string();
+                assert!(!said.contains("CANARY-") && (said.contains("AUTH") || said.contains("HELLO")), "{said}");
+            }
+        }
+        assert_eq!(hidden("no: a n", "n"), "***o: a ***");
+        assert_eq!((hidden("topsecrets äö", "topsecrets!").as_str(), hidden("so", "").as_str()), ("*** äö", "so"));
     }
 
     #[test]
