@@ -56,6 +56,48 @@ def test_y5_y10_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(u
     assert code == 0, out + err
 
 
+def test_a_child_forked_while_an_async_mutex_opens_opens_its_own(redis: str, name: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import asyncio, os, socket, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        from ipcmutex import AsyncMutex
+        redis, name = sys.argv[1:]
+        server = redis.partition("@")[2]
+        gate = os.path.join(os.path.dirname(server), name)
+        url = f"rpm+{redis.replace(server, gate)}?id={name}&connect_timeout=20s"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(gate)
+        listener.listen()
+        used, closed = AsyncMutex(url), AsyncMutex(url)
+        unanswered, _ = listener.accept()  # so that neither is open before the fork
+        os.unlink(gate)
+        os.symlink(server, gate)
+        pid = os.fork()
+        if pid == 0:
+            async def main():
+                await closed.close()
+                async with used:
+                    assert (await used.status()).state == "held"
+                await used.acquire()
+                await used.release()
+            status = 1
+            try:
+                asyncio.run(asyncio.wait_for(main(), 20))
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.unlink(gate)
+        unanswered.close()
+        listener.close()
+        """,
+        redis,
+        name,
+    ).end()
+    assert code == 0, out + err
+
+
 def test_y5_forks_while_threads_wait(mpm: str, child: Start) -> None:
     code, out, err = child(
         """

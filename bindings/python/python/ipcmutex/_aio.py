@@ -8,6 +8,7 @@ of a millisecond or so, or on short-lived threads of the library; either way it 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -248,6 +249,29 @@ class _Holding:
         return self._hold.__aexit__(kind, error, traceback)
 
 
+class _Opening:
+    """The opening of a mutex, which no other process than that which began it can see the end of."""
+
+    __slots__ = ("_process", "mutex", "outcome")
+
+    def __init__(self, url: str, remote: bool) -> None:
+        self._process = os.getpid()
+        self.mutex: Mutex | None = None  # seen without a lock: the outcome's may have been taken when the process was forked
+
+        def job() -> Mutex:
+            self.mutex = Mutex(url)
+            return self.mutex
+
+        self.outcome = _run(remote, job)
+
+    def is_ours(self) -> bool:
+        """Whether it is done or will be: in a forked child the thread that was at it is not there."""
+        return self.mutex is not None or self._process == os.getpid()
+
+    async def opened(self) -> Mutex:
+        return await _result(self.outcome) if self.mutex is None else self.mutex
+
+
 class AsyncMutex:
     """The lock of Mutex(url), for asyncio: the same names, awaitable and cancellable.
 
@@ -260,33 +284,29 @@ class AsyncMutex:
         self._closed = False
         self._own: Hold | None = None  # what acquire() took: nothing but this object owns it
         self._entered: list[tuple[asyncio.Task[Any] | None, AsyncHold]] = []
-        self._opening: Outcome[Mutex] | None = self._open()
+        self._opening: _Opening | None = self._open()
 
-    def _open(self) -> Outcome[Mutex]:
-        url = self._url
-        opening = _run(self._remote, lambda: Mutex(url))
+    def _open(self) -> _Opening:
+        opening = _Opening(self._url, self._remote)
         if not self._remote:
-            opening.result()  # raises here what opening it met
+            opening.outcome.result()  # raises here what opening it met
         return opening
 
     async def _mutex(self) -> Mutex:
         if self._closed:
             raise self._not_opened("acquire")
-        if self._opening is None:
-            self._opening = self._open()
         opening = self._opening
+        if opening is None or not opening.is_ours():
+            opening = self._opening = self._open()
         try:
-            return await _result(opening)
+            return await opening.opened()
         except IpcMutexError:
             if self._opening is opening:
                 self._opening = None  # the next use tries again
             raise
 
     def _opened(self) -> Mutex | None:
-        opening = self._opening
-        if opening is not None and opening.done() and opening.exception() is None:
-            return opening.result()
-        return None
+        return None if self._opening is None else self._opening.mutex
 
     def _not_opened(self, operation: str) -> Closed:
         return Closed(f"{operation} {self._shown}: still not opened: the mutex is closed")
@@ -348,7 +368,7 @@ class AsyncMutex:
         opening = self._open()
         self._opening, self._closed = opening, False
         try:
-            await _result(opening)
+            await opening.opened()
         except IpcMutexError:
             if self._opening is opening:
                 self._opening, self._closed = None, True
@@ -359,10 +379,10 @@ class AsyncMutex:
         if self._closed:
             raise self._not_opened("close")
         opening, self._opening, self._closed = self._opening, None, True
-        if opening is None:
+        if opening is None or not opening.is_ours():
             return
         try:
-            mutex = await _result(opening)
+            mutex = await opening.opened()
         except IpcMutexError:
             return  # it never opened: there is nothing to close
         await _result(_run(self._remote, mutex.close))
