@@ -420,6 +420,8 @@ class Mutex {
             native = this.#opened("acquire")
             if (this.#remote) {
                 native = await orAborted(native, signal)
+                /*  It may have aborted since the opening ended, when nobody listened.  */
+                signal?.throwIfAborted()
                 timeout = Math.max(0, timeout - (performance.now() - since))
             }
         }

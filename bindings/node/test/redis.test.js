@@ -117,6 +117,17 @@ test("redis", async (t) => {
         await mutex.close()
     })
 
+    await t.test("an abort right behind the opening ends the acquire", { timeout: 20000 }, async () => {
+        const mutex = new Mutex(url())
+        const controller = new AbortController()
+        const opened = mutex.open()
+        const waiting = mutex.acquire({ signal: controller.signal })
+        opened.then(() => controller.abort("enough"))
+        await assert.rejects(waiting, (reason) => reason === "enough")
+        assert.strictEqual((await mutex.status()).state, "free")
+        await mutex.close()
+    })
+
     await t.test("a lost hold aborts its signal", { timeout: 20000 }, async () => {
         const mutex = new Mutex(url("&ttl=1s"))
         const hold = await mutex.acquire()
