@@ -1,7 +1,8 @@
 //! Servers that are silent, refuse, or say what no server says.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
@@ -134,6 +135,110 @@ fn r26_what_is_no_answer_is_an_error() {
         secrets::search(&format!("{error} {error:?}"));
         assert!(begun.elapsed() < LONG, "{shown:?}");
     }
+}
+
+/// The words of the first request, and where it ends, once it has come whole.
+fn request(bytes: &[u8]) -> Option<(Vec<String>, usize)> {
+    let number = |at: usize| {
+        let end = at + bytes.get(at..)?.windows(2).position(|two| two == b"\r\n")?;
+        Some((std::str::from_utf8(&bytes[at + 1..end]).ok()?.parse::<usize>().ok()?, end + 2))
+    };
+    let (count, mut end) = number(0)?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        let (length, start) = number(end)?;
+        end = start + length + 2;
+        words.push(String::from_utf8_lossy(bytes.get(start..end)?).trim_end_matches("\r\n").to_owned());
+    }
+    Some((words, end))
+}
+
+/// What a server answers where another one holds the lock; `None` if somebody who waits by itself asks for it.
+fn usual(words: &[String]) -> Option<String> {
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    Some(match words[0].as_str() {
+        "HELLO" => "%1\r\n+proto\r\n:3\r\n".to_owned(),
+        "SUBSCRIBE" => format!(">3\r\n{}{}:1\r\n", bulk("subscribe"), bulk(&words[1])),
+        "EVALSHA" => match &words[words[2].parse::<usize>().expect("a number of keys") + 3..] {
+            [_, _, process, _, _, _, ..] if process.len() == 17 => return None,
+            [token, _, _, _, _, _, ..] => {
+                let owner = bulk("7 host label");
+                format!("*10\r\n:0\r\n:30000\r\n:0\r\n{}:1\r\n:0\r\n{owner}:5\r\n:1\r\n{}", bulk("7"), bulk(token))
+            }
+            _ => ":1\r\n".to_owned(),
+        },
+        _ => "+OK\r\n".to_owned(),
+    })
+}
+
+/// The lock on a server that answers as `unusual` does whoever waits by itself.
+fn hostile(unusual: impl Fn(&mut TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    let unusual = Arc::new(unusual);
+    let serve = move |mut client: TcpStream| {
+        let (mut asked, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Some(read) = client.read(&mut buffer).ok().filter(|read| *read > 0) {
+            asked.extend_from_slice(&buffer[..read]);
+            while let Some((words, end)) = request(&asked) {
+                asked.drain(..end);
+                match usual(&words) {
+                    Some(answer) if client.write_all(answer.as_bytes()).is_err() => return,
+                    Some(_) => {}
+                    None => unusual(&mut client),
+                }
+            }
+        }
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(client));
+        }
+    });
+    format!("rpm+redis://{address}/hostile?policy=any")
+}
+
+#[test]
+fn an_answer_that_is_nested_without_end_ends_no_process() {
+    let (tell, told) = mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let url = hostile(move |client| {
+        let _ = client.write_all(&b"*1\r\n".repeat(300_000));
+        let _ = tell.lock().expect("no panic").send(());
+    });
+    let agent = Agent::start_with(Language::Rust, &[talkative()]);
+    agent.open(1, &url).ok();
+    let mut heard = 0;
+    until("who waits by itself has asked three times", || {
+        agent.call("acquire 1 50").err(ErrorKind::Timeout);
+        heard += told.try_iter().count();
+        heard >= 3
+    });
+}
+
+#[test]
+fn an_answer_without_end_is_not_read_for_ever() {
+    let (tell, told) = mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    // More than what may be under way.
+    let much = 32 << 20;
+    let url = hostile(move |client| {
+        let mut given_up = client.write_all(b"$1000000000\r\n").is_err();
+        for _ in 0..much / 4096 {
+            given_up = given_up || client.write_all(&[b'x'; 4096]).is_err();
+        }
+        let _ = client.shutdown(Shutdown::Both);
+        let _ = tell.lock().expect("no panic").send(given_up);
+    });
+    let mutex = open(&url);
+    until("who waits by itself was answered", || {
+        assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(50)))), ErrorKind::Timeout);
+        told.try_recv().is_ok_and(|given_up| {
+            assert!(given_up, "all of it was read");
+            true
+        })
+    });
 }
 
 /// It repeats what was sent with a command that it does not know, cut.

@@ -11,7 +11,7 @@ use redis::{Cmd, PushKind, RedisResult, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::dial::Stream;
-use super::frame::frame;
+use super::frame::{LONGEST, frame};
 use super::wire;
 use crate::sys::futex::Woken;
 
@@ -123,6 +123,9 @@ impl Ear {
     }
 
     fn read(&mut self) -> RedisResult<()> {
+        if self.unread.len() >= LONGEST {
+            return Err((redis::ErrorKind::Parse, "an answer that does not end").into());
+        }
         let mut buffer = [0; 4096];
         match self.stream.read(&mut buffer)? {
             0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),

@@ -21,7 +21,7 @@ use redis::io::tcp::socket2::SockRef;
 
 use super::dial::Stream;
 use super::engine::Debt;
-use super::frame::frame;
+use super::frame::{LONGEST, frame};
 use super::hold::Token;
 use crate::event_loop::{self, EventLoop, Mark};
 use crate::service::{clock, offload};
@@ -32,8 +32,6 @@ use crate::sys::fork;
 const LOOK: Duration = Duration::from_millis(100);
 /// After how long without a question another event loop may have the connection's place.
 const FORSAKEN: Duration = Duration::from_secs(1);
-/// No answer is as long as this.
-const LONGEST: usize = 1 << 16;
 
 /// Why no answer came. Unless it was not asked, the server may have done it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

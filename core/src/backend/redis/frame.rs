@@ -1,29 +1,48 @@
 //! Where an answer ends, without understanding it: RESP2 and RESP3.
 
+/// No answer is as long as this.
+pub(super) const LONGEST: usize = 1 << 16;
+/// As deep as the client library reads; none of ours goes deeper than three.
+const DEEPEST: usize = 100;
+
+enum NoEnd {
+    Awaited,
+    TooDeep,
+}
+
 /// How many bytes the first answer in `bytes` has, once all of it is there. What is no answer ends where the bytes do.
 pub(super) fn frame(bytes: &[u8]) -> Option<usize> {
-    let kind = *bytes.first()?;
-    if !b"+-:$*_#,(!=%~>|".contains(&kind) {
-        return Some(bytes.len());
-    }
-    let line = bytes.windows(2).position(|two| two == b"\r\n")? + 2;
-    let count = || std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse::<usize>().ok();
-    match (kind, count()) {
-        (b'$' | b'!' | b'=', Some(length)) => {
-            let end = length.checked_add(line + 2)?;
-            (end <= bytes.len()).then_some(end)
-        }
-        (b'*' | b'~' | b'>', Some(parts)) => whole(bytes, line, parts),
-        (b'%' | b'|', Some(pairs)) => whole(bytes, line, pairs.checked_mul(2)?),
-        _ => Some(line),
+    match end_of(bytes, DEEPEST) {
+        Ok(end) => Some(end),
+        Err(NoEnd::TooDeep) => Some(bytes.len()),
+        Err(NoEnd::Awaited) => None,
     }
 }
 
-fn whole(bytes: &[u8], mut end: usize, parts: usize) -> Option<usize> {
-    for _ in 0..parts {
-        end += frame(&bytes[end..])?;
+fn end_of(bytes: &[u8], depth: usize) -> Result<usize, NoEnd> {
+    let kind = *bytes.first().ok_or(NoEnd::Awaited)?;
+    if !b"+-:$*_#,(!=%~>|".contains(&kind) {
+        return Ok(bytes.len());
     }
-    Some(end)
+    let line = bytes.windows(2).position(|two| two == b"\r\n").ok_or(NoEnd::Awaited)? + 2;
+    let count = || std::str::from_utf8(&bytes[1..line - 2]).ok()?.parse::<usize>().ok();
+    match (kind, count()) {
+        (b'$' | b'!' | b'=', Some(length)) => {
+            let end = length.checked_add(line + 2).filter(|end| *end <= bytes.len());
+            end.ok_or(NoEnd::Awaited)
+        }
+        (b'*' | b'~' | b'>', Some(parts)) => whole(bytes, line, parts, depth),
+        (b'%' | b'|', Some(pairs)) => whole(bytes, line, pairs.checked_mul(2).ok_or(NoEnd::Awaited)?, depth),
+        _ => Ok(line),
+    }
+}
+
+fn whole(bytes: &[u8], mut end: usize, parts: usize, depth: usize) -> Result<usize, NoEnd> {
+    let depth = depth.checked_sub(1).ok_or(NoEnd::TooDeep)?;
+    for _ in 0..parts {
+        end += end_of(&bytes[end..], depth)?;
+    }
+    Ok(end)
 }
 
 #[cfg(test)]
@@ -61,5 +80,21 @@ mod tests {
         assert_eq!(frame(b"*1\r\n\0"), Some(5));
         assert_eq!(frame(b"$99999999999999999999\r\n"), Some(23));
         assert_eq!(frame(b""), None);
+    }
+
+    /// Nor is it followed as deep as it goes: the stack has an end.
+    #[test]
+    fn what_is_nested_too_deeply_is_no_answer() {
+        let deep = |part: &str, depth: usize| format!("{}:1\r\n", part.repeat(depth)).into_bytes();
+        for part in ["*1\r\n", "~1\r\n", ">1\r\n", "*2\r\n:1\r\n", "%1\r\n:1\r\n"] {
+            let answer = deep(part, DEEPEST);
+            assert_eq!(frame(&answer), Some(answer.len()));
+            assert_eq!(frame(&answer[..answer.len() - 1]), None);
+            let deeper = deep(part, 300_000);
+            assert_eq!(frame(&deeper), Some(deeper.len()));
+            let unfinished = part.repeat(DEEPEST + 1);
+            assert_eq!(frame(unfinished.as_bytes()), Some(unfinished.len()));
+            assert!(redis::parse_redis_value(unfinished.as_bytes()).is_err());
+        }
     }
 }
