@@ -163,3 +163,26 @@ fn r16_a_hold_that_was_not_copied_is_told_of_at_once() {
     let next = mutex.acquire_with(within(LONG)).expect("the new master has it free");
     next.release().expect("released");
 }
+
+/// The old master goes on for a while as if nothing had happened, and it is not the watch that first finds the new one.
+#[test]
+fn a_connection_to_the_old_master_is_not_used_again() {
+    needs_redis!();
+    let it = guarded();
+    // Who wants to hear of changes asks this one first, and gets no answer; who looks for the master goes on to the next.
+    let hung = Redis::with(None, &[]);
+    hung.freeze();
+    let url = it.url("stale?ttl=60s").replace("127.0.0.1:1,", &format!("{},", hung.address()));
+    // By this the caller has its connection, and there is no thread yet.
+    let mutex = open(&url);
+    it.master.freeze();
+    until("the replica has taken its place", || it.switched());
+    until("it is one", || it.replica.info("replication", "role") == "master");
+    it.master.thaw();
+    // Who finds it taken there waits, and does so at the new one.
+    assert_eq!(it.master.command(&["SET", "ipcmutex:stale", "another", "PX", "60000"]).text(), "OK");
+    let hold = mutex.acquire_with(within(LONG)).expect("free on the new one");
+    assert_eq!(it.replica.command(&["EXISTS", "ipcmutex:stale"]).number(), 1, "it was acquired there");
+    hold.release().expect("released there");
+    assert_eq!(it.replica.command(&["EXISTS", "ipcmutex:stale"]).number(), 0);
+}

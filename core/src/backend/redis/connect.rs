@@ -3,7 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -65,6 +65,8 @@ pub(super) struct Learned {
     plain: AtomicBool,
     /// Where it was last found.
     master: Guarded<Option<Address>>,
+    /// Counts the changes of the server behind the name: who has a connection to an earlier one must not use it any more.
+    changes: AtomicU64,
     /// The nodes of a cluster, as it last told them.
     nodes: Guarded<Vec<Address>>,
 }
@@ -79,7 +81,19 @@ impl Learned {
     }
 
     pub(super) fn found(&self, address: &Address) {
-        *self.master.lock() = Some(address.clone());
+        let before = self.master.lock().replace(address.clone());
+        if before.is_some_and(|before| before != *address) {
+            self.changed();
+        }
+    }
+
+    /// Another server may have taken this one's place.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     pub(super) fn found_nodes(&self, nodes: Vec<Address>) {
@@ -88,10 +102,6 @@ impl Learned {
 
     pub(super) fn nodes(&self) -> Vec<Address> {
         self.nodes.lock().clone()
-    }
-
-    pub(super) fn master(&self) -> Option<Address> {
-        self.master.lock().clone()
     }
 }
 

@@ -54,8 +54,6 @@ pub(super) struct Engine {
     pub(super) server: Server,
     pub(super) scripts: Scripts,
     pub(super) learned: Arc<Learned>,
-    /// Counts the changes of the server behind the name.
-    changes: AtomicU64,
     /// This process instance, in the line and as a channel.
     pub(super) process: String,
     /// And the thread that waits by itself.
@@ -182,7 +180,6 @@ impl Engine {
             server: server.clone(),
             scripts: Scripts::new(server.is_cluster()),
             learned: Arc::default(),
-            changes: AtomicU64::new(0),
             ear_process: format!("{process}e"),
             process,
             direct: Direct::default(),
@@ -258,7 +255,7 @@ impl Engine {
         // A signal would cut an answer in two. Bounded: by `connect_timeout` and ANSWER.
         let _undisturbed = thread::Undisturbed::enter();
         let mut in_doubt = false;
-        let changes = self.changes.load(Ordering::Acquire);
+        let changes = self.changes();
         if std::mem::replace(&mut caller.changes, changes) != changes {
             caller.connection = None;
         }
@@ -267,7 +264,13 @@ impl Engine {
             let mut connection = match caller.connection.take() {
                 Some(connection) => connection,
                 None => match self.server.connect(&self.learned, self.server.connect_timeout) {
-                    Ok(connection) => connection,
+                    Ok(connection) => {
+                        if self.changes() != changes {
+                            // Who listens to the old server should know.
+                            self.direct.ring();
+                        }
+                        connection
+                    }
                     // Closed as it was being set up: once more, as if it had been closed before.
                     Err(error) if wire::is_cut(&error) && !std::mem::replace(&mut dropped, true) => continue,
                     Err(error) => {
@@ -307,7 +310,7 @@ impl Engine {
     /// The event loop's own connection, if it has one on which it may ask now.
     pub(super) fn exchange_of(&self, on: &EventLoop) -> Option<Arc<Exchange>> {
         let exchange = self.exchange.lock().clone().filter(|exchange| exchange.is_of(on))?;
-        if exchange.changes != self.changes.load(Ordering::Acquire) || self.learned.forbids_scripts() {
+        if exchange.changes != self.changes() || self.learned.forbids_scripts() {
             exchange.end();
         }
         exchange.is_idle().then_some(exchange)
@@ -333,7 +336,7 @@ impl Engine {
             return;
         }
         let Some(mut caller) = self.caller.try_lock() else { return };
-        if caller.changes != self.changes.load(Ordering::Acquire) {
+        if caller.changes != self.changes() {
             return;
         }
         let single = match caller.connection.take() {
@@ -421,14 +424,8 @@ impl Engine {
         Ok(policies.find(|policy| policy != "noeviction"))
     }
 
-    /// Another server may have taken this one's place.
-    pub(super) fn changed(&self) {
-        self.changes.fetch_add(1, Ordering::Release);
-        self.direct.ring();
-    }
-
     pub(super) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+        self.learned.changes()
     }
 
     // ---- the board

@@ -88,24 +88,24 @@ impl Server {
     }
 }
 
-/// Calls `changed` whenever the master is another one, for as long as it is polled.
-pub(super) async fn watch(server: Server, learned: Arc<Learned>, changed: impl Fn()) {
+/// Calls `changed` whenever the master is another one, for as long as it is polled. `seen`: of the changes that were counted.
+pub(super) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, changed: impl Fn()) {
     let Place::Sentinel { sentinels, master } = &server.place else { return };
     for sentinel in sentinels.iter().cycle() {
         let ear = tokio::time::timeout(server.connect_timeout, listen(&server, sentinel)).await;
         if let Ok(Ok(ear)) = ear {
-            // It may have changed before anybody listened.
-            let (known, server, learned) = (learned.master(), server.clone(), learned.clone());
-            let now = tokio::task::spawn_blocking(move || server.locate(&learned, ANSWER)).await;
-            if let (Some(known), Ok(Ok(now))) = (known, now)
-                && known != now
-            {
+            // It may have changed before anybody listened, and whoever looked for it may have found that: both count.
+            let (server, known) = (server.clone(), learned.clone());
+            let _ = tokio::task::spawn_blocking(move || server.locate(&known, ANSWER)).await;
+            if std::mem::replace(&mut seen, learned.changes()) != seen {
                 changed();
             }
             let mut messages = ear.into_on_message();
             while let Some(message) = std::future::poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
                 let text = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
                 if text.split(' ').next() == Some(master) {
+                    learned.changed();
+                    seen = learned.changes();
                     changed();
                 }
             }

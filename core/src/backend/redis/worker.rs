@@ -228,9 +228,11 @@ impl Worker {
 
     async fn run(mut self, receiver: &mut UnboundedReceiver<Event>) {
         if self.engine.server.moves() {
-            let events = self.events.clone();
+            let (server, learned, events) =
+                (self.engine.server.clone(), self.engine.learned.clone(), self.events.clone());
+            let seen = learned.changes();
             // It ends with the thread's runtime.
-            tokio::spawn(sentinel::watch(self.engine.server.clone(), self.engine.learned.clone(), move || {
+            tokio::spawn(sentinel::watch(server, learned, seen, move || {
                 let _ = events.send(Event::Changed);
             }));
         }
@@ -500,7 +502,7 @@ impl Worker {
 
     /// All connections lead to the old server. What is held is looked for on the new one at once.
     fn changed(&mut self) {
-        self.engine.changed();
+        self.engine.direct.ring();
         self.overdue = true;
         self.last_try = None;
         match &mut self.state {
