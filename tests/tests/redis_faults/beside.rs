@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::artifacts;
+use ipcmutex_tests::place::{freeze, signal};
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
@@ -260,6 +262,73 @@ fn who_polls_is_served_while_our_own_take_turns() {
             assert_eq!(served, 3, "{name} was served so often");
         });
     }
+}
+
+/// Nothing takes the key of the head, so it keeps its place: but not for longer than one turn, if it does not come.
+#[test]
+fn a_head_that_is_stopped_delays_and_does_not_block() {
+    needs_redis!();
+    let redis = Redis::start();
+    // Without RESP3 nobody hears of a release but who is told.
+    for query in ["", "&protocol=2"] {
+        let mutex = shared(&redis, query);
+        let hold = mutex.acquire().expect("acquired");
+        let stopped = Agent::start_with(Language::Rust, &[talkative()]);
+        stopped.open(1, &redis.url(&format!("x?redis_key={KEY}{query}"))).ok();
+        let wait = stopped.begin("hold 1 1 forever");
+        until("it waits", || waiters(&mutex) == 1);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            until("both wait", || waiters(&mutex) == 2);
+            freeze(&stopped);
+            let begun = Instant::now();
+            hold.release().expect("released");
+            let hold = next.join().expect("no panic").expect("acquired");
+            assert!(begun.elapsed() < Duration::from_secs(3), "{query}: {:?}", begun.elapsed());
+            signal(&stopped, rustix::process::Signal::CONT);
+            until("it is back", || waiters(&mutex) == 1);
+            hold.release().expect("released");
+        });
+        wait.reply().ok();
+        stopped.call("end 1").ok();
+    }
+}
+
+/// Its turn came and a foreigner went first: it has answered, so its place stays its own.
+#[test]
+fn a_head_that_a_foreigner_forestalls_keeps_its_place() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = shared(&redis, "");
+    let order = std::sync::Mutex::new(Vec::new());
+    let (next, line) = (format!("{{{KEY}}}:next"), format!("{{{KEY}}}:line"));
+    redis.command(&["SET", KEY, "theirs"]);
+    std::thread::scope(|scope| {
+        for place in 0..2_u32 {
+            let (mutex, order) = (&mutex, &order);
+            scope.spawn(move || {
+                let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+                order.lock().unwrap().push(place);
+                hold.release().expect("released");
+            });
+            until("it waits", || waiters(mutex) == place + 1);
+        }
+        let Reply::List(members) = redis.command(&["ZRANGE", &line, "0", "0"]) else { panic!("a line") };
+        let (process, token) = members[0].text().split_once('.').expect("a member");
+        let (channel, turn) = (format!("ipcmutex:w:{process}"), format!("N {token}"));
+        for _ in 0..3 {
+            // What a release does, with a foreigner right behind it.
+            redis.command(&["SET", &next, token, "PX", "500"]);
+            redis.command(&["HSET", &format!("{{{KEY}}}:state"), "g", token]);
+            assert_eq!(redis.command(&["PUBLISH", &channel, &turn]).number(), 1);
+            until("it came, and found it taken", || {
+                redis.command(&["HGET", &format!("{{{KEY}}}:state"), "g"]).text().is_empty()
+            });
+            until("its turn is over", || redis.command(&["EXISTS", &next]).number() == 0);
+        }
+        redis.command(&["DEL", KEY]);
+    });
+    assert_eq!(*order.lock().unwrap(), [0, 1]);
 }
 
 /// Says that it is over, also if the test fails.

@@ -11,16 +11,16 @@ local function split(member)
   return string.match(member, '^(%x+)%.(%x+)$')
 end
 
--- Tells the first in line (`first`, if that is known) that the lock may come free in `ms`; throws out those to whom nobody
--- listens.
-local function forewarn(ms, first)
+-- Tells the one at `place` in the line (`member`, if that is known) that the lock may come free in `ms`; throws out those to
+-- whom nobody listens.
+local function forewarn(ms, place, member)
   while true do
-    first = first or call('ZRANGE', line, 0, 0)[1]
-    if not first then return end
-    local proc, token = split(first)
+    member = member or call('ZRANGE', line, place, place)[1]
+    if not member then return end
+    local proc, token = split(member)
     if proc and tell(proc, 'H ' .. token .. ' ' .. ms) ~= 0 then return end
-    call('ZREM', line, first)
-    first = nil
+    call('ZREM', line, member)
+    member = nil
   end
 end
 
@@ -32,8 +32,14 @@ local function advance(me, ticket)
     if not first[1] or first[1] == me or (ticket > 0 and ticket < tonumber(first[2])) then return false end
     local proc, token = split(first[1])
     if reserved then
-      if proc and tell(proc, 'N ' .. token) ~= 0 then
+      -- The head keeps its place, since a foreigner may slip in: then its take is refused, which clears `g`. A turn that has
+      -- lapsed untaken is not given again: who thaws comes back with its ticket.
+      local told = call('HGET', state, 'g') == token
+      if told and call('GET', reserved) == token then return true end
+      if proc and not told and tell(proc, 'N ' .. token) ~= 0 then
         call('SET', reserved, token, 'PX', RESERVED)
+        if call('HSET', state, 'g', token) == 1 then call('PEXPIRE', state, WEEK) end
+        if first[3] then forewarn(RESERVED, 1, first[3]) end
         return true
       end
       call('ZREM', line, first[1])
@@ -44,7 +50,7 @@ local function advance(me, ticket)
       if proc and tell(proc, 'G ' .. token .. ' ' .. key) ~= 0 then
         call('SET', key, token, 'PX', CLAIM)
         if call('HSET', state, 'g', token) == 1 then call('PEXPIRE', state, WEEK) end
-        if first[3] then forewarn(CLAIM, first[3]) end
+        if first[3] then forewarn(CLAIM, 0, first[3]) end
         return true
       end
     end

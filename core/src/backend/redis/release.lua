@@ -7,7 +7,7 @@ if value ~= token then
   if not value then
     advance(nil, 0)
   elseif first and type(value) == 'string' then
-    forewarn(call('PTTL', key))
+    forewarn(call('PTTL', key), 0)
   end
   return call('HGET', state, 'l') == token and 2 or 0
 end

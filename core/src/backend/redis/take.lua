@@ -25,6 +25,8 @@ else
 end
 
 local also = call('HMGET', state, 'g', 'q', 'i', 's')
+-- It was told of its turn, and came.
+if reserved and also[1] == token then call('HSET', state, 'g', '') end
 local kind = 1
 if value then kind = (value == owner and 0) or (value == also[1] and 1) or 2 end
 local fresh, rank, size = 0, 0, nil
