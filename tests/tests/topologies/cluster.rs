@@ -5,12 +5,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ipcmutex::url::LockUrl;
-use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex::{ErrorKind, Mutex, State, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::secrets;
-use ipcmutex_tests::servers::Redis;
+use ipcmutex_tests::servers::{Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::needs_redis;
@@ -265,4 +265,41 @@ fn a_node_that_dies_costs_its_own_holds_alone() {
     }
     let next = mutex.acquire_with(within(LONG)).expect("acquired");
     next.release().expect("released");
+}
+
+/// A process that waits for one lock after another does not hear of all of them for ever.
+#[test]
+fn channels_for_which_nobody_waits_are_given_up() {
+    needs_redis!();
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    let keep = open(&cluster.url("keep"));
+    let keep = keep.acquire().expect("acquired");
+    let channels = || match node.command(&["PUBSUB", "SHARDCHANNELS"]) {
+        Reply::List(channels) => channels.len(),
+        other => panic!("{other:?}"),
+    };
+    let many: Vec<Mutex> = (0..1_100).map(|at| open(&cluster.url(&format!("many{at}")))).collect();
+    for (at, mutex) in many.iter().enumerate() {
+        assert_eq!(node.command(&["SET", &format!("ipcmutex:many{at}"), "another's"]).text(), "OK");
+        mutex.acquire_callback(Timeout::FOREVER, |_| {}).expect("it begins");
+    }
+    until("all are heard of", || channels() == many.len());
+    for mutex in &many {
+        mutex.close().expect("closed");
+    }
+    until("none is", || channels() == 0);
+    // One that is waited for again is.
+    let (again, holder) = (open(&cluster.url("again")), open(&cluster.url("again?connect_timeout=2100ms")));
+    for _ in 0..2 {
+        let hold = holder.acquire().expect("acquired");
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| again.acquire_with(within(TOLD)));
+            until("it waits", || waits(&holder) == 1);
+            hold.release().expect("released");
+            next.join().expect("no panic").expect("it was told").release().expect("released");
+        });
+        assert_eq!(channels(), 1);
+    }
+    keep.release().expect("it stood all the time");
 }

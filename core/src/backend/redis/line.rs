@@ -92,6 +92,9 @@ enum Ear {
     Refused,
 }
 
+/// On so many channels for which nobody waits this process hears.
+const STALE: usize = 1_000;
+
 fn name(lock: &Lock) -> &str {
     lock.keys.lock()
 }
@@ -296,6 +299,10 @@ impl Worker {
             let lock = entry.lock.clone();
             match self.lines.get(name(&lock)).map(|line| line.ear) {
                 Some(Ear::Open) => listens = true,
+                Some(Ear::Shut) if self.channels.contains(name(&lock)) => {
+                    self.lines.entry(name(&lock).into()).or_default().ear = Ear::Open;
+                    listens = true;
+                }
                 Some(Ear::Refused) => {}
                 Some(Ear::Opening) => return,
                 Some(Ear::Shut) => return self.subscribe(&lock, road),
@@ -352,7 +359,10 @@ impl Worker {
     pub(super) fn subscribed(&mut self, lock: &str, reply: RedisResult<Value>) {
         let Some(line) = self.lines.get_mut(lock) else { return };
         match reply {
-            Ok(_) => line.ear = Ear::Open,
+            Ok(_) => {
+                line.ear = Ear::Open;
+                self.channels.insert(lock.into());
+            }
             Err(error) if wire::is_answer(&error) => {
                 let error = self.engine.server.failed("acquire", &error);
                 if error.kind() == ErrorKind::Unavailable {
@@ -560,6 +570,16 @@ impl Worker {
         }
         self.tracking = None;
         self.timers.clear();
+        self.channels.clear();
+    }
+
+    /// Hears no more where nobody waits, by way of a new link: the client library takes the server's word for the end of one
+    /// channel for something else (`core/DESIGN.md`).
+    pub(super) fn shed_channels(&mut self) {
+        if self.channels.len() > self.lines.len() + STALE {
+            let error = Error::new(ErrorKind::Unavailable, "acquire", "the connection is made anew");
+            self.unlink(self.number(), &error);
+        }
     }
 
     pub(super) fn granted(&mut self, token: &str, key: &str) {

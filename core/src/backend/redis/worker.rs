@@ -133,6 +133,8 @@ pub(super) struct Worker {
     pub(super) entries: BTreeMap<u64, Entry>,
     pub(super) by_token: HashMap<Token, u64>,
     pub(super) lines: HashMap<Arc<str>, Line>,
+    /// In a cluster, on whose channels this link hears: also those for which nobody waits any more.
+    pub(super) channels: HashSet<Arc<str>>,
     pub(super) timers: BTreeSet<(Instant, Arc<str>)>,
     pub(super) calls: u64,
     /// Holds whose renewal is under way.
@@ -213,6 +215,7 @@ impl Worker {
             entries: BTreeMap::new(),
             by_token: HashMap::new(),
             lines: HashMap::new(),
+            channels: HashSet::new(),
             timers: BTreeSet::new(),
             calls: 0,
             renewing: HashSet::new(),
@@ -363,6 +366,7 @@ impl Worker {
         self.renew_due();
         self.recheck_due();
         self.pay_due();
+        self.shed_channels();
         let needed = self.is_link_needed();
         let mut wake = self.give_up();
         if let State::Down { retry_at } = self.state
@@ -473,7 +477,7 @@ impl Worker {
         self.unlink(number, &error);
     }
 
-    fn unlink(&mut self, number: u64, error: &Error) {
+    pub(super) fn unlink(&mut self, number: u64, error: &Error) {
         if number != self.number || matches!(self.state, State::Down { .. }) {
             return;
         }
