@@ -41,6 +41,8 @@ pub(crate) struct Waiter {
     moves: bool,
     #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only an engine with a server asks"))]
     limited: bool,
+    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only an engine with a server asks"))]
+    deadline: Option<Instant>,
     /// When the wait began.
     pub(crate) created: Instant,
 }
@@ -64,7 +66,7 @@ enum Audience {
 }
 
 impl Waiter {
-    fn new(audience: Audience, timeout: Timeout, ticket: u64, moves: bool) -> Arc<Waiter> {
+    fn new(audience: Audience, timeout: Timeout, deadline: Option<Instant>, ticket: u64, moves: bool) -> Arc<Waiter> {
         Arc::new(Waiter {
             bell: AtomicU32::new(0),
             waiting: AtomicBool::new(true),
@@ -73,6 +75,7 @@ impl Waiter {
             blocking: matches!(audience, Audience::Thread),
             moves,
             limited: timeout.limit().is_some(),
+            deadline,
             created: Instant::now(),
             state: Guarded::new(State::Waiting(audience)),
         })
@@ -87,6 +90,12 @@ impl Waiter {
     #[cfg(feature = "redis")]
     pub(crate) fn is_limited(&self) -> bool {
         self.limited
+    }
+
+    /// When that is: what [`Backend::wait`] is told may be but a part of the wait.
+    #[cfg(feature = "redis")]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// Whether it still has no outcome.
@@ -349,7 +358,7 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
         Err(ticket) => ticket,
     };
     let deadline = deadline.or_else(|| timeout.deadline());
-    let waiter = Waiter::new(Audience::Thread, timeout, ticket, backend.moves_sleepers());
+    let waiter = Waiter::new(Audience::Thread, timeout, deadline, ticket, backend.moves_sleepers());
     backend.join(&waiter)?;
     let pending = Pending::of(&waiter, backend);
     if let Some(cancel) = cancel {
@@ -396,10 +405,10 @@ pub(crate) fn start(
     register: impl FnOnce(Pending),
 ) -> Pending {
     let audience = if inline { Audience::Inline(notify) } else { Audience::Callback(notify) };
-    let waiter = Waiter::new(audience, timeout, 0, false);
+    let deadline = timeout.deadline();
+    let waiter = Waiter::new(audience, timeout, deadline, 0, false);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
-    let deadline = timeout.deadline();
     let outcome = first_try(&**backend, timeout, deadline, false);
     go_on(backend, &waiter, timeout, deadline, outcome);
     pending
@@ -415,10 +424,10 @@ pub(crate) fn start_on(
     register: impl FnOnce(Pending),
     place: impl Send + 'static,
 ) -> Pending {
-    let waiter = Waiter::new(Audience::Inline(notify), timeout, 0, false);
+    let (deadline, waits) = (timeout.deadline(), !timeout.is_try());
+    let waiter = Waiter::new(Audience::Inline(notify), timeout, deadline, 0, false);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
-    let (deadline, waits) = (timeout.deadline(), !timeout.is_try());
     let engine = backend.clone();
     let then = Box::new(move |outcome: Result<Result<Grant, u64>>| {
         let outcome = match outcome {
@@ -497,7 +506,7 @@ pub(crate) struct FutureWait {
 
 impl FutureWait {
     pub(crate) fn start(backend: &Arc<dyn Backend>, register: impl FnOnce(Pending)) -> FutureWait {
-        let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, 0, false);
+        let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, None, 0, false);
         let wait = FutureWait { backend: backend.clone(), waiter };
         register(Pending::of(&wait.waiter, backend));
         let outcome = first_try(&**backend, Timeout::FOREVER, None, false);
@@ -546,7 +555,7 @@ mod tests {
         ];
         for audience in audiences {
             let is_callback = matches!(audience, Audience::Callback(_));
-            let waiter = Waiter::new(audience, Timeout::FOREVER, 0, false);
+            let waiter = Waiter::new(audience, Timeout::FOREVER, None, 0, false);
             let ended = waiter.end(canceled(), || {
                 assert!(!waiter.is_waiting() && waiter.take().is_none() && heard.try_recv().is_err());
                 assert!(waiter.settle(Ok(Grant { token: 1, abandoned: false })).is_err(), "a late grant goes back");
@@ -565,7 +574,7 @@ mod tests {
     fn a_future_that_moves_while_its_wait_ends_is_woken_where_it_is() {
         let (old, new) = (Arc::new(Flag::default()), Arc::new(Flag::default()));
         let backend = crate::backend::open::open(&"spm:moves-while-it-ends".parse().expect("a URL")).expect("it opens");
-        let waiter = Waiter::new(Audience::Future(Some(old.clone().into())), Timeout::FOREVER, 0, false);
+        let waiter = Waiter::new(Audience::Future(Some(old.clone().into())), Timeout::FOREVER, None, 0, false);
         let wait = FutureWait { backend, waiter: waiter.clone() };
         let waker = new.clone().into();
         waiter.end(canceled(), || assert!(wait.poll(&waker).is_none()));

@@ -1,6 +1,6 @@
 //! A thread that waits for its turn on a connection of its own, by itself, and what makes it go on by way of the background thread.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::{Cancel, ErrorKind, Hold, Mutex, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
@@ -28,9 +28,20 @@ fn directly<T: Send>(
 ) -> T {
     // Of another engine, for it says who it is in another way.
     let other = open(&redis.url_at(&redis.address().replace("127.0.0.1", "localhost"), id));
+    directly_behind(&other, redis, id, wait, then)
+}
+
+/// The same, of a hold of `other`.
+fn directly_behind<T: Send>(
+    other: &Mutex,
+    redis: &Redis,
+    id: &str,
+    wait: impl Fn() -> T + Sync,
+    then: impl FnOnce(Hold) -> Option<Hold>,
+) -> T {
     let mut then = Some(then);
     loop {
-        let hold = served(&other);
+        let hold = served(other);
         let (outcome, kept) = std::thread::scope(|scope| {
             let waits = scope.spawn(&wait);
             until("it waits", || line(redis, id).len() == 1);
@@ -124,6 +135,32 @@ fn a_wait_by_itself_ends_by_timeout_by_cancellation_and_by_close() {
     );
     assert_eq!(kind_of(outcome), ErrorKind::Closed);
     is_free_and_empty(&open(&redis.url("ends")));
+}
+
+/// Its look at the end of the lease is under way, and is not answered.
+#[test]
+fn a_wait_by_itself_ends_in_time_when_the_server_is_silent() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("silent"));
+    let other = open(&redis.unix_url("silent&ttl=1s"));
+    let wait = || {
+        let begun = Instant::now();
+        let outcome = mutex.acquire_timeout(Duration::from_millis(1500));
+        redis.thaw();
+        (outcome, begun.elapsed())
+    };
+    let mut kept = None;
+    let (outcome, took) = directly_behind(&other, &redis, "silent", wait, |hold| {
+        redis.freeze();
+        kept = Some(hold);
+        None
+    });
+    assert!(!outcome.is_ok_and(|hold| hold.is_some()), "nobody granted it");
+    assert!(took < Duration::from_millis(2500), "a wait of 1.5 s took {took:?}");
+    drop(kept);
+    served(&mutex).release().expect("released");
+    is_free_and_empty(&mutex);
 }
 
 #[test]

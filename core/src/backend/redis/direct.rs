@@ -366,8 +366,8 @@ impl Lock {
 
     /// Takes what was granted, or looks whether it is free; `None` if it is to be waited for still.
     fn confirm(self: &Arc<Lock>, wait: &mut Wait, waiter: &Waiter, looking: bool) -> Option<Next> {
-        let patience = self.engine.server.patience();
-        let (answer, sent) = self.ask_by_ear(&mut wait.ear, &wait.token, wait.ticket, patience);
+        let limit = self.limit(waiter.deadline());
+        let (answer, sent) = self.ask_by_ear(&mut wait.ear, &wait.token, wait.ticket, limit);
         let outcome = match answer {
             Ok(Taken::Refused(refusal)) => {
                 self.served();
