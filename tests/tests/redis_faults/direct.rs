@@ -6,7 +6,10 @@ use ipcmutex::{Cancel, ErrorKind, Hold, Mutex, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters};
 use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::place::{freeze, signal};
+use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::{Redis, Reply};
+use rustix::process::Signal;
 
 /// Who stands in the line of the lock: whether each of them hears by itself.
 fn line(redis: &Redis, id: &str) -> Vec<bool> {
@@ -163,6 +166,42 @@ fn a_wait_by_itself_ends_in_time_when_the_server_is_silent() {
     is_free_and_empty(&mutex);
 }
 
+/// The server hears of the end of the wait before it hears of the look, which puts it in the line again.
+#[test]
+fn a_wait_that_is_cancelled_while_it_looks_leaves_nothing_in_the_line() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "looks"));
+    let other = open(&redis.unix_url("looks&ttl=1s"));
+    for answer_is_lost in [false, true] {
+        let cancel = std::sync::Mutex::new(Cancel::new());
+        let wait = || {
+            let token = Cancel::new();
+            *cancel.lock().expect("no panic") = token.clone();
+            mutex.acquire_with(Waiting { cancel: Some(&token), ..Waiting::default() })
+        };
+        let mut held = None;
+        let outcome = directly_behind(&other, &redis, "looks", wait, |hold| {
+            held = Some(hold);
+            proxy.keep_asked(true);
+            until("it looks", || proxy.keeps_asked());
+            cancel.lock().expect("no panic").cancel();
+            until("it has left the line", || line(&redis, "looks").is_empty());
+            if answer_is_lost {
+                proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Cut, on: On::Link });
+            }
+            proxy.keep_asked(false);
+            None
+        });
+        assert_eq!(kind_of(outcome), ErrorKind::Canceled);
+        assert_eq!(proxy.struck(), u64::from(answer_is_lost));
+        until("nothing of it is left in the line", || line(&redis, "looks").is_empty());
+        held.expect("it was given").release().expect("released");
+        is_free_and_empty(&mutex);
+    }
+}
+
 #[test]
 fn a_wait_whose_connection_is_cut_keeps_its_place() {
     needs_redis!();
@@ -264,6 +303,51 @@ fn who_waits_by_itself_for_one_who_dies_looks_when_the_lease_ends() {
     assert!(hold.abandoned());
     hold.release().expect("released");
     is_free_and_empty(&mutex);
+}
+
+/// That it is first now, a waiter is told while its process is stopped; its own look is due when the lease ends.
+#[test]
+fn a_word_that_lay_unread_puts_no_look_off() {
+    needs_redis!();
+    let redis = Redis::start();
+    std::thread::scope(|scope| {
+        for (id, by_itself) in [("by-the-thread", false), ("by-itself", true)] {
+            let redis = &redis;
+            scope.spawn(move || stopped_when_it_is_told(redis, id, by_itself));
+        }
+    });
+}
+
+fn stopped_when_it_is_told(redis: &Redis, id: &str, by_itself: bool) {
+    let (mutex, dying) = (open(&redis.url(id)), open(&redis.unix_url(&format!("{id}&ttl=3s&renew=off"))));
+    let stopped = Agent::start_with(Language::Rust, &[talkative()]);
+    stopped.open(1, &redis.url(id)).ok();
+    loop {
+        let hold = served(&dying);
+        let begun = Instant::now();
+        let first = mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+        until("one waits", || line(redis, id).len() == 1);
+        let waits = stopped.begin("hold 1 1 forever");
+        until("two wait", || line(redis, id).len() == 2);
+        if line(redis, id) != [false, by_itself] {
+            first.cancel();
+            hold.release().expect("released");
+            waits.reply().ok();
+            stopped.call("end 1").ok();
+            continue;
+        }
+        freeze(&stopped);
+        first.cancel();
+        until("it is first", || line(redis, id) == [by_itself]);
+        std::thread::sleep(Duration::from_secs(2).saturating_sub(begun.elapsed()));
+        signal(&stopped, Signal::CONT);
+        let going_on = Instant::now();
+        assert!(waits.reply().ok().abandoned(), "nobody renewed it");
+        let waited = going_on.elapsed();
+        assert!(waited < Duration::from_secs(2), "it owns {waited:?} later, of a lease that had 1 s left");
+        stopped.call("end 1").ok();
+        return drop(hold);
+    }
 }
 
 /// A hundred turns each, of threads of one process and of another process: one of each process waits by itself.

@@ -79,6 +79,35 @@ fn r1_a_refusal_that_is_long_on_its_way_puts_no_look_off() {
     kept.release().expect("released");
 }
 
+/// The same of a look, which finds that the lease was made longer.
+#[test]
+fn r1_a_refused_look_that_is_long_on_its_way_puts_the_next_one_off_no_more() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, _) = both_ways(&redis, &proxy, "looks?ttl=60s");
+    let (kept, _) = both_ways(&redis, &proxy, "kept?ttl=60s");
+    let dying = open(&redis.unix_url("looks&ttl=1s&renew=off"));
+    let kept = kept.acquire().expect("acquired");
+    kept.extend(None).expect("the link is up");
+    let hold = dying.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+    until("it waits", || waiters(&dying) == 1);
+    hold.extend(Some(Duration::from_secs(3))).expect("it stands");
+    let begun = Instant::now();
+    proxy.delay(Duration::from_millis(700));
+    let next = told.recv_timeout(LONG).expect("told").expect("served");
+    let waited = begun.elapsed();
+    proxy.delay(Duration::ZERO);
+    assert!(next.abandoned(), "its lease ended");
+    // It looks at 1 s and at 2.4 s. Counted from the answer, the second time would be at 3.7 s.
+    assert!(waited < Duration::from_millis(4500), "it owns {waited:?} after a lease of 3 s began");
+    drop(hold);
+    next.release().expect("released");
+    kept.release().expect("released");
+}
+
 #[test]
 fn r23_two_hundred_that_come_back_at_once_come_one_by_one() {
     needs_redis!();

@@ -223,7 +223,7 @@ impl Lock {
                 self.served();
                 self.contended.store(lease::now(), Ordering::Relaxed);
                 let ticket = refusal.ticket;
-                let look_at = self.look_at(&refusal);
+                let look_at = self.look_at(&refusal, sent);
                 self.saw(refusal);
                 engine.direct.put(Place::Waiting(Wait { serial, ear, token, ticket, look_at }));
                 Some(Ok(Err(serial)))
@@ -275,8 +275,8 @@ impl Lock {
         (talk().and_then(|reply| wire::taken(&reply, token).map_err(wire::unasked)), sent)
     }
 
-    fn look_at(&self, refusal: &Refusal) -> Instant {
-        Instant::now() + lease::recheck(refusal.left, refusal.rank, refusal.foreign, jitter())
+    fn look_at(&self, refusal: &Refusal, sent: u64) -> Instant {
+        lease::counted_from(sent, lease::recheck(refusal.left, refusal.rank, refusal.foreign, jitter()))
     }
 
     fn debt_by_ear(&self) -> Debt {
@@ -335,7 +335,9 @@ impl Lock {
                 match wire::message(&text) {
                     Some(Message::Granted { token, .. }) => mine |= *token == *wait.token,
                     Some(Message::First { token, left }) if *token == *wait.token => {
-                        wait.look_at = Instant::now() + lease::recheck(left, 0, false, jitter());
+                        // It may have lain unread for long: it puts no look off.
+                        let look_at = Instant::now() + lease::recheck(left, 0, false, jitter());
+                        wait.look_at = wait.look_at.min(look_at);
                     }
                     _ => {}
                 }
@@ -372,7 +374,7 @@ impl Lock {
             Ok(Taken::Refused(refusal)) => {
                 self.served();
                 wait.ticket = refusal.ticket;
-                wait.look_at = self.look_at(&refusal);
+                wait.look_at = self.look_at(&refusal, sent);
                 self.saw(refusal);
                 return None;
             }

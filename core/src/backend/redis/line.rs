@@ -136,14 +136,17 @@ impl Worker {
             Some(Word::Turn) => self.take(serial),
             // What was published while nobody heard is lost: it looks for itself. While the link is down, later.
             _ if arrival.link != self.number() => self.take(serial),
-            Some(Word::First(left)) => self.first(&token, left),
-            None if self.is_first(serial, &lock) || self.has_no_timer(&lock) => {
-                let told = self.is_first(serial, &lock) && self.hears_others(&lock, arrival.rank);
-                let blind = arrival.foreign && !told;
-                let wait = lease::recheck(arrival.left, arrival.rank, blind, jitter());
-                self.set_timer(name(&lock), Some(lease::counted_from(arrival.sent, wait)));
+            heard => {
+                if self.is_first(serial, &lock) || self.has_no_timer(&lock) {
+                    let told = self.is_first(serial, &lock) && self.hears_others(&lock, arrival.rank);
+                    let blind = arrival.foreign && !told;
+                    let wait = lease::recheck(arrival.left, arrival.rank, blind, jitter());
+                    self.set_timer(name(&lock), Some(lease::counted_from(arrival.sent, wait)));
+                }
+                if let Some(Word::First(left)) = heard {
+                    self.first(&token, left);
+                }
             }
-            None => {}
         }
     }
 
@@ -405,7 +408,7 @@ impl Worker {
             }
             Ok(Taken::Refused(refusal)) => {
                 lock.served();
-                self.refused(serial, &lock, refusal);
+                self.refused(serial, &lock, refusal, sent);
             }
             Ok(Taken::Spent) => self.renamed(serial),
             Err(error) if error.kind() == ErrorKind::Unavailable => self.unserved(serial, &error),
@@ -485,7 +488,7 @@ impl Worker {
         }
     }
 
-    fn refused(&mut self, serial: u64, lock: &Arc<Lock>, refusal: Refusal) {
+    fn refused(&mut self, serial: u64, lock: &Arc<Lock>, refusal: Refusal, sent: u64) {
         let first = self.is_first(serial, lock);
         let hears = !self.engine.learned.forbids_scripts();
         let listens = self.link().is_some_and(|link| link.listens && hears)
@@ -499,7 +502,7 @@ impl Worker {
         }
         let again = entry.again;
         let blind = !listens || (refusal.foreign && !told);
-        let wake = Instant::now() + lease::recheck(refusal.left, refusal.rank, blind, jitter());
+        let wake = lease::counted_from(sent, lease::recheck(refusal.left, refusal.rank, blind, jitter()));
         let wiped = refusal.fresh && had_ticket && first;
         lock.saw(refusal);
         if wiped {
@@ -612,6 +615,9 @@ impl Worker {
             return;
         }
         let lock = entry.lock.clone();
-        self.set_timer(name(&lock), Some(Instant::now() + lease::recheck(left, 0, false, jitter())));
+        let wake = Instant::now() + lease::recheck(left, 0, false, jitter());
+        // It may have lain unread for long: it puts no look off. If the lease has become longer, a refused look says so.
+        let timer = self.lines.get(name(&lock)).and_then(|line| line.timer);
+        self.set_timer(name(&lock), Some(timer.map_or(wake, |timer| timer.min(wake))));
     }
 }
