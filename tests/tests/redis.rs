@@ -981,6 +981,43 @@ fn a_frozen_waiter_delays_and_does_not_block() {
     });
 }
 
+/// The first in line is granted it and the second is told of that. If neither lives on, somebody else must know.
+#[test]
+fn some_frozen_waiters_in_a_row_delay_and_do_not_block() {
+    needs_redis!();
+    let redis = Redis::start();
+    for (id, processes, each) in [("one-process", 1, 2), ("three-processes", 3, 1)] {
+        let url = redis.url(&format!("{id}?ttl=60s"));
+        let mutex = open(&url);
+        let hold = mutex.acquire().expect("acquired");
+        let frozen: Vec<_> = (0..processes).map(|_| rust()).collect();
+        let mut waits = Vec::new();
+        for agent in &frozen {
+            agent.open(1, &url).ok();
+            for hold in 1..=each {
+                waits.push(agent.begin(&format!("hold 1 {hold} forever")));
+                until("it waits", || waiters(&mutex) as usize == waits.len());
+            }
+        }
+        // Who has just come is taken to be there.
+        std::thread::sleep(Duration::from_millis(300));
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            until("it waits", || waiters(&mutex) as usize == waits.len() + 1);
+            frozen.iter().for_each(freeze);
+            let begun = Instant::now();
+            hold.release().expect("released");
+            let hold = next.join().expect("no panic").expect("acquired");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{id}: {:?}", begun.elapsed());
+            frozen.iter().for_each(|agent| signal(agent, rustix::process::Signal::CONT));
+            until("they wait again", || waiters(&mutex) as usize == waits.len());
+            hold.release().expect("released");
+        });
+        // What is handed over to it is let go at its end.
+        drop(waits);
+    }
+}
+
 #[test]
 fn a_normal_exit_releases() {
     needs_redis!();

@@ -1,5 +1,5 @@
 -- What the scripts share.
-local MINUTE, CLAIM, RESERVED = 60000, 400, 500
+local MINUTE, CLAIM, RESERVED, LONG = 60000, 400, 500, 200000
 
 -- How many listen. -1 if this user may not publish: then the end of the claim tells the dead from the living.
 local function tell(proc, text)
@@ -31,6 +31,7 @@ local function advance(me, ticket)
     local first = call('ZRANGE', line, 0, 1, 'WITHSCORES')
     if not first[1] or first[1] == me or (ticket > 0 and ticket < tonumber(first[2])) then return false end
     local proc, token = split(first[1])
+    local turn
     if reserved then
       -- The head keeps its place, since a foreigner may slip in: then its take is refused, which clears `g`. A turn that has
       -- lapsed untaken is not given again: who thaws comes back with its ticket.
@@ -38,21 +39,41 @@ local function advance(me, ticket)
       if told and call('GET', reserved) == token then return true end
       if proc and not told and tell(proc, 'N ' .. token) ~= 0 then
         call('SET', reserved, token, 'PX', RESERVED)
-        if call('HSET', state, 'g', token) == 1 then call('PEXPIRE', state, WEEK) end
-        if first[3] then forewarn(RESERVED, 1, first[3]) end
-        return true
+        turn = RESERVED
+      else
+        call('ZREM', line, first[1])
       end
-      call('ZREM', line, first[1])
     else
       -- A grantee that does not answer must not stand first again; one that thaws comes back with its ticket. This is
       -- also the write that lets the SET below pass when the server is out of memory.
       call('ZREM', line, first[1])
       if proc and tell(proc, 'G ' .. token .. ' ' .. key) ~= 0 then
         call('SET', key, token, 'PX', CLAIM)
-        if call('HSET', state, 'g', token) == 1 then call('PEXPIRE', state, WEEK) end
-        if first[3] then forewarn(CLAIM, 0, first[3]) end
-        return true
+        turn = CLAIM
       end
+    end
+    if turn then
+      if call('HSET', state, 'g', token) == 1 then call('PEXPIRE', state, WEEK) end
+      if not first[3] then return true end
+      -- The second in line notices if nobody comes. That one may have stopped too, if it came long ago: then two more processes
+      -- notice, each a little later. To tell them each time would be a fifth of a hand-over's cost.
+      forewarn(turn, reserved and 1 or 0, first[3])
+      local clock = call('TIME')
+      if clock[1] * 1000000 + clock[2] - first[4] > LONG then
+        local seen, others = {[proc] = true, [split(first[3]) or ''] = true}, 0
+        local members = call('ZRANGE', line, 0, 31)
+        -- One process may fill all of that.
+        members[#members + 1] = call('ZRANGE', line, -1, -1)[1]
+        for _, member in ipairs(members) do
+          local proc, token = split(member)
+          if proc and not seen[proc] then
+            seen[proc] = true
+            if tell(proc, 'H ' .. token .. ' ' .. turn + 20 * (others + 1)) ~= 0 then others = others + 1 end
+            if others == 2 then break end
+          end
+        end
+      end
+      return true
     end
   end
 end
