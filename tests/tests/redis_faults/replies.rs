@@ -246,6 +246,36 @@ fn r6_a_take_that_arrives_after_its_release_takes_nothing() {
     next_one_gets_it(&straight, token);
 }
 
+/// Asked again when what it was given has lapsed: nobody has heard yet what the first answer said.
+#[test]
+fn r6_a_take_that_is_asked_again_after_its_lease_says_the_same_of_the_one_before() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "again?ttl=60s&renew=off");
+    // The connection is there, and the scripts are known.
+    mutex.acquire().expect("acquired").release().expect("released");
+    for died in [false, true] {
+        let before = straight.acquire().expect("acquired");
+        if died {
+            redis.command(&["DEL", "ipcmutex:again"]);
+        } else {
+            before.release().expect("released");
+        }
+        proxy.said();
+        let hold = mutex.try_acquire().expect("no error").expect("it is free");
+        let take = proxy.said();
+        assert_eq!(hold.abandoned(), died);
+        // As the end of its lease does.
+        redis.command(&["DEL", "ipcmutex:again"]);
+        let mut road = redis.client();
+        road.say(&take);
+        let Reply::List(answer) = road.reply() else { panic!("it is no error") };
+        assert_eq!((answer[0].number(), answer[2].number()), (1, i64::from(died)), "taken, and the same is told");
+        hold.release().expect("the key has its token");
+    }
+}
+
 #[test]
 fn r6_an_answer_that_never_comes_leaves_no_ghost() {
     needs_redis!();

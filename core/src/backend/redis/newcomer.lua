@@ -13,7 +13,9 @@ local HOUR = 3600000000
 
 -- The key is ours: makes it a hold.
 local function own(unlined)
-  local abandoned = (owner and owner ~= '' and owner ~= token) and 1 or 0
+  local abandoned = (owner and owner ~= '') and 1 or 0
+  -- Taken before, and it has lapsed: what it was told then, if anybody heard it.
+  if owner == token then abandoned = tonumber(call('HGET', state, 'a')) or 0 end
   local fence, floor = now, tonumber(ARGV[6])
   if last >= fence then fence = last + 1 end
   if floor >= fence then fence = floor + 1 end
