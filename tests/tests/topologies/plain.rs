@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, State};
+use ipcmutex::{ErrorKind, Hold, State, Timeout};
 use ipcmutex_tests::servers::Redis;
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -81,6 +81,40 @@ fn with_and_without_scripts_exclude_each_other() {
         assert!(next.abandoned());
         next.release().expect("released");
     }
+}
+
+/// Who waits with scripts looks when the lease ends, unless it is told.
+#[test]
+fn what_is_done_without_scripts_is_told_to_who_waits_with_them() {
+    needs_redis!();
+    let redis = without_scripts();
+    let rules = ["ACL", "SETUSER", "mute", "on", ">c4nary", "~*", "+@all", "-@scripting", "-publish"];
+    assert_eq!(redis.command(&rules).text(), "OK");
+    let (scripted, bare) = (open(&redis.url("told?ttl=60s")), open(&plain(&redis, "told?ttl=60s&renew=off")));
+    let mute = open(&redis.url_with_user("mute", "c4nary", "told?ttl=60s"));
+    let steps: [(&str, &dyn Fn(Hold)); 2] = [
+        ("released", &|hold| hold.release().expect("released")),
+        ("broken", &|_hold| assert!(bare.break_lock().expect("broken"))),
+    ];
+    for (what, step) in steps {
+        let hold = bare.acquire_with(within(LONG)).expect("acquired");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| scripted.acquire_with(within(LONG)));
+            until("it waits", || waiters(&scripted) == 1);
+            let begun = Instant::now();
+            step(hold);
+            let next = waits.join().expect("no panic").expect("acquired");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{what}: {:?}", begun.elapsed());
+            next.release().expect("released");
+        });
+    }
+    // Who may not publish tells nobody, and releases all the same.
+    let hold = mute.acquire().expect("acquired");
+    let given_up = scripted.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("it waits", || waiters(&scripted) == 1);
+    hold.release().expect("released");
+    given_up.cancel();
+    until("it has left", || waiters(&scripted) == 0);
 }
 
 #[test]

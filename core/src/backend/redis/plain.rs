@@ -1,17 +1,20 @@
 //! Servers that forbid scripts: the same steps by WATCH and MULTI, on the same keys, so that clients with scripts and
-//! without exclude each other. Two round trips where a script takes one, and no line: who waits looks for itself.
+//! without exclude each other. Two round trips where a script takes one, and no line: who waits looks for itself. Those who
+//! stand in the line, with scripts, are told when to look.
 //!
 //! A step reads what it watches, and is done by EXEC only if nothing of that has changed; else it is begun anew.
 
 use redis::{Arg, Cmd, ConnectionLike, Pipeline, RedisError, RedisResult, Value, from_redis_value};
 
 use super::talk::Single;
-use super::wire::{Kind, Scripts};
+use super::wire::{self, Kind, Scripts};
 
 /// What lives a week, in ms.
 const WEEK: u64 = 604_800_000;
 /// How often a step is begun anew that others have disturbed.
 const ROUNDS: usize = 32;
+/// How many of the line are looked at, at a time, for some who hear.
+const PAGE: isize = 32;
 
 /// Whether the server, or this user's rights, forbid scripts.
 pub(super) fn forbids_scripts(error: &RedisError) -> bool {
@@ -199,17 +202,57 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
     Ok(done.then(owned))
 }
 
+/// Tells some who wait with scripts, the first ones of their processes, that the lock may come free in `left` ms: without, it
+/// is granted to nobody. `waiters`: the first page of the line. Who may not publish leaves them to their timers.
+fn forewarn(server: &mut Single, line: &str, mut waiters: Vec<String>, left: i64) -> RedisResult<()> {
+    while !waiters.is_empty() {
+        let (mut processes, mut told) = (Vec::new(), 0);
+        for (process, token) in waiters.iter().filter_map(|waiter| waiter.split_once('.')) {
+            if processes.contains(&process) {
+                continue;
+            }
+            processes.push(process);
+            let mut publish = redis::cmd("PUBLISH");
+            publish.arg(format!("ipcmutex:w:{process}")).arg(format!("H {token} {left}"));
+            match publish.query::<i64>(server) {
+                Err(error) if wire::is_answer(&error) => return Ok(()),
+                heard => told += i64::from(heard? != 0),
+            }
+            if told == 3 {
+                break;
+            }
+        }
+        if told > 0 {
+            return Ok(());
+        }
+        // All of these are gone.
+        redis::cmd("ZREM").arg(line).arg(&waiters).exec(server)?;
+        waiters = page(line).query(server)?;
+    }
+    Ok(())
+}
+
+/// The first of the line.
+fn page(line: &str) -> Cmd {
+    let mut range = redis::cmd("ZRANGE");
+    range.arg(line).arg(0).arg(PAGE - 1);
+    range
+}
+
 /// ARGV: token, proc, ending.
 fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
-    let (key, state, token, ending) = (at(keys, 0), at(keys, 2), at(args, 0), at(args, 2));
+    let (key, line, state) = (at(keys, 0), at(keys, 1), at(keys, 2));
+    let (token, ending) = (at(args, 0), at(args, 2));
     let mut seen = look(server, &[key, state], |words| {
         words.cmd("GET").arg(key);
         words.cmd("HMGET").arg(state).arg(&["o", "l", "a"]);
+        words.add_command(page(line));
     })?
     .into_iter();
     let value: Option<String> = read(&mut seen)?;
     let fields: Vec<Option<String>> = read(&mut seen)?;
     let [owner, released, died] = <[Option<String>; 3]>::try_from(fields).map_err(|_| strange())?;
+    let waiters: Vec<String> = read(&mut seen)?;
     if value.as_deref() != Some(token) {
         unwatch(server)?;
         return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
@@ -236,7 +279,11 @@ fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult
         }
         noted => noted?,
     };
-    Ok(done.then_some(Value::Int(if held { 1 } else { 3 })))
+    if !done {
+        return Ok(None);
+    }
+    forewarn(server, line, waiters, 0)?;
+    Ok(Some(Value::Int(if held { 1 } else { 3 })))
 }
 
 /// KEYS: lock and state of each hold. ARGV: token and ttl of each.
@@ -270,14 +317,16 @@ fn renew(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<V
 }
 
 fn break_lock(server: &mut Single, keys: &[String]) -> RedisResult<Option<Value>> {
-    let (key, state) = (at(keys, 0), at(keys, 2));
+    let (key, line, state) = (at(keys, 0), at(keys, 1), at(keys, 2));
     let mut seen = look(server, &[key], |words| {
         words.cmd("GET").arg(key);
         words.cmd("HGET").arg(state).arg("p");
+        words.add_command(page(line));
     })?
     .into_iter();
     let value: Option<String> = read(&mut seen)?;
     let holder: Option<String> = read(&mut seen)?;
+    let waiters: Vec<String> = read(&mut seen)?;
     let Some(value) = value else {
         unwatch(server)?;
         return Ok(Some(Value::Int(0)));
@@ -285,12 +334,16 @@ fn break_lock(server: &mut Single, keys: &[String]) -> RedisResult<Option<Value>
     let done = write(server, |words| {
         words.cmd("DEL").arg(key);
     })?;
-    if let (true, Some(holder)) = (done, holder) {
+    if !done {
+        return Ok(None);
+    }
+    if let Some(holder) = holder {
         // Who may not publish leaves the holder to its next renewal.
         let _ =
             redis::cmd("PUBLISH").arg(format!("ipcmutex:w:{holder}")).arg(format!("L {value}")).query::<Value>(server);
     }
-    Ok(done.then_some(Value::Int(1)))
+    forewarn(server, line, waiters, 0)?;
+    Ok(Some(Value::Int(1)))
 }
 
 fn status(server: &mut Single, keys: &[String]) -> RedisResult<Value> {
