@@ -5,14 +5,14 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use ipcmutex::url::LockUrl;
-use ipcmutex::{ErrorKind, Mutex, State, Timeout};
+use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Redis, Reply};
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -20,6 +20,11 @@ use super::rights::documented;
 
 /// Less than the look that a waiter takes by itself (20 s): who is served within it was told.
 const TOLD: Duration = Duration::from_secs(10);
+
+/// Ids of locks whose keys lie on this node.
+fn ids_on(cluster: &Cluster, node: usize) -> impl Iterator<Item = String> {
+    (0..).map(|at| format!("on{at}")).filter(move |id| cluster.home(&format!("ipcmutex:{id}")) == node)
+}
 
 fn waits(mutex: &Mutex) -> u32 {
     mutex.status().map_or(0, |status| status.waiters)
@@ -302,4 +307,26 @@ fn channels_for_which_nobody_waits_are_given_up() {
         assert_eq!(channels(), 1);
     }
     keep.release().expect("it stood all the time");
+}
+
+/// More holds than one server is asked for in one go.
+#[test]
+fn a_node_that_hangs_keeps_no_other_from_its_renewals() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let take = |node, count| -> Vec<(Mutex, Hold)> {
+        let mutexes = ids_on(&cluster, node).take(count).map(|id| open(&cluster.url(&format!("{id}?ttl=60s"))));
+        mutexes.map(|mutex| (mutex.acquire().expect("acquired"), mutex)).map(|(hold, mutex)| (mutex, hold)).collect()
+    };
+    let (_sick, near) = (take(2, 101), take(0, 1));
+    let well = open(&cluster.url(&format!("{}?ttl=3s", ids_on(&cluster, 1).next().expect("one"))));
+    near[0].1.extend(None).expect("by the link");
+    cluster.nodes[2].freeze();
+    // The link is made anew, and all that is held is asked for.
+    assert!(cluster.nodes[0].command(&["CLIENT", "KILL", "TYPE", "normal"]).number() > 0);
+    until_renewed(&near[0].1);
+    let hold = well.acquire().expect("acquired");
+    until_renewed(&hold);
+    hold.release().expect("its node was there all the time");
+    cluster.nodes[2].thaw();
 }

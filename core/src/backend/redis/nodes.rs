@@ -171,10 +171,15 @@ pub(super) struct Net {
     learned: Arc<Learned>,
     slots: Guarded<Slots>,
     open: Guarded<HashMap<Address, Node>>,
-    /// One connects at a time, and in the order of arrival.
-    door: tokio::sync::Mutex<()>,
+    /// To each node one connects at a time, and in the order of arrival: those at whose door somebody stands.
+    doors: Guarded<HashMap<Address, Arc<Door>>>,
+    /// When the slots were last asked for, and whether that came to something.
+    surveyed: tokio::sync::Mutex<Option<(Instant, bool)>>,
     hear: Hear,
 }
+
+/// When somebody failed to get in, and how: who stood behind it then shares that, and does not wait as long once more.
+type Door = tokio::sync::Mutex<Option<(Instant, RedisError)>>;
 
 struct Node {
     connection: MultiplexedConnection,
@@ -186,13 +191,39 @@ impl Net {
         let (server, learned) = (server.clone(), learned.clone());
         let slots = Net::survey(&server, &learned).await?;
         let (slots, open) = (Guarded::new(slots), Guarded::default());
-        Ok(Net { server, learned, slots, open, door: tokio::sync::Mutex::default(), hear })
+        Ok(Net {
+            server,
+            learned,
+            slots,
+            open,
+            doors: Guarded::default(),
+            surveyed: tokio::sync::Mutex::default(),
+            hear,
+        })
     }
 
     async fn survey(server: &Server, learned: &Arc<Learned>) -> RedisResult<Slots> {
         let (server, learned) = (server.clone(), learned.clone());
         let asked = tokio::task::spawn_blocking(move || server.survey(&learned, server.connect_timeout)).await;
         asked.map_err(|_| unknown())?
+    }
+
+    /// Asks where the slots are now, or shares what somebody found who was just about it; whether that is known.
+    async fn survey_again(&self) -> bool {
+        let queued = Instant::now();
+        let mut last = self.surveyed.lock().await;
+        if let Some((at, known)) = *last
+            && at > queued
+        {
+            return known;
+        }
+        let found = Net::survey(&self.server, &self.learned).await;
+        let known = found.is_ok();
+        if let Ok(slots) = found {
+            *self.slots.lock() = slots;
+        }
+        *last = Some((Instant::now(), known));
+        known
     }
 
     /// Sends a command to where it belongs. Nothing is waited for before it is sent, if its node is known: calls keep
@@ -218,9 +249,8 @@ impl Net {
                     if std::mem::replace(&mut surveyed, true) {
                         return Err(down(&node));
                     }
-                    match Net::survey(&self.server, &self.learned).await {
-                        Ok(slots) => *self.slots.lock() = slots,
-                        Err(_) => return Err(down(&node)),
+                    if !self.survey_again().await {
+                        return Err(down(&node));
                     }
                 }
                 Err(error) => match redirect(&error, &node) {
@@ -253,14 +283,32 @@ impl Net {
     }
 
     async fn reach(&self, node: &Address) -> RedisResult<MultiplexedConnection> {
-        let _first = self.door.lock().await;
+        let queued = Instant::now();
+        let door = {
+            let mut doors = self.doors.lock();
+            doors.retain(|_, door| Arc::strong_count(door) > 1);
+            doors.entry(node.clone()).or_default().clone()
+        };
+        let mut failed = door.lock().await;
+        if let Some((at, error)) = &*failed
+            && *at > queued
+        {
+            return Err(error.clone());
+        }
         if let Some(connection) = self.known(node) {
             return Ok(connection);
         }
-        let (mut connection, driver) = self.server.multiplex_at(&self.learned, node, self.hear.clone()).await?;
-        Scripts::new(true).teach(&mut connection).await;
-        self.open.lock().insert(node.clone(), Node { connection: connection.clone(), _driver: driver });
-        Ok(connection)
+        match self.server.multiplex_at(&self.learned, node, self.hear.clone()).await {
+            Ok((mut connection, driver)) => {
+                Scripts::new(true).teach(&mut connection).await;
+                self.open.lock().insert(node.clone(), Node { connection: connection.clone(), _driver: driver });
+                Ok(connection)
+            }
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 }
 

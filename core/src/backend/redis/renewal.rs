@@ -48,7 +48,9 @@ impl Worker {
             for renewal in batch {
                 by_slot.entry(slot(renewal.0.keys.lock().as_bytes())).or_default().push(renewal);
             }
-            by_slot.into_values().for_each(|batch| self.renew(batch, None));
+            for batch in by_slot.into_values() {
+                batch.chunks(BATCH).for_each(|batch| self.renew(batch.to_vec(), None));
+            }
         } else if !batch.is_empty() {
             self.renew(batch, None);
         }
@@ -69,7 +71,7 @@ impl Worker {
             let over = hold.deadline() <= now;
             let asked = hold.renew || hold.sought.load(Ordering::Relaxed);
             let renews = asked && hold.is_live() && !self.renewing.contains(&serial);
-            let full = up && self.renewing.len() >= BATCH;
+            let full = up && self.is_full();
             let next = if over {
                 NEVER
             } else if renews && full {
@@ -99,13 +101,19 @@ impl Worker {
         (batch, lost)
     }
 
+    /// Whether enough is under way. In a cluster each slot is a call of its own, and those to a node that hangs must not keep
+    /// others from theirs.
+    fn is_full(&self) -> bool {
+        !self.engine.server.is_cluster() && self.renewing.len() >= BATCH
+    }
+
     /// Whether a hold that is not due yet is renewed with those that are: holds that were taken one after another come
     /// together, and a call renews many.
     fn goes_along(&self, hold: &Hold, early: u64) -> bool {
         hold.renew
             && hold.is_live()
             && early <= lease::nanos(hold.ttl() / TOGETHER)
-            && self.renewing.len() < BATCH
+            && !self.is_full()
             && !self.renewing.contains(&hold.serial)
     }
 
