@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::url::LockUrl;
 use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
@@ -329,4 +329,29 @@ fn a_node_that_hangs_keeps_no_other_from_its_renewals() {
     until_renewed(&hold);
     hold.release().expect("its node was there all the time");
     cluster.nodes[2].thaw();
+}
+
+#[test]
+fn a_node_that_hung_tells_waiters_of_their_turn_again() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let ids: Vec<String> = ids_on(&cluster, 1).take(2).collect();
+    // Not of the same engine as who waits.
+    let holder = open(&cluster.url(&format!("{}?ttl=60s", ids[0])));
+    let url = |id: &str| cluster.url(&format!("{id}?ttl=60s&connect_timeout=300ms"));
+    let (waiting, kept) = (open(&url(&ids[0])), open(&url(&ids[1])));
+    let hold = holder.acquire().expect("acquired");
+    let kept = kept.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let served = scope.spawn(|| waiting.acquire_with(within(LONG)));
+        until("it waits", || waits(&holder) == 1);
+        cluster.nodes[1].freeze();
+        assert_eq!(kind_of(kept.extend(None)), ErrorKind::Unavailable);
+        cluster.nodes[1].thaw();
+        until("the node is there again", || kept.extend(None).is_ok());
+        hold.release().expect("released");
+        let released = Instant::now();
+        served.join().expect("no panic").expect("served").release().expect("released");
+        assert!(released.elapsed() < TOLD, "it was told");
+    });
 }

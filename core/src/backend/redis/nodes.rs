@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionLike, RedisError, RedisResult, Value};
 
-use super::connect::{ANSWER, Hear, Learned, Place, Server, Task};
+use super::connect::{ANSWER, Hear, Heard, Learned, Place, Server, Task};
 use super::dial::Address;
 use super::slots::{Redirect, Slots, redirect, slot, slot_of};
 use super::talk::Single;
@@ -245,7 +245,11 @@ impl Net {
             };
             match answer {
                 Err(error) if error.is_io_error() => {
-                    self.open.lock().remove(&node);
+                    let gone = self.open.lock().remove(&node);
+                    if gone.is_some() {
+                        // What was subscribed to on it is not heard any more. One that was not made ends nothing.
+                        (self.hear)(Heard::End);
+                    }
                     if std::mem::replace(&mut surveyed, true) {
                         return Err(down(&node));
                     }
