@@ -355,3 +355,19 @@ fn a_node_that_hung_tells_waiters_of_their_turn_again() {
         assert!(released.elapsed() < TOLD, "it was told");
     });
 }
+
+#[test]
+fn a_call_about_one_node_does_not_fail_by_another_that_hangs() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let [well, sick] = [1, 2].map(|node| open(&cluster.url(&ids_on(&cluster, node).next().expect("one"))));
+    cluster.nodes[2].freeze();
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| sick.try_acquire());
+        // One of these stands behind it.
+        while !asks.is_finished() {
+            well.status().expect("its node is there");
+        }
+        assert_eq!(kind_of(asks.join().expect("no panic")), ErrorKind::Unavailable);
+    });
+}

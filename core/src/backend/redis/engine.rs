@@ -249,6 +249,8 @@ impl Engine {
         if let Some((at, waited, error)) = &caller.failure
             && *at > queued
             && *waited >= patience
+            // That one node failed says nothing of another.
+            && !self.server.is_cluster()
         {
             return Err(Failed { error: error.clone(), in_doubt: false });
         }
