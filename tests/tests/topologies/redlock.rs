@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::Redis;
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
@@ -174,4 +175,37 @@ fn what_a_majority_cannot_have() {
     servers[4].command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     assert_eq!(kind_of(Mutex::open(&url(&servers, "x"))), ErrorKind::Config);
     carries_a_lock(&url(&servers, "x?policy=any"));
+}
+
+#[test]
+fn those_under_way_on_a_connection_that_is_cut_all_go_on() {
+    needs_redis!();
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let proxies: Vec<Proxy> = servers.iter().map(|redis| Proxy::before(&redis.address())).collect();
+    let hosts: Vec<&str> = proxies.iter().map(Proxy::address).collect();
+    let ids = ["one", "two", "three"];
+    let url = |id| format!("rpm+redlock://{}{}/{id}?ttl=60s", servers[0].login(), hosts.join(","));
+    let mutexes = ids.map(|id| open(&url(id)));
+    let holds = mutexes.each_ref().map(|mutex| mutex.acquire_with(within(LONG)).expect("acquired"));
+    servers.iter().for_each(Redis::freeze);
+    proxies.iter().for_each(|proxy| drop(proxy.said()));
+    std::thread::scope(|scope| {
+        let releases = holds.map(|hold| scope.spawn(move || hold.release()));
+        for proxy in &proxies {
+            let mut said = String::new();
+            until("all have asked", || {
+                said += &String::from_utf8_lossy(&proxy.said());
+                ids.iter().all(|id| said.contains(&format!("ipcmutex:{id}")))
+            });
+        }
+        proxies.iter().for_each(Proxy::cut_all);
+        servers.iter().for_each(Redis::thaw);
+        for release in releases {
+            release.join().expect("no panic").expect("released, on the next connection");
+        }
+    });
+    let servers: Vec<&Redis> = servers.iter().collect();
+    for id in ids {
+        assert_eq!(copies(&servers, &format!("ipcmutex:{id}")), 0);
+    }
 }

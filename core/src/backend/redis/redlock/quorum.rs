@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -175,30 +175,34 @@ struct Voter {
     server: Server,
     learned: Learned,
     connection: tokio::sync::Mutex<State>,
+    /// How many connections there have been.
+    made: AtomicU64,
 }
 
 #[derive(Default)]
 enum State {
     #[default]
     Unknown,
-    Up(MultiplexedConnection, #[expect(dead_code, reason = "it ends with the connection")] Task),
+    /// With its number.
+    Up(u64, MultiplexedConnection, #[expect(dead_code, reason = "it ends with the connection")] Task),
     /// It did not answer in time, then.
     Silent(Instant, RedisError),
 }
 
 impl Voter {
-    /// The connection, and whether it was there before.
-    async fn connected(&self) -> RedisResult<(MultiplexedConnection, bool)> {
+    /// The connection, its number, and whether it was there before.
+    async fn connected(&self) -> RedisResult<(MultiplexedConnection, u64, bool)> {
         let mut state = self.connection.lock().await;
         match &*state {
-            State::Up(connection, _) => return Ok((connection.clone(), true)),
+            State::Up(number, connection, _) => return Ok((connection.clone(), *number, true)),
             State::Silent(since, error) if since.elapsed() < AGAIN => return Err(error.clone()),
             _ => {}
         }
         match self.server.plain(&self.learned).await {
             Ok((connection, driver)) => {
-                *state = State::Up(connection.clone(), driver);
-                Ok((connection, false))
+                let number = self.made.fetch_add(1, Ordering::Relaxed);
+                *state = State::Up(number, connection.clone(), driver);
+                Ok((connection, number, false))
             }
             Err(error) => {
                 // Who stands behind this one must not wait as long as it did, one after the other.
@@ -211,14 +215,19 @@ impl Voter {
 
     async fn ask(&self, call: impl Fn(bool) -> Cmd) -> RedisResult<Value> {
         loop {
-            let (mut connection, old) = self.connected().await?;
+            let (mut connection, number, old) = self.connected().await?;
             let mut answer = call(false).query_async::<Value>(&mut connection).await;
             if answer.as_ref().is_err_and(wire::is_unknown_script) {
                 answer = call(true).query_async(&mut connection).await;
             }
             match answer {
                 Err(error) if !wire::is_answer(&error) => {
-                    *self.connection.lock().await = State::Unknown;
+                    let mut state = self.connection.lock().await;
+                    // Somebody else who was on it may have made another since: what goes on there must not end.
+                    if matches!(&*state, State::Up(up, ..) if *up == number) {
+                        *state = State::Unknown;
+                    }
+                    drop(state);
                     // One that was closed meanwhile says nothing about the server. What is asked may be asked twice.
                     if !old || error.is_timeout() {
                         return Err(error);
@@ -237,7 +246,7 @@ impl Voters {
     fn new(quorum: &Quorum) -> Voters {
         let voter = |server: &Server| {
             let (server, learned) = (server.clone(), Learned::default());
-            Arc::new(Voter { server, learned, connection: tokio::sync::Mutex::default() })
+            Arc::new(Voter { server, learned, connection: tokio::sync::Mutex::default(), made: AtomicU64::new(0) })
         };
         Voters(quorum.servers.iter().map(voter).collect())
     }
