@@ -5,11 +5,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Hold, Timeout};
-use ipcmutex_tests::asking::{LONG, open, until, waiters, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::Redis;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::both_ways;
 
@@ -161,4 +162,34 @@ fn r23_two_hundred_that_come_back_at_once_come_one_by_one() {
         ),
     );
     straight.acquire_with(within(LONG)).expect("nothing is left").release().expect("released");
+}
+
+#[test]
+fn a_unix_socket_at_which_too_many_stand_holds_nobody_up() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&(redis.unix_url("crowd") + "&connect_timeout=300ms"));
+    redis.freeze();
+    // The connection that was there is given up.
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    let address = SockAddr::unix(redis.socket()).expect("an address");
+    let one_more = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        socket.set_nonblocking(true).expect("it is one");
+        socket.connect(&address).is_ok().then_some(socket)
+    };
+    let crowd: Vec<Socket> = std::iter::from_fn(one_more).collect();
+    assert!(!crowd.is_empty());
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| mutex.acquire_with(within(Duration::from_millis(300))).map(drop));
+        let begun = Instant::now();
+        while !asks.is_finished() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let ended = asks.is_finished();
+        redis.thaw();
+        let outcome = asks.join().expect("no panic");
+        assert!(ended, "it waited for the server to go on");
+        assert_eq!(kind_of(outcome), ErrorKind::Unavailable);
+    });
 }

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use redis::io::tcp::socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::prompt::{self, Prompt};
@@ -88,12 +88,23 @@ fn tune(socket: SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Where a server that hangs has no room for one more who waits to be let in, connecting waits as long as a write would.
+fn dial_path(path: &Path, limit: Duration) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // None at all would be no limit.
+    socket.set_write_timeout(Some(limit.max(Duration::from_millis(1))))?;
+    socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    })?;
+    Ok(OwnedFd::from(socket).into())
+}
+
 /// Connects within `limit`, which then also bounds each read and write.
 pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io::Result<Box<dyn Stream>> {
     let (host, port) = match address {
         Address::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            let stream = Prompt::new(stream);
+            let stream = Prompt::new(dial_path(path, limit)?);
             stream.set_limit(limit)?;
             return Ok(Box::new(stream));
         }
