@@ -117,8 +117,8 @@ pub struct RedisTarget {
     pub ttl: Duration,
     /// Whether a lease is renewed in the background.
     pub renew: bool,
-    /// The database number.
-    pub db: i64,
+    /// The database number; `None` is 0, or what `$REDIS_URL` says.
+    pub db: Option<i64>,
     /// What stands before the id in the key.
     pub prefix: String,
     /// The exact key, shared with other libraries; wins over id and prefix.
@@ -625,9 +625,7 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
         id,
         ttl,
         renew: query.read("renew", "on, off", flag)?.unwrap_or(true),
-        db: query
-            .read("db", "a database number", |value| value.parse().ok().filter(|db| (0..=65535).contains(db)))?
-            .unwrap_or(0),
+        db: query.read("db", "a database number", |value| value.parse().ok().filter(|db| (0..=65535).contains(db)))?,
         prefix: query.get("prefix").unwrap_or("ipcmutex:").to_owned(),
         redis_key: query.read("redis_key", "a key", |value| (!value.is_empty()).then(|| value.to_owned()))?,
         replicas: query.read("replicas", "a number", |value| value.parse().ok())?.unwrap_or(0),
@@ -717,7 +715,10 @@ mod tests {
         let url = redis_of("rpm+redis://me:s%40cret@db.example:7000/a/b:c?ttl=500ms&renew=off&db=5&protocol=3");
         assert_eq!(url.hosts, [("db.example".to_owned(), 7000)]);
         assert_eq!((url.user.as_deref(), url.secret.as_ref().map(Secret::expose)), (Some("me"), Some("s@cret")));
-        assert_eq!((url.id.as_str(), url.ttl, url.renew, url.db), ("a/b:c", Duration::from_millis(500), false, 5));
+        assert_eq!(
+            (url.id.as_str(), url.ttl, url.renew, url.db),
+            ("a/b:c", Duration::from_millis(500), false, Some(5))
+        );
         assert_eq!(redis_of("rpm+redis:///x").hosts, []);
         assert_eq!(redis_of("rpm+redis://h").id, "default");
         assert_eq!(redis_of("rpm+redis://[::1]:6380/x").hosts, [("::1".to_owned(), 6380)]);

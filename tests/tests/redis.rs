@@ -809,6 +809,42 @@ fn r25_a_new_connection_is_set_up_in_full() {
     });
 }
 
+/// A process whose `$REDIS_URL` is `server`.
+fn told_of(server: &str) -> Agent {
+    Agent::start_with(Language::Rust, &[("REDIS_URL", server.as_ref()), talkative()])
+}
+
+#[test]
+fn a_database_that_the_locks_url_names_is_not_the_environments() {
+    needs_redis!();
+    let redis = Redis::with(None, &[]);
+    let is_in = |db: &str| {
+        let mut client = redis.client();
+        assert_eq!(client.command(&["SELECT", db]).text(), "OK");
+        client.command(&["EXISTS", "ipcmutex:env"]).number() == 1
+    };
+    let agent = told_of(&format!("redis://{}/5", redis.address()));
+    for (query, db, other) in [("?db=0", "0", "5"), ("?db=7", "7", "5"), ("", "5", "0")] {
+        agent.open(1, &format!("rpm+redis:///env{query}")).ok();
+        agent.call("acquire 1 forever").ok();
+        assert!(is_in(db) && !is_in(other), "{query}");
+        agent.call("release 1").ok();
+        agent.call("close 1").ok();
+    }
+}
+
+#[test]
+fn tls_is_not_forgotten_where_the_environment_names_a_unix_socket() {
+    needs_redis!();
+    let redis = Redis::with(None, &[]);
+    let agent = told_of(&format!("unix://{}", redis.socket().display()));
+    agent.open(1, "rpm+redis:///env").ok();
+    for query in ["tls=on", "ca=/nowhere.pem", "crt=/nowhere.pem&key=/nowhere.pem"] {
+        let refused = agent.open(2, &format!("rpm+redis:///env?{query}")).err(ErrorKind::Invalid);
+        assert!(refused.text.contains("a unix socket has no TLS"), "{query}: {}", refused.text);
+    }
+}
+
 #[test]
 fn an_unreachable_server() {
     let begun = Instant::now();

@@ -136,7 +136,7 @@ impl Server {
                 .sentinel_login
                 .as_ref()
                 .map(|(user, secret)| (user.clone(), secret.expose().to_owned())),
-            db: target.db,
+            db: target.db.unwrap_or(0),
             protocol: target.protocol,
             connect_timeout: target.connect_timeout.unwrap_or(CONNECT),
         };
@@ -147,7 +147,7 @@ impl Server {
             }
             (Topology::Standalone, None) => {
                 if let Some(url) = std::env::var_os("REDIS_URL").filter(|url| !url.is_empty()) {
-                    server.read_environment(&url.to_string_lossy())?;
+                    server.read_environment(&url.to_string_lossy(), target.db)?;
                 }
             }
             (Topology::Sentinel { master }, _) => {
@@ -156,7 +156,7 @@ impl Server {
             }
             (Topology::Cluster, _) => {
                 let misfit = match (target.db, target.protocol) {
-                    (1.., _) => Some(("a cluster has the database 0 alone", "leave out ?db=")),
+                    (Some(1..), _) => Some(("a cluster has the database 0 alone", "leave out ?db=")),
                     (_, Some(2)) => Some(("a cluster's wake-ups come over RESP3", "leave out ?protocol=2")),
                     _ => None,
                 };
@@ -185,13 +185,15 @@ impl Server {
     }
 
     /// `$REDIS_URL` as other Redis programs read it. It may hold a secret, so it is never repeated.
-    fn read_environment(&mut self, url: &str) -> Result<()> {
+    /// What the lock's URL says itself comes first.
+    fn read_environment(&mut self, url: &str, db: Option<i64>) -> Result<()> {
         let info = url.into_connection_info().map_err(|_| {
             Error::new(ErrorKind::Invalid, "open", "$REDIS_URL is not a Redis URL")
                 .with_help("write redis://[user:secret@]host[:port][/db] or unix:///path")
         })?;
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
+            ConnectionAddr::Unix(_) if self.tls.is_some() => return Err(no_tls()),
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
             ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
                 self.tls.get_or_insert(Tls { ca: None, identity: None });
@@ -206,9 +208,7 @@ impl Server {
         let login = info.redis_settings();
         self.user = login.username().map(str::to_owned);
         self.secret = login.password().map(str::to_owned);
-        if self.db == 0 {
-            self.db = login.db();
-        }
+        self.db = db.unwrap_or(login.db());
         Ok(())
     }
 
@@ -465,9 +465,13 @@ fn tls_of(target: &RedisTarget) -> Result<Option<Tls>> {
     // Who names an authority or a certificate must not be served in plain text.
     let asked = target.tls || target.ca.is_some() || identity.is_some();
     if asked && matches!(target.topology, Topology::Unix(_)) {
-        return Err(Error::new(ErrorKind::Invalid, "open", "a unix socket has no TLS"));
+        return Err(no_tls());
     }
     Ok(asked.then(|| Tls { ca: target.ca.clone(), identity }))
+}
+
+fn no_tls() -> Error {
+    Error::new(ErrorKind::Invalid, "open", "a unix socket has no TLS")
 }
 
 /// A user without a right to the channel can still take turns by looking; any other failure is one.
