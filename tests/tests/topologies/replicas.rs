@@ -78,3 +78,18 @@ fn r16_without_the_replicas_there_is_no_hold() {
     replica.thaw();
     until("it is served again", || mutex.try_acquire().is_ok_and(|hold| hold.is_some_and(|hold| !hold.abandoned())));
 }
+
+/// They have their second, however soon a server must answer.
+#[test]
+fn replicas_are_waited_for_beyond_a_short_connect_timeout() {
+    needs_redis!();
+    let (master, replica) = pair();
+    let mutex = open(&master.url("r16?replicas=1&connect_timeout=300ms"));
+    mutex.acquire().expect("acquired").release().expect("released");
+    replica.freeze();
+    let error = mutex.try_acquire().expect_err("nobody acknowledges it");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("of 1 replicas that must have it 0 acknowledged"), "{error}");
+    replica.thaw();
+    until("it is served again", || mutex.try_acquire().is_ok_and(|hold| hold.is_some()));
+}

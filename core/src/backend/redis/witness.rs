@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Engine {
-    /// Waits until `lock`'s replicas have acknowledged that `token` holds it. Blocks, for a second or two at most.
+    /// Waits until `lock`'s replicas have acknowledged that `token` holds it. Blocks, for some seconds at most.
     ///
     /// # Errors
     /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
@@ -26,7 +26,10 @@ impl Engine {
         let hold = (&lock.keys, &**token, lock.ttl);
         let (renewed, copies) = self
             .call_on(&self.aside, self.server.patience(), "acquire", |connection| {
+                connection.set_limit(self.server.patience())?;
                 let renewed = engine::run(connection, |by_text| self.scripts.renew(by_text, std::iter::once(hold)))?;
+                // Its answer may take as long as the replicas may, and on its way as long as any.
+                connection.set_limit(PATIENCE + self.server.patience())?;
                 let patience = PATIENCE.as_millis() as u64;
                 let copies = redis::cmd("WAIT").arg(lock.replicas).arg(patience).query::<Value>(connection)?;
                 Ok((renewed, copies))
