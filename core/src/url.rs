@@ -584,6 +584,10 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
         }
         _ => return Err(invalid("the host is missing")),
     }
+    // It would vote twice.
+    if let (Topology::Redlock, Some((host, port))) = (&topology, named_twice(&hosts)) {
+        return Err(invalid(format!("the server `{}:{port}` is named twice", shown(host))));
+    }
     if hosts.is_empty() && matches!(topology, Topology::Standalone) && (scheme == "rpm+rediss" || credentials.is_some())
     {
         return Err(invalid("the host is missing").with_help("only rpm+redis:///<id> takes the server from $REDIS_URL"));
@@ -642,6 +646,12 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
         crt: query.get("crt").map(PathBuf::from),
         key: query.get("key").map(PathBuf::from),
     })
+}
+
+fn named_twice(hosts: &[(String, u16)]) -> Option<&(String, u16)> {
+    let like =
+        |(host, port): &(String, u16), other: &(String, u16)| host.eq_ignore_ascii_case(&other.0) && *port == other.1;
+    hosts.iter().enumerate().find(|(at, host)| hosts[..*at].iter().any(|other| like(host, other))).map(|(_, host)| host)
 }
 
 fn host_port(text: &str, default_port: u16) -> Result<(String, u16)> {

@@ -209,3 +209,17 @@ fn those_under_way_on_a_connection_that_is_cut_all_go_on() {
         assert_eq!(copies(&servers, &format!("ipcmutex:{id}")), 0);
     }
 }
+
+/// A server that counts twice makes no majority, and nothing but answers comes on these connections.
+#[test]
+fn servers_that_are_one_and_a_protocol_that_is_not_spoken_are_refused() {
+    let refused = |url: &str| {
+        let error = Mutex::open(url).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        error.to_string()
+    };
+    for hosts in ["h,h,o", "h,o,h:6379", "h:1,o,H:1", "[::1]:5,o,[::1]:5"] {
+        assert!(refused(&format!("rpm+redlock://{hosts}/x")).contains("is named twice"), "{hosts}");
+    }
+    assert!(refused("rpm+redlock://h1,h2,h3/x?protocol=3").contains("RESP2"));
+}

@@ -166,6 +166,10 @@ impl Server {
                 let nodes = target.hosts.iter().map(|(host, port)| Address::Tcp(host.clone(), *port)).collect();
                 server.place = Place::Cluster(nodes);
             }
+            (Topology::Redlock, _) if target.protocol == Some(3) => {
+                return Err(Error::new(ErrorKind::Invalid, "open", "independent servers are asked over RESP2")
+                    .with_help("leave out ?protocol=3"));
+            }
             // The first of them; `each` makes one for each host.
             (Topology::Redlock, Some((host, port))) => server.place = Place::One(Address::Tcp(host.clone(), *port)),
             (Topology::Redlock, None) => return Err(Error::new(ErrorKind::Invalid, "open", "the host is missing")),
