@@ -117,6 +117,28 @@ fn what_is_done_without_scripts_is_told_to_who_waits_with_them() {
     until("it has left", || waiters(&scripted) == 0);
 }
 
+/// Another library's value may be any bytes, as are those of one that draws them at random.
+#[test]
+fn without_scripts_a_value_that_is_no_text_is_waited_for_and_broken() {
+    needs_redis!();
+    let redis = without_scripts();
+    let mut other = redis.client();
+    let mut take = || {
+        other.say(b"*3\r\n$3\r\nSET\r\n$6\r\nshared\r\n$4\r\n\xff\xfe\x80\x81\r\n");
+        assert_eq!(other.reply().text(), "OK");
+    };
+    let mutex = open(&plain(&redis, "?redis_key=shared"));
+    let hold = mutex.acquire().expect("acquired");
+    take();
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    assert!(mutex.try_acquire().expect("an answer").is_none());
+    let status = mutex.status().expect("status");
+    assert_eq!((status.state, status.owner), (State::Held, None));
+    assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(50)))), ErrorKind::Timeout);
+    assert!(mutex.break_lock().expect("broken"));
+    mutex.acquire().expect("acquired").release().expect("released");
+}
+
 #[test]
 fn without_scripts_a_hold_lives_by_its_renewals() {
     needs_redis!();

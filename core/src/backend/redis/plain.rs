@@ -121,6 +121,11 @@ fn read<T: redis::FromRedisValue>(replies: &mut impl Iterator<Item = Value>) -> 
     Ok(from_redis_value(replies.next().ok_or_else(strange)?)?)
 }
 
+/// What stands in the key. Another library's may be no text, and is no token of ours.
+fn value_of(replies: &mut impl Iterator<Item = Value>) -> RedisResult<Option<String>> {
+    Ok(read::<Option<Vec<u8>>>(replies)?.map(|value| String::from_utf8_lossy(&value).into_owned()))
+}
+
 fn some(field: Option<String>) -> Option<String> {
     field.filter(|text| !text.is_empty())
 }
@@ -149,7 +154,7 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
         words.cmd("TIME");
     })?
     .into_iter();
-    let value: Option<String> = read(&mut seen)?;
+    let value = value_of(&mut seen)?;
     let left: i64 = read(&mut seen)?;
     let mut fields = read::<Vec<Option<String>>>(&mut seen)?.into_iter().map(some);
     let [owner, released, last, granted, by, since, died] = std::array::from_fn(|_| fields.next().flatten());
@@ -249,7 +254,7 @@ fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult
         words.add_command(page(line));
     })?
     .into_iter();
-    let value: Option<String> = read(&mut seen)?;
+    let value = value_of(&mut seen)?;
     let fields: Vec<Option<String>> = read(&mut seen)?;
     let [owner, released, died] = <[Option<String>; 3]>::try_from(fields).map_err(|_| strange())?;
     let waiters: Vec<String> = read(&mut seen)?;
@@ -324,7 +329,7 @@ fn break_lock(server: &mut Single, keys: &[String]) -> RedisResult<Option<Value>
         words.add_command(page(line));
     })?
     .into_iter();
-    let value: Option<String> = read(&mut seen)?;
+    let value = value_of(&mut seen)?;
     let holder: Option<String> = read(&mut seen)?;
     let waiters: Vec<String> = read(&mut seen)?;
     let Some(value) = value else {
@@ -354,7 +359,7 @@ fn status(server: &mut Single, keys: &[String]) -> RedisResult<Value> {
     words.cmd("TIME");
     words.cmd("ZCARD").arg(line);
     let mut seen = send(server, &words)?.into_iter();
-    let value: Option<String> = read(&mut seen)?;
+    let value = value_of(&mut seen)?;
     let mut fields = read::<Vec<Option<String>>>(&mut seen)?.into_iter().map(some);
     let [owner, granted, fence, info, since] = std::array::from_fn(|_| fields.next().flatten());
     let now = micros(read(&mut seen)?) / 1000;
