@@ -360,12 +360,12 @@ impl Worker {
     }
 
     pub(super) fn subscribed(&mut self, lock: &str, reply: RedisResult<Value>) {
+        if reply.is_ok() {
+            self.channels.insert(lock.into());
+        }
         let Some(line) = self.lines.get_mut(lock) else { return };
         match reply {
-            Ok(_) => {
-                line.ear = Ear::Open;
-                self.channels.insert(lock.into());
-            }
+            Ok(_) => line.ear = Ear::Open,
             Err(error) if wire::is_answer(&error) => {
                 let error = self.engine.server.failed("acquire", &error);
                 if error.kind() == ErrorKind::Unavailable {
