@@ -420,7 +420,7 @@ impl Server {
                 Ok::<(), redis::aio::SendError>(())
             });
         }
-        let stream = dial_async(address, self.tls.as_ref()).await?;
+        let stream = dial_async(address, self.tls.as_ref(), self.connect_timeout).await?;
         let info = self.info(alone, resp2);
         let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
         Ok((connection, Task(tokio::spawn(driver))))
@@ -443,7 +443,7 @@ impl Server {
             let listens = is_allowed(connection.subscribe(channel).await)?;
             return Ok(Link { road: Road::One(connection), listens, tells: true, _tasks: vec![driver] });
         }
-        let stream = dial_async(address, self.tls.as_ref()).await?;
+        let stream = dial_async(address, self.tls.as_ref(), self.connect_timeout).await?;
         let mut pubsub = PubSub::new(&self.info(alone, resp2), stream).await?;
         let listens = is_allowed(pubsub.subscribe(channel).await)?;
         let ear = Task(tokio::spawn(async move {

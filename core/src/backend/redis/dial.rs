@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -100,6 +100,39 @@ fn dial_path(path: &Path, limit: Duration) -> io::Result<UnixStream> {
     Ok(OwnedFd::from(socket).into())
 }
 
+/// How long one address may take of the time until `end`, with so many to try: where the first one swallows everything the
+/// next one must still have its turn.
+fn share(end: Instant, addresses: usize) -> io::Result<Duration> {
+    let each = end.saturating_duration_since(Instant::now()) / u32::try_from(addresses).unwrap_or(u32::MAX);
+    if each.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(each) }
+}
+
+/// The first of a host's addresses that takes a connection.
+fn reach(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
+    let mut failure = io::ErrorKind::AddrNotAvailable.into();
+    for (at, address) in addresses.iter().enumerate() {
+        match TcpStream::connect_timeout(address, share(end, addresses.len() - at)?) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// As [`reach`], for the event loop.
+async fn reach_async(addresses: &[SocketAddr], end: Instant) -> io::Result<tokio::net::TcpStream> {
+    let mut failure = io::ErrorKind::AddrNotAvailable.into();
+    for (at, address) in addresses.iter().enumerate() {
+        let each = share(end, addresses.len() - at)?;
+        match tokio::time::timeout(each, tokio::net::TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => failure = error,
+            Err(_) => failure = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(failure)
+}
+
 /// Connects within `limit`, which then also bounds each read and write.
 pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io::Result<Box<dyn Stream>> {
     let (host, port) = match address {
@@ -111,19 +144,8 @@ pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io:
         Address::Tcp(host, port) => (host.as_str(), *port),
     };
     let end = Instant::now() + limit;
-    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    let mut addresses = (host, port).to_socket_addrs()?;
-    let stream = loop {
-        let Some(address) = addresses.next() else { return Err(failure) };
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(stream) => break stream,
-            Err(error) => failure = error,
-        }
-    };
+    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
+    let stream = reach(&addresses, end)?;
     tune(SockRef::from(&stream))?;
     let stream = Prompt::new(stream);
     stream.set_limit(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))?;
@@ -151,12 +173,18 @@ fn secure(_: Prompt<TcpStream>, _: &str, tls: &Tls) -> io::Result<Box<dyn Stream
 pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> AsyncStream for T {}
 
-/// As [`dial`]; the caller bounds the time.
-pub(super) async fn dial_async(address: &Address, tls: Option<&Tls>) -> io::Result<Box<dyn AsyncStream>> {
+/// As [`dial`]; the caller bounds the time, to the same.
+pub(super) async fn dial_async(
+    address: &Address,
+    tls: Option<&Tls>,
+    limit: Duration,
+) -> io::Result<Box<dyn AsyncStream>> {
     match address {
         Address::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
         Address::Tcp(host, port) => {
-            let stream = tokio::net::TcpStream::connect((host.as_str(), *port)).await?;
+            let end = Instant::now() + limit;
+            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
+            let stream = reach_async(&addresses, end).await?;
             tune(SockRef::from(&stream))?;
             match tls {
                 None => Ok(Box::new(stream)),
@@ -176,4 +204,34 @@ async fn secure_async(stream: tokio::net::TcpStream, host: &str, tls: &Tls) -> i
 #[cfg(not(feature = "tls"))]
 async fn secure_async(_: tokio::net::TcpStream, _: &str, tls: &Tls) -> io::Result<Box<dyn AsyncStream>> {
     Err(tls.config().err().map_or_else(|| io::ErrorKind::Unsupported.into(), io::Error::other))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// Somebody who lets nobody in and refuses nobody: as many stand before it as can.
+    fn hole() -> (Socket, SocketAddr, Vec<TcpStream>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+        socket.listen(0).expect("it listens");
+        let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("its address");
+        let crowd = std::iter::from_fn(|| TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok());
+        let crowd = crowd.collect();
+        (socket, address, crowd)
+    }
+
+    #[test]
+    fn behind_an_address_that_swallows_everything_the_next_is_reached() {
+        let (_hole, swallows, _crowd) = hole();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addresses = [swallows, listener.local_addr().expect("its address")];
+        let limit = Duration::from_millis(600);
+        reach(&addresses, Instant::now() + limit).expect("the other is reached");
+        assert!(reach(&addresses[..1], Instant::now() + limit / 3).is_err(), "nobody is let in there");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("an event loop");
+        runtime.block_on(reach_async(&addresses, Instant::now() + limit)).expect("nor does an event loop stay there");
+    }
 }

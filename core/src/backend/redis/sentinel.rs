@@ -116,7 +116,7 @@ pub(super) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
 
 async fn listen(server: &Server, sentinel: &Address) -> RedisResult<PubSub> {
     let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
-    let stream = dial_async(sentinel, server.tls.as_ref()).await?;
+    let stream = dial_async(sentinel, server.tls.as_ref(), server.connect_timeout).await?;
     let mut ear = PubSub::new(&plain, stream).await?;
     match ear.subscribe(SWITCHED).await {
         Err(error) if wire::wants_login(&error) => {
@@ -125,7 +125,7 @@ async fn listen(server: &Server, sentinel: &Address) -> RedisResult<PubSub> {
             let info = known.into_iter().flatten().fold(plain, |info, (is_user, word)| {
                 if is_user { info.set_username(word) } else { info.set_password(word) }
             });
-            let stream = dial_async(sentinel, server.tls.as_ref()).await?;
+            let stream = dial_async(sentinel, server.tls.as_ref(), server.connect_timeout).await?;
             let mut ear = PubSub::new(&info, stream).await?;
             ear.subscribe(SWITCHED).await?;
             Ok(ear)
