@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
-use ipcmutex_tests::proxy::Proxy;
+use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::Redis;
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
@@ -222,4 +222,26 @@ fn servers_that_are_one_and_a_protocol_that_is_not_spoken_are_refused() {
         assert!(refused(&format!("rpm+redlock://{hosts}/x")).contains("is named twice"), "{hosts}");
     }
     assert!(refused("rpm+redlock://h1,h2,h3/x?protocol=3").contains("RESP2"));
+}
+
+/// It has answered first, and is gone before it is told what to remember.
+#[test]
+fn one_that_dies_while_it_is_taken_is_replaced_by_another() {
+    needs_redis!();
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let proxies: Vec<Proxy> = servers.iter().map(|redis| Proxy::before(&redis.address())).collect();
+    let hosts: Vec<&str> = proxies.iter().map(Proxy::address).collect();
+    let mutex = open(&format!("rpm+redlock://{}{}/dies?ttl=60s", servers[0].login(), hosts.join(",")));
+    // From the second time on all that is said is known to the server, and as long as before.
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+    drop(proxies[0].said());
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+    let said = String::from_utf8_lossy(&proxies[0].said()).into_owned();
+    let take = said.find("\r\n*").expect("more than a take") + 2;
+    proxies[0].arm(Fault { from: From::Client, bytes: take, end: End::Silence, on: On::Any });
+    // Not among the first.
+    proxies[2].delay(Duration::from_millis(50));
+    let hold = mutex.try_acquire().expect("two of three are there").expect("it is free");
+    assert!(proxies[0].disarm(), "it was gone by then");
+    hold.release().expect("released by the other two");
 }

@@ -88,7 +88,6 @@ impl Rounds {
         let sent = lease::now();
         let mut poll = Poll::new(self.servers);
         let mut abandoned = vec![false; self.servers];
-        let mut owned = vec![false; self.servers];
         let mut highest = floor;
         let mut refusal = None;
         let (shape, scripts, asked) = (self.shape.clone(), self.scripts.clone(), token.clone());
@@ -110,7 +109,7 @@ impl Rounds {
                 match vote.and_then(|reply| wire::taken(&reply, token)) {
                     Ok(Taken::Owned { fence, abandoned: died, .. }) => {
                         poll.yes += 1;
-                        (owned[at], abandoned[at]) = (true, died);
+                        abandoned[at] = died;
                         highest = highest.max(fence);
                     }
                     Ok(Taken::Refused(seen)) => {
@@ -125,7 +124,7 @@ impl Rounds {
             .await;
         let mut failure = None;
         if poll.is_won() {
-            match self.remember(voters, token, highest, owned).await {
+            match self.remember(voters, token, highest).await {
                 Ok(()) if lease::deadline(sent, self.shape.ttl) > lease::now() => {
                     let abandoned = abandoned.contains(&true);
                     return Ok(Took::Won(Won { fence: highest, abandoned, sent }));
@@ -151,12 +150,12 @@ impl Rounds {
     }
 
     /// Two majorities share a server, but not the highest counter: the token goes back to a majority of those that
-    /// hold it, so that whoever takes it next meets it.
-    async fn remember(&self, voters: &Voters, token: &Token, fence: u64, owned: Vec<bool>) -> Result<()> {
+    /// hold it, so that whoever takes it next meets it. All are asked: one of those that answered first may be gone by now.
+    async fn remember(&self, voters: &Voters, token: &Token, fence: u64) -> Result<()> {
         let args = [token.to_string(), fence.to_string()];
         let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];
         let raise = self.raise.clone();
-        let call = move |at: usize, by_text: bool| owned[at].then(|| raise.call(by_text, &keys, &args));
+        let call = move |_: usize, by_text: bool| Some(raise.call(by_text, &keys, &args));
         self.decide(voters, "acquire", call, |reply| Ok(*reply == Value::Int(1))).await.and_then(|won| {
             let lost = || Error::new(ErrorKind::Unavailable, "acquire", "the hold was lost while it was being taken");
             if won { Ok(()) } else { Err(lost()) }
