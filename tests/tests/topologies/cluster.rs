@@ -127,6 +127,26 @@ fn r27_a_release_just_after_the_move_wakes_the_waiter() {
     });
 }
 
+/// It has no line, and a key that is not there counts as moved.
+#[test]
+fn a_lock_for_which_nobody_waits_is_only_renewed_while_its_slot_is_open() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let key = "ipcmutex:alone";
+    let home = cluster.home(key);
+    let there = (home + 1) % 3;
+    let mutex = open(&cluster.url("alone?ttl=60s&connect_timeout=300ms"));
+    let hold = mutex.acquire().expect("acquired");
+    cluster.begin_move(key, home, there);
+    hold.extend(None).expect("renewed");
+    assert_eq!(kind_of(mutex.status()), ErrorKind::Unavailable);
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Unavailable);
+    assert_eq!(cluster.nodes[home].command(&["EXISTS", key]).number(), 1, "it stands");
+    cluster.end_move(key, home, there);
+    mutex.acquire_with(within(LONG)).expect("released since").release().expect("released");
+}
+
 #[test]
 fn a_cluster_over_tls_and_a_user_with_few_rights() {
     needs_redis!();

@@ -1,6 +1,7 @@
 //! `?replicas=n`: a hold is one when so many replicas have it.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::servers::Redis;
@@ -92,4 +93,40 @@ fn replicas_are_waited_for_beyond_a_short_connect_timeout() {
     assert!(error.to_string().contains("of 1 replicas that must have it 0 acknowledged"), "{error}");
     replica.thaw();
     until("it is served again", || mutex.try_acquire().is_ok_and(|hold| hold.is_some()));
+}
+
+/// One more than without.
+#[test]
+fn with_replicas_a_process_has_four_connections() {
+    needs_redis!();
+    let (master, _replica) = pair();
+    let ours = || {
+        let list = master.command(&["CLIENT", "LIST"]);
+        // The tests' own come by the unix socket.
+        list.text().lines().filter(|line| line.contains("addr=127.0.0.1") && !line.contains("flags=S")).count()
+    };
+    open(&master.url("copied?replicas=1")).acquire().expect("acquired").release().expect("released");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            let mutex = open(&master.url("contended"));
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    let hold = mutex.acquire().expect("acquired");
+                    std::thread::sleep(Duration::from_millis(2));
+                    hold.release().expect("released");
+                }
+            });
+        }
+        let (begun, mut most) = (Instant::now(), 0);
+        while most < 4 && begun.elapsed() < LONG {
+            most = most.max(ours());
+        }
+        for _ in 0..100 {
+            most = most.max(ours());
+        }
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(most, 4);
+    });
 }

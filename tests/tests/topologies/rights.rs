@@ -16,6 +16,13 @@ pub(super) fn documented() -> Vec<String> {
     line.replace(">secret", ">c4nary").split(' ').map(str::to_owned).collect()
 }
 
+/// Those of a row of its table.
+fn documented_beside(word: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(checkout().join("docs/REDIS.md")).expect("docs/REDIS.md");
+    let row = text.lines().find(|line| line.starts_with(&format!("| `{word}"))).expect("a row of rights");
+    row.split('`').nth(1).expect("rights").replace("\\|", "|").split(' ').map(str::to_owned).collect()
+}
+
 fn set_user(redis: &Redis, rules: &[String]) {
     let words: Vec<&str> = rules.iter().map(String::as_str).collect();
     assert_eq!(redis.command(&words).text(), "OK", "{rules:?}");
@@ -91,6 +98,38 @@ fn another_prefix_is_refused() {
     let mutex = open(&redis.url_with_user("locks", "c4nary", "x?prefix=other:"));
     let error = mutex.acquire().expect_err("no right to the key");
     assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+}
+
+#[test]
+fn who_waits_beside_others_is_told_if_it_may_be() {
+    needs_redis!();
+    let redis = Redis::start();
+    let least = [documented(), documented_beside("~shared")].concat();
+    let tracking = || redis.info("clients", "tracking_clients");
+    for told in [false, true] {
+        let more = if told { documented_beside("+client") } else { Vec::new() };
+        set_user(&redis, &[least.clone(), more].concat());
+        // Each with connections of its own.
+        let url = format!("?redis_key=shared&connect_timeout={}s", if told { 2 } else { 3 });
+        let mutex = open(&redis.url_with_user("locks", "c4nary", &url));
+        assert_eq!(redis.command(&["SET", "shared", "another's", "NX", "PX", "60000"]).text(), "OK");
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+            let refused = || refusals(&redis).iter().any(|what| what.contains("tracking"));
+            if told {
+                until("it is to be told", || tracking() == "1");
+                assert!(!refused());
+            } else {
+                until("it has asked to be told", refused);
+                let before = redis.commands();
+                until("it looks, and again", || redis.commands() > before + 3);
+                assert_eq!(tracking(), "0");
+            }
+            assert_eq!(redis.command(&["DEL", "shared"]).number(), 1);
+            waits.join().expect("no panic").expect("acquired").release().expect("released");
+        });
+        assert_eq!(redis.command(&["ACL", "LOG", "RESET"]).text(), "OK");
+    }
 }
 
 /// How many connections of others than this one speak RESP3.
