@@ -1111,6 +1111,29 @@ fn a_hold_without_renewal_ends_with_its_lease_unless_it_is_extended() {
     hold.release().expect("released");
 }
 
+/// Who waits looks when the lease ends that it knows of: that there is a shorter one now it must be told.
+#[test]
+fn a_lease_that_was_made_shorter_ends_for_who_waits_too() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("shorter?ttl=60s");
+    let mutex = open(&url);
+    let holder = rust();
+    holder.open(1, &url).ok();
+    holder.call("hold 1 1 forever").ok();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        holder.call("extend 1 1000").ok();
+        kill(&holder);
+        let begun = Instant::now();
+        let hold = waits.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(hold.abandoned());
+        hold.release().expect("released");
+    });
+}
+
 #[test]
 fn an_idle_process_has_no_thread_of_the_library() {
     needs_redis!();

@@ -92,9 +92,15 @@ fn what_is_done_without_scripts_is_told_to_who_waits_with_them() {
     assert_eq!(redis.command(&rules).text(), "OK");
     let (scripted, bare) = (open(&redis.url("told?ttl=60s")), open(&plain(&redis, "told?ttl=60s&renew=off")));
     let mute = open(&redis.url_with_user("mute", "c4nary", "told?ttl=60s"));
-    let steps: [(&str, &dyn Fn(Hold)); 2] = [
+    let second = Duration::from_secs(1);
+    let steps: [(&str, &dyn Fn(Hold)); 3] = [
         ("released", &|hold| hold.release().expect("released")),
         ("broken", &|_hold| assert!(bare.break_lock().expect("broken"))),
+        ("shortened", &|hold| {
+            hold.extend(Some(second)).expect("extended");
+            // As if it died: nobody releases it.
+            std::mem::forget(hold);
+        }),
     ];
     for (what, step) in steps {
         let hold = bare.acquire_with(within(LONG)).expect("acquired");

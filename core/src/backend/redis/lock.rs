@@ -212,6 +212,15 @@ impl Lock {
         self.trouble.lock().clone()
     }
 
+    /// Tells who waits that the lease ends sooner than they know.
+    fn forewarn(&self) {
+        let told = self.run("extend", &self.engine.scripts.forewarn, wire::forewarned);
+        if let Err(error) = told {
+            // It is shorter all the same; they look when the old one should end.
+            log::debug!("{}: who waits was not told of the shorter lease: {error}", self.keys.lock());
+        }
+    }
+
     fn run<T>(&self, operation: &'static str, script: &wire::Script, read: fn(&Value) -> Result<T>) -> Result<T> {
         self.engine.run(operation, script, self.keys.all(self.beside_others), read)
     }
@@ -294,10 +303,17 @@ impl Backend for Redis {
     fn extend(&self, token: u64, ttl: Option<Duration>) -> Result<()> {
         let ttl = lease::possible(ttl.unwrap_or(self.0.ttl))?;
         let hold = self.0.relied_on("extend", token)?;
+        let shortens = hold.left().is_some_and(|left| ttl < left);
         // All renewals of a hold go one way, one after the other: else a shorter one could undo this unseen.
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
         self.0.engine.post(Event::Extend { hold, ttl, answer })?;
-        answered.recv().unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "extend", "the background thread ended")))
+        answered
+            .recv()
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "extend", "the background thread ended")))?;
+        if shortens {
+            self.0.forewarn();
+        }
+        Ok(())
     }
 
     fn valid_for(&self, token: u64) -> Option<Duration> {

@@ -53,6 +53,7 @@ pub(super) fn act(server: &mut Single, command: &Cmd) -> Option<RedisResult<Valu
         Kind::Renew => renew(server, keys, args),
         Kind::Break => again(|| break_lock(server, keys)),
         Kind::Status => status(server, keys),
+        Kind::Forewarn => shortened(server, keys),
     })
 }
 
@@ -242,6 +243,19 @@ fn page(line: &str) -> Cmd {
     let mut range = redis::cmd("ZRANGE");
     range.arg(line).arg(0).arg(PAGE - 1);
     range
+}
+
+/// The lease has become shorter.
+fn shortened(server: &mut Single, keys: &[String]) -> RedisResult<Value> {
+    let (key, line) = (at(keys, 0), at(keys, 1));
+    let mut words = redis::pipe();
+    words.cmd("PTTL").arg(key);
+    words.add_command(page(line));
+    let mut seen = send(server, &words)?.into_iter();
+    let left: i64 = read(&mut seen)?;
+    let waiters = read(&mut seen)?;
+    forewarn(server, line, waiters, left.max(0))?;
+    Ok(Value::Int(1))
 }
 
 /// ARGV: token, proc, ending.

@@ -53,6 +53,7 @@ pub(super) struct Scripts {
     renew: Script,
     pub(super) break_lock: Script,
     pub(super) status: Script,
+    pub(super) forewarn: Script,
 }
 
 macro_rules! script {
@@ -77,6 +78,7 @@ impl Scripts {
             renew: Script::new(include_str!("renew.lua")),
             break_lock: with_line!("break.lua"),
             status: Script::new(script!("status.lua")),
+            forewarn: with_line!("forewarn.lua"),
         }
     }
 }
@@ -89,6 +91,7 @@ pub(super) enum Kind {
     Renew,
     Break,
     Status,
+    Forewarn,
 }
 
 impl Scripts {
@@ -102,6 +105,7 @@ impl Scripts {
             (&known.renew, Kind::Renew),
             (&known.break_lock, Kind::Break),
             (&known.status, Kind::Status),
+            (&known.forewarn, Kind::Forewarn),
         ];
         kinds.into_iter().find(|(script, _)| script.digest == word || script.code == word).map(|(_, kind)| kind)
     }
@@ -309,6 +313,10 @@ pub(super) fn copies(reply: &Value) -> Result<u32> {
 
 pub(super) fn broken(reply: &Value) -> Result<bool> {
     number::<u8>(Some(reply)).map(|broken| broken == 1).ok_or_else(|| strange("break"))
+}
+
+pub(super) fn forewarned(reply: &Value) -> Result<()> {
+    if matches!(reply, Value::Int(1)) { Ok(()) } else { Err(strange("extend")) }
 }
 
 pub(super) fn status(reply: &Value) -> Result<Status> {
