@@ -276,6 +276,40 @@ fn r6_a_take_that_is_asked_again_after_its_lease_says_the_same_of_the_one_before
     }
 }
 
+/// Nobody held what was given up unheard, so nobody hears that it was abandoned.
+#[test]
+fn r6_a_take_that_was_answered_after_its_lease_was_no_hold() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "stale?ttl=800ms&renew=off");
+    mutex.acquire().expect("acquired").release().expect("released");
+    // The link is up, and stays: else what is owed would come when nobody needs it any more.
+    let kept = open(&redis.url_at(proxy.address(), "kept?ttl=60s")).acquire().expect("acquired");
+    kept.extend(None).expect("the link is up");
+    let state = |field| redis.command(&["HGET", "{ipcmutex:stale}:state", field]).text().to_owned();
+    for died in [false, true] {
+        if died {
+            let before = straight.acquire().expect("acquired");
+            redis.command(&["DEL", "ipcmutex:stale"]);
+            drop(before);
+        }
+        let before = state("f");
+        proxy.delay(Duration::from_millis(600));
+        assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+        assert_ne!(state("f"), before, "it was taken all the same");
+        until("its lease ends", || redis.command(&["EXISTS", "ipcmutex:stale"]).number() == 0);
+        if !died {
+            until("it is given up", || state("o").is_empty());
+        }
+        proxy.delay(Duration::ZERO);
+        let next = straight.acquire_with(within(LONG)).expect("acquired");
+        assert_eq!(next.abandoned(), died);
+        next.release().expect("released");
+    }
+    kept.release().expect("released");
+}
+
 #[test]
 fn r6_an_answer_that_never_comes_leaves_no_ghost() {
     needs_redis!();

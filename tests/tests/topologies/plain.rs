@@ -5,7 +5,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Hold, State, Timeout};
-use ipcmutex_tests::servers::Redis;
+use ipcmutex_tests::proxy::Proxy;
+use ipcmutex_tests::servers::{Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters, within};
 use ipcmutex_tests::needs_redis;
@@ -143,6 +144,30 @@ fn without_scripts_a_value_that_is_no_text_is_waited_for_and_broken() {
     assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(50)))), ErrorKind::Timeout);
     assert!(mutex.break_lock().expect("broken"));
     mutex.acquire().expect("acquired").release().expect("released");
+}
+
+/// Nobody held what was given up unheard, so nobody hears that it was abandoned.
+#[test]
+fn without_scripts_a_take_that_was_answered_after_its_lease_was_no_hold() {
+    needs_redis!();
+    let redis = without_scripts();
+    let proxy = Proxy::before(&redis.address());
+    let through = |id| open(&plain(&redis, id).replace(&redis.address(), proxy.address()));
+    let (mutex, straight) = (through("stale?ttl=800ms&renew=off"), open(&redis.url("stale")));
+    // The link is up, and stays: else what is owed would come when nobody needs it any more.
+    let kept = through("kept?ttl=60s").acquire().expect("acquired");
+    kept.extend(None).expect("the link is up");
+    let owner = || redis.command(&["HGET", "{ipcmutex:stale}:state", "o"]);
+    assert_eq!(owner(), Reply::Nil);
+    proxy.delay(Duration::from_millis(500));
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    until("it was taken, and is given up", || owner() == Reply::Text(String::new()));
+    proxy.delay(Duration::ZERO);
+    assert_eq!(redis.command(&["EXISTS", "ipcmutex:stale"]).number(), 0);
+    let next = straight.acquire_with(within(LONG)).expect("acquired");
+    assert!(!next.abandoned());
+    next.release().expect("released");
+    kept.release().expect("released");
 }
 
 #[test]

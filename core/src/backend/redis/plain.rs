@@ -272,12 +272,19 @@ fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult
     let fields: Vec<Option<String>> = read(&mut seen)?;
     let [owner, released, died] = <[Option<String>; 3]>::try_from(fields).map_err(|_| strange())?;
     let waiters: Vec<String> = read(&mut seen)?;
-    if value.as_deref() != Some(token) {
-        unwatch(server)?;
-        return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
-    }
     let held = owner.as_deref() == Some(token);
     let cleared = held && (ending == "released" || (ending == "undone" && died.as_deref() != Some("1")));
+    if value.as_deref() != Some(token) {
+        // Undone: it was taken, and lapsed before anybody heard of it.
+        if cleared && ending == "undone" {
+            if !write(server, |words| _ = words.cmd("HSET").arg(state).arg("o").arg(""))? {
+                return Ok(None);
+            }
+        } else {
+            unwatch(server)?;
+        }
+        return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
+    }
     let noted = write(server, |words| {
         words.cmd("DEL").arg(key);
         words.cmd("HSET").arg(state).arg("l").arg(token);

@@ -4,6 +4,11 @@ if value ~= token then
   local first = call('ZRANK', line, me) == 0
   call('ZREM', line, me)
   if reserved and call('GET', reserved) == token then call('DEL', reserved) end
+  if ending == 'undone' then
+    -- Taken, and lapsed before anybody heard of it: the next hears what this one would have heard.
+    local was = call('HMGET', state, 'o', 'a')
+    if was[1] == token and was[2] ~= '1' then call('HSET', state, 'o', '') end
+  end
   if not value then
     advance(nil, 0)
   elseif first and type(value) == 'string' then
