@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,10 +36,23 @@ pub enum End {
 pub enum On {
     /// Of the calling threads.
     Caller,
-    /// Of the background thread.
+    /// Of the background thread, and of a thread that waits by itself.
     Link,
+    /// Of a thread that waits by itself.
+    Ear,
     /// The first on which it happens.
     Any,
+}
+
+impl On {
+    fn is_so(self, link: bool, ear: bool) -> bool {
+        match self {
+            On::Caller => !link,
+            On::Link => link,
+            On::Ear => ear,
+            On::Any => true,
+        }
+    }
 }
 
 /// A fault: strikes once, on one connection, after `bytes` more bytes have passed there.
@@ -76,6 +89,9 @@ struct Shared {
     plan: Mutex<Plan>,
     connections: Mutex<Vec<Instant>>,
     struck: AtomicU64,
+    /// What those say who wait by themselves is kept back; something is.
+    keeping: AtomicBool,
+    keeps: AtomicBool,
     /// Held while something is passed on.
     passing: Mutex<()>,
 }
@@ -198,6 +214,17 @@ impl Proxy {
         }
     }
 
+    /// Keeps back what a thread that waits by itself asks, or lets it pass again.
+    pub fn keep_asked(&self, keep: bool) {
+        self.shared.keeps.store(false, Ordering::SeqCst);
+        self.shared.keeping.store(keep, Ordering::SeqCst);
+    }
+
+    /// Whether something is kept back.
+    pub fn keeps_asked(&self) -> bool {
+        self.shared.keeps.load(Ordering::SeqCst)
+    }
+
     /// What clients have sent since the last time this was asked.
     pub fn said(&self) -> Vec<u8> {
         std::mem::take(&mut self.shared.plan().said)
@@ -244,9 +271,12 @@ fn serve(shared: &Arc<Shared>, client: TcpStream, upstream: TcpStream) {
     }
 }
 
-/// What a connection has become: its link byte says whether it subscribes, and whether it is silent.
+/// What a connection has become: its link byte says whether it subscribes, whether it is silent, and whether it is that of a
+/// thread that waits by itself, whose channel has a longer name.
 const SUBSCRIBES: u64 = 1;
 const SILENT: u64 = 2;
+const EAR: u64 = 4;
+const ITS_CHANNEL: &[u8] = b"SUBSCRIBE\r\n$28\r\nipcmutex:w:";
 
 fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStream, kind: &AtomicU64) {
     let mut buffer = [0; 16 << 10];
@@ -259,14 +289,17 @@ fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStr
         if from == From::Client && data.windows(9).any(|word| word.eq_ignore_ascii_case(b"SUBSCRIBE")) {
             kind.fetch_or(SUBSCRIBES, Ordering::SeqCst);
         }
+        if from == From::Client && data.windows(ITS_CHANNEL.len()).any(|word| word == ITS_CHANNEL) {
+            kind.fetch_or(EAR, Ordering::SeqCst);
+        }
         let mut plan = shared.plan();
         if from == From::Client {
             plan.said.extend_from_slice(data);
         }
         let delay = plan.delay;
-        let link = kind.load(Ordering::SeqCst) & SUBSCRIBES != 0;
+        let is = |what| kind.load(Ordering::SeqCst) & what != 0;
         let strikes = match &mut plan.fault {
-            Some(fault) if fault.from == from && (fault.on == On::Any || (fault.on == On::Link) == link) => {
+            Some(fault) if fault.from == from && fault.on.is_so(is(SUBSCRIBES), is(EAR)) => {
                 let left = fault.bytes;
                 fault.bytes = left.saturating_sub(read);
                 (left < read).then_some((left, fault.end))
@@ -279,6 +312,10 @@ fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStr
         drop(plan);
         if !delay.is_zero() {
             std::thread::sleep(delay);
+        }
+        while from == From::Client && kind.load(Ordering::SeqCst) & EAR != 0 && shared.keeping.load(Ordering::SeqCst) {
+            shared.keeps.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
         }
         let _passing = shared.passing.lock().unwrap_or_else(PoisonError::into_inner);
         if kind.load(Ordering::SeqCst) & SILENT != 0 {

@@ -7,6 +7,7 @@ use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters};
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::place::{freeze, signal};
+use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::{Redis, Reply};
 use rustix::process::Signal;
 
@@ -163,6 +164,42 @@ fn a_wait_by_itself_ends_in_time_when_the_server_is_silent() {
     drop(kept);
     served(&mutex).release().expect("released");
     is_free_and_empty(&mutex);
+}
+
+/// The server hears of the end of the wait before it hears of the look, which puts it in the line again.
+#[test]
+fn a_wait_that_is_cancelled_while_it_looks_leaves_nothing_in_the_line() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "looks"));
+    let other = open(&redis.unix_url("looks&ttl=1s"));
+    for answer_is_lost in [false, true] {
+        let cancel = std::sync::Mutex::new(Cancel::new());
+        let wait = || {
+            let token = Cancel::new();
+            *cancel.lock().expect("no panic") = token.clone();
+            mutex.acquire_with(Waiting { cancel: Some(&token), ..Waiting::default() })
+        };
+        let mut held = None;
+        let outcome = directly_behind(&other, &redis, "looks", wait, |hold| {
+            held = Some(hold);
+            proxy.keep_asked(true);
+            until("it looks", || proxy.keeps_asked());
+            cancel.lock().expect("no panic").cancel();
+            until("it has left the line", || line(&redis, "looks").is_empty());
+            if answer_is_lost {
+                proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Cut, on: On::Ear });
+            }
+            proxy.keep_asked(false);
+            None
+        });
+        assert_eq!(kind_of(outcome), ErrorKind::Canceled);
+        assert_eq!(proxy.struck(), u64::from(answer_is_lost));
+        until("nothing of it is left in the line", || line(&redis, "looks").is_empty());
+        held.expect("it was given").release().expect("released");
+        is_free_and_empty(&mutex);
+    }
 }
 
 #[test]

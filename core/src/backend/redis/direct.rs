@@ -376,6 +376,10 @@ impl Lock {
                 wait.ticket = refusal.ticket;
                 wait.look_at = self.look_at(&refusal, sent);
                 self.saw(refusal);
+                if !waiter.is_waiting() {
+                    // The server may have heard of its leaving before this, which put it back.
+                    self.engine.owe(&wait.token, self.debt_by_ear());
+                }
                 return None;
             }
             Ok(Taken::Owned { fence, abandoned, .. }) => self.adopt(&wait.token, fence, abandoned, sent),
@@ -407,10 +411,12 @@ impl Lock {
     /// The background thread goes on with a new token, at its old place.
     fn move_on(self: &Arc<Lock>, waiter: &Arc<Waiter>, serial: u64, old: &Token, ticket: u64) {
         let moved = engine::new_token().and_then(|fresh| {
-            if !self.engine.board().arrivals.moves(serial, fresh, ticket) {
-                return Ok(()); // it has left
-            }
+            let moves = self.engine.board().arrivals.moves(serial, fresh, ticket);
+            // Also for one that has left: maybe before what it asked last, which put it back.
             self.engine.owe(old, self.debt_by_ear());
+            if !moves {
+                return Ok(());
+            }
             self.engine.post(Event::Arrived { serial, waiter: waiter.clone(), lock: self.clone() })
         });
         if let Err(error) = moved {
