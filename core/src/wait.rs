@@ -21,6 +21,7 @@ use crate::event_loop::EventLoop;
 use crate::service::{call, clock};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Guarded, MutexGuard, futex};
+use crate::sys::fork;
 use crate::sys::futex::Woken;
 use crate::timeout::Timeout;
 
@@ -352,6 +353,7 @@ pub(crate) fn block(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: 
 #[cold]
 fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl FnOnce(Pending)) -> Result<Grant> {
     let Waiting { timeout, cancel, mut interrupt } = waiting;
+    let epoch = fork::epoch();
     let deadline = if backend.is_remote() { timeout.deadline() } else { None };
     let ticket = match first_try(&**backend, timeout, deadline, true)? {
         Ok(grant) => return Ok(grant),
@@ -380,12 +382,16 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
             (deadline, slice) => deadline.or(slice),
         };
         let woken = backend.wait(&waiter, until);
+        let interrupted = woken != Woken::Changed && interrupt.as_mut().is_some_and(|go_on| !go_on());
+        if epoch != fork::epoch() {
+            // A signal's handler has forked, and this is the child: its parent's are the place in the line and the engine.
+            return Err(Error::new(ErrorKind::Forked, "acquire", "the wait belongs to the parent process")
+                .with_help("acquire in this process"));
+        }
         if woken == Woken::Changed {
             continue;
         }
-        let reason = if let Some(go_on) = &mut interrupt
-            && !go_on()
-        {
+        let reason = if interrupted {
             canceled()
         } else if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             timed_out(&**backend, timeout)

@@ -101,6 +101,49 @@ def test_y2_a_handler_that_does_not_raise_runs_and_the_deadline_stays(url: str, 
     assert code == 0, out + err
 
 
+def test_y5_a_handler_that_forks_leaves_the_wait_to_the_parent(url: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import os, signal, sys, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        from ipcmutex import Forked, Mutex
+        url = sys.argv[1]
+        pids = []
+        signal.signal(signal.SIGALRM, lambda *_: pids.append(os.fork()))
+        holder, mutex = Mutex(url), Mutex(url)
+        for _ in range(20):  # by itself as by way of the library's thread
+            holder.acquire()
+            def fork_and_release():
+                while holder.status().waiters == 0:
+                    time.sleep(0.001)
+                signal.raise_signal(signal.SIGALRM)
+                while not pids:
+                    time.sleep(0.001)
+                status = os.waitstatus_to_exitcode(os.waitpid(pids.pop(), 0)[1])
+                holder.release()
+                assert status == 0, status
+            thread = threading.Thread(target=fork_and_release)
+            thread.start()
+            try:
+                assert mutex.acquire(timeout=5)
+            except Forked:
+                # Anew, as one of its own.
+                if url.startswith("spm"):
+                    with mutex:
+                        pass
+                else:
+                    assert not mutex.acquire(timeout=0.05)
+                os._exit(0)
+            if pids and pids[0] == 0:
+                os._exit(2)
+            mutex.release()
+            thread.join()
+        """,
+        url,
+    ).end()
+    assert code == 0, out + err
+
+
 def test_y3_signals_at_any_moment_leave_nothing_held(url: str, child: Start) -> None:
     """The handler raises before, while and after the grant; whoever gets the exception does not hold the lock."""
     racer = child(
