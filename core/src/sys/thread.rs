@@ -1,5 +1,7 @@
 //! Threads of the library: named, and blind to signals, so that a host's handlers run on the host's own threads.
 
+use std::thread::JoinHandle;
+
 use crate::error::{Error, ErrorKind, Result};
 
 /// For threads that run the library's own short jobs.
@@ -7,11 +9,19 @@ pub(crate) const SMALL_STACK: usize = 256 << 10;
 /// For threads that run code of the user.
 pub(crate) const FULL_STACK: usize = 2 << 20;
 
-/// Starts a thread that blocks all signals.
+/// Starts a thread that blocks all signals, and that nobody waits for.
 ///
 /// # Errors
 /// RESOURCE if the operating system has no thread to give.
 pub(crate) fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> Result<()> {
+    start(name, stack, body).map(drop)
+}
+
+/// The same, for who may wait for its end.
+///
+/// # Errors
+/// RESOURCE if the operating system has no thread to give.
+pub(crate) fn start(name: &str, stack: usize, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
     // SAFETY: both sets are valid for the calls; the mask of the caller is put back below, so the new thread
     // inherits a full mask and the caller's own does not change.
     let before = unsafe {
@@ -24,13 +34,9 @@ pub(crate) fn spawn(name: &str, stack: usize, body: impl FnOnce() + Send + 'stat
     let started = std::thread::Builder::new().name(name.to_owned()).stack_size(stack).spawn(body);
     // SAFETY: `before` was filled by the call above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut()) };
-    match started {
-        Ok(_detached) => Ok(()),
-        Err(error) => {
-            Err(Error::new(ErrorKind::Resource, "acquire", format!("no thread can be started: {error}"))
-                .with_source(error))
-        }
-    }
+    started.map_err(|error| {
+        Error::new(ErrorKind::Resource, "acquire", format!("no thread can be started: {error}")).with_source(error)
+    })
 }
 
 /// A name that no other living thread of this process has: an address.

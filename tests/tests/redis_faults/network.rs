@@ -1,13 +1,16 @@
 //! The way to the server: packets that vanish, and everybody at once after it was gone.
 
 use std::collections::BTreeSet;
+use std::net::UdpSocket;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Hold, Timeout};
+use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::privilege::{skip, unshare, without_namespaces};
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::Redis;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -107,6 +110,36 @@ fn r1_a_refused_look_that_is_long_on_its_way_puts_the_next_one_off_no_more() {
     drop(hold);
     next.release().expect("released");
     kept.release().expect("released");
+}
+
+/// A search for a name ends by itself after half a minute here, and nothing ends it sooner.
+#[test]
+fn a_name_server_that_is_silent_does_not_outlast_connect_timeout() {
+    const NAME: &str = "a_name_server_that_is_silent_does_not_outlast_connect_timeout";
+    if without_namespaces(NAME) {
+        return;
+    }
+    let Ok(silent) = UdpSocket::bind("127.0.0.99:53") else {
+        skip(NAME, "it needs the right to a name server's port, and nobody who has it");
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("resolv.conf");
+    std::fs::write(&file, "nameserver 127.0.0.99\noptions timeout:15 attempts:2\n").expect("written");
+    let script = format!("mount --bind '{}' /etc/resolv.conf && exec \"$0\"", file.display());
+    let mut words = unshare(&["--mount"]);
+    words.extend(["sh", "-c", &script]);
+    let agent = Agent::start_under(Language::Rust, &words);
+    let begun = Instant::now();
+    for _ in 0..3 {
+        agent.open(1, "rpm+redis://redis.example/a?connect_timeout=300ms").err(ErrorKind::Unavailable);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    silent.set_nonblocking(true).expect("it is a socket");
+    silent.recv(&mut [0; 512]).expect("it was asked");
+    // All three wait for the same one.
+    let (_, names) = agent.threads();
+    assert_eq!(names.iter().filter(|name| *name == "ipcmutex-name").count(), 1, "{names:?}");
 }
 
 #[test]

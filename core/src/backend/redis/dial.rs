@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use redis::io::tcp::socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::names;
 use super::prompt::{self, Prompt};
 use super::tls::Tls;
 
@@ -144,8 +145,7 @@ pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io:
         Address::Tcp(host, port) => (host.as_str(), *port),
     };
     let end = Instant::now() + limit;
-    let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs()?.collect();
-    let stream = reach(&addresses, end)?;
+    let stream = reach(&names::resolve(host, port, limit)?, end)?;
     tune(SockRef::from(&stream))?;
     let stream = Prompt::new(stream);
     stream.set_limit(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))?;

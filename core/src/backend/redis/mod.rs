@@ -54,6 +54,7 @@ mod keys;
 mod lease;
 mod line;
 mod lock;
+mod names;
 mod nodes;
 mod placing;
 mod plain;
