@@ -249,8 +249,6 @@ impl Engine {
         if let Some((at, waited, error)) = &caller.failure
             && *at > queued
             && *waited >= patience
-            // That one node failed says nothing of another.
-            && !self.server.is_cluster()
         {
             return Err(Failed { error: error.clone(), in_doubt: false });
         }
@@ -299,7 +297,10 @@ impl Engine {
                     if std::mem::replace(&mut in_doubt, true) || error.is_timeout() {
                         let waited = if error.is_timeout() { asked.elapsed() } else { Duration::MAX };
                         let error = self.server.failed(operation, &error);
-                        caller.failure = Some((Instant::now(), waited, error.clone()));
+                        // That one node failed says nothing of another.
+                        if !self.server.is_cluster() {
+                            caller.failure = Some((Instant::now(), waited, error.clone()));
+                        }
                         return Err(Failed { error, in_doubt });
                     }
                 }
