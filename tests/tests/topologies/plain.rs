@@ -108,6 +108,10 @@ fn what_is_done_without_scripts_is_told_to_who_waits_with_them() {
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| scripted.acquire_with(within(LONG)));
             until("it waits", || waiters(&scripted) == 1);
+            // Before it stands what is no waiter, and not even text.
+            let mut stray = redis.client();
+            stray.say(b"*4\r\n$4\r\nZADD\r\n$20\r\n{ipcmutex:told}:line\r\n$1\r\n0\r\n$2\r\n\xff.\r\n");
+            assert_eq!(stray.reply().number(), 1);
             let begun = Instant::now();
             step(hold);
             let next = waits.join().expect("no panic").expect("acquired");

@@ -208,12 +208,14 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
     Ok(done.then(owned))
 }
 
-/// Tells some who wait with scripts, the first ones of their processes, that the lock may come free in `left` ms: without, it
-/// is granted to nobody. `waiters`: the first page of the line. Who may not publish leaves them to their timers.
-fn forewarn(server: &mut Single, line: &str, mut waiters: Vec<String>, left: i64) -> RedisResult<()> {
+/// Tells some who wait with scripts, the first ones of their processes, that the lock may come free in `left` ms:
+/// without, it is granted to nobody. `waiters`: the first page of the line. Who may not publish leaves them to their timers.
+fn forewarn(server: &mut Single, line: &str, mut waiters: Vec<Vec<u8>>, left: i64) -> RedisResult<()> {
     while !waiters.is_empty() {
         let (mut processes, mut told) = (Vec::new(), 0);
-        for (process, token) in waiters.iter().filter_map(|waiter| waiter.split_once('.')) {
+        // Anybody may have written there: what is no text is no waiter.
+        let members = waiters.iter().filter_map(|waiter| std::str::from_utf8(waiter).ok()?.split_once('.'));
+        for (process, token) in members {
             if processes.contains(&process) {
                 continue;
             }
@@ -271,7 +273,7 @@ fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult
     let value = value_of(&mut seen)?;
     let fields: Vec<Option<String>> = read(&mut seen)?;
     let [owner, released, died] = <[Option<String>; 3]>::try_from(fields).map_err(|_| strange())?;
-    let waiters: Vec<String> = read(&mut seen)?;
+    let waiters: Vec<Vec<u8>> = read(&mut seen)?;
     let held = owner.as_deref() == Some(token);
     let cleared = held && (ending == "released" || (ending == "undone" && died.as_deref() != Some("1")));
     if value.as_deref() != Some(token) {
@@ -352,7 +354,7 @@ fn break_lock(server: &mut Single, keys: &[String]) -> RedisResult<Option<Value>
     .into_iter();
     let value = value_of(&mut seen)?;
     let holder: Option<String> = read(&mut seen)?;
-    let waiters: Vec<String> = read(&mut seen)?;
+    let waiters: Vec<Vec<u8>> = read(&mut seen)?;
     let Some(value) = value else {
         unwatch(server)?;
         return Ok(Some(Value::Int(0)));
