@@ -11,8 +11,8 @@ local function split(member)
   return string.match(member, '^(%x+)%.(%x+)$')
 end
 
--- Tells the one at `place` in the line (`member`, if that is known) that the lock may come free in `ms`; throws out those to
--- whom nobody listens.
+-- Tells the one at `place` in the line (`member`, if that is known) that the lock may come free in `ms`; throws out
+-- those to whom nobody listens.
 local function forewarn(ms, place, member)
   while true do
     member = member or call('ZRANGE', line, place, place)[1]
@@ -33,8 +33,8 @@ local function advance(me, ticket)
     local proc, token = split(first[1])
     local turn
     if reserved then
-      -- The head keeps its place, since a foreigner may slip in: then its take is refused, which clears `g`. A turn that has
-      -- lapsed untaken is not given again: who thaws comes back with its ticket.
+      -- The head keeps its place, since a foreigner may slip in: then its take is refused, which clears `g`. A turn
+      -- that has lapsed untaken is not given again: who thaws comes back with its ticket.
       local told = call('HGET', state, 'g') == token
       if told and call('GET', reserved) == token then return true end
       if proc and not told and tell(proc, 'N ' .. token) ~= 0 then
@@ -55,8 +55,8 @@ local function advance(me, ticket)
     if turn then
       if call('HSET', state, 'g', token) == 1 then call('PEXPIRE', state, WEEK) end
       if not first[3] then return true end
-      -- The second in line notices if nobody comes. That one may have stopped too, if it came long ago: then two more processes
-      -- notice, each a little later. To tell them each time would be a fifth of a hand-over's cost.
+      -- The second in line notices if nobody comes. That one may have stopped too, if it came long ago: then two more
+      -- processes notice, each a little later. To tell them each time would be a fifth of a hand-over's cost.
       forewarn(turn, reserved and 1 or 0, first[3])
       local clock = call('TIME')
       if clock[1] * 1000000 + clock[2] - first[4] > LONG then

@@ -29,8 +29,9 @@
 //! | a token | another, or none; `g` is the token | granted, to be confirmed within 400 ms |
 //! | anything else | any | held by a program that is not one of ours |
 //!
-//! `g` is the last grant's token, and says nothing of a key with another one. Beside other libraries nothing is granted: the
-//! key stays free, and `g` is the token of who was told of its turn and has not come yet, not even to find it taken.
+//! `g` is the last grant's token, and says nothing of a key with another one. Beside other libraries nothing is
+//! granted: the key stays free, and `g` is the token of who was told of its turn and has not come, not even to find
+//! it taken.
 //!
 //! A grant is no hold until its confirm was answered: the claim cannot be dated by who is told of it late. A hold
 //! is relied on only until its deadline on this machine's own clock, counted from before the request was sent.

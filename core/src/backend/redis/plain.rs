@@ -209,7 +209,8 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
 }
 
 /// Tells some who wait with scripts, the first ones of their processes, that the lock may come free in `left` ms:
-/// without, it is granted to nobody. `waiters`: the first page of the line. Who may not publish leaves them to their timers.
+/// without, it is granted to nobody. `waiters`: the first page of the line. Who may not publish leaves them to their
+/// timers.
 fn forewarn(server: &mut Single, line: &str, mut waiters: Vec<Vec<u8>>, left: i64) -> RedisResult<()> {
     while !waiters.is_empty() {
         let (mut processes, mut told) = (Vec::new(), 0);
