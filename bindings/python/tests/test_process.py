@@ -56,6 +56,57 @@ def test_y5_y10_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(u
     assert code == 0, out + err
 
 
+def test_a_forked_child_keeps_no_connection_of_its_parents_open(redis: str, name: str, child: Start) -> None:
+    """Else a server would take who waits for one that still listens, after the parent has died."""
+    code, out, err = child(
+        """
+        import gc, os, sys, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        from ipcmutex import Mutex
+        url = sys.argv[1]
+        def sockets():
+            found = set()
+            for number in os.listdir("/proc/self/fd"):
+                try:
+                    found.add(os.readlink(f"/proc/self/fd/{number}"))
+                except FileNotFoundError:  # that of the directory
+                    pass
+            return {file for file in found if file.startswith("socket:")}
+        before = sockets()
+        mutex, other = Mutex(url), Mutex(url)
+        hold = mutex.hold()
+        hold.extend()
+        waits = threading.Thread(target=other.acquire, daemon=True)
+        waits.start()
+        while mutex.status().waiters < 1:
+            pass
+        ours = sockets() - before
+        assert len(ours) >= 2, ours
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                assert not sockets() & ours, sockets()
+                files = [os.open("/dev/null", os.O_RDONLY) for _ in range(32)]  # under the numbers that were theirs, too
+                assert not mutex.acquire(timeout=0.05)
+                del mutex, other, hold
+                gc.collect()
+                for file in files:
+                    os.fstat(file)
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        hold.extend()
+        hold.release()
+        waits.join()
+        other.release()
+        """,
+        f"rpm+{redis}?id={name}",
+    ).end()
+    assert code == 0, out + err
+
+
 def test_a_child_forked_while_an_async_mutex_opens_opens_its_own(redis: str, name: str, child: Start) -> None:
     code, out, err = child(
         """

@@ -166,7 +166,8 @@ fn inode_of(file: BorrowedFd<'_>) -> (u64, u64) {
 static CLOSED_IN_CHILD: Places = Places::new();
 
 /// Closes `file` in children that are forked while it is open here. Before it is closed here, [`keep_in_child`].
-pub(crate) fn close_in_child(file: &OwnedFd) {
+pub(crate) fn close_in_child(file: &impl AsFd) {
+    let file = file.as_fd();
     let mut places = &CLOSED_IN_CHILD;
     let place = loop {
         match places.swap(FREE, BUSY) {
@@ -174,13 +175,14 @@ pub(crate) fn close_in_child(file: &OwnedFd) {
             None => places = places.next().unwrap_or_else(|| places.more()),
         }
     };
-    let (device, inode) = inode_of(file.as_fd());
+    let (device, inode) = inode_of(file);
     place.device.store(device, Ordering::Relaxed);
     place.inode.store(inode, Ordering::Relaxed);
     place.file.store(file.as_raw_fd(), Ordering::Release);
 }
 
-pub(crate) fn keep_in_child(file: &OwnedFd) {
+pub(crate) fn keep_in_child(file: &impl AsFd) {
+    let file = file.as_fd();
     let mut places = Some(&CLOSED_IN_CHILD);
     while let Some(these) = places
         && these.swap(file.as_raw_fd(), FREE).is_none()
@@ -217,12 +219,52 @@ impl Drop for KeptFile {
             return; // The child has closed it.
         }
         let _gate = ForkGate::enter();
-        keep_in_child(&self.file);
+        keep_in_child(&*self.file);
         // Else the number is the program's own file by now.
         if self.is_there() {
             // SAFETY: it is dropped here and nowhere else, and not used again.
             unsafe { ManuallyDrop::drop(&mut self.file) };
         }
+    }
+}
+
+/// A socket that no child has: there its number may be a file of the program's own, and is neither used nor closed.
+#[cfg(feature = "redis")]
+pub(crate) struct Unshared<S: AsFd> {
+    socket: ManuallyDrop<S>,
+    epoch: u32,
+}
+
+#[cfg(feature = "redis")]
+impl<S: AsFd> Unshared<S> {
+    pub(crate) fn new(socket: S) -> Unshared<S> {
+        let epoch = epoch(); // the handlers are in place
+        close_in_child(&socket);
+        Unshared { socket: ManuallyDrop::new(socket), epoch }
+    }
+
+    /// # Errors
+    /// BrokenPipe in a child.
+    pub(crate) fn get(&self) -> std::io::Result<&S> {
+        if self.epoch == epoch() { Ok(&self.socket) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
+    }
+
+    /// # Errors
+    /// BrokenPipe in a child.
+    pub(crate) fn get_mut(&mut self) -> std::io::Result<&mut S> {
+        if self.epoch == epoch() { Ok(&mut self.socket) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
+    }
+}
+
+#[cfg(feature = "redis")]
+impl<S: AsFd> Drop for Unshared<S> {
+    fn drop(&mut self) {
+        if self.epoch != epoch() {
+            return; // The child has closed it.
+        }
+        keep_in_child(&*self.socket);
+        // SAFETY: it is dropped here and nowhere else, and not used again.
+        unsafe { ManuallyDrop::drop(&mut self.socket) };
     }
 }
 
@@ -389,6 +431,38 @@ mod tests {
         rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
         assert!(has_child(number));
         keep_in_child(&file);
+    }
+
+    #[cfg(feature = "redis")]
+    #[test]
+    fn a_child_has_no_socket_of_its_parents_and_leaves_its_number_alone() {
+        use std::io::{Read, Write};
+        let (near, mut far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let number = near.as_raw_fd();
+        let mut near = Unshared::new(near);
+        assert!(!has_child(number));
+        // SAFETY: the child calls only what is safe after fork in a threaded process: system calls.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: as above; the number is free, and is then the child's own.
+            let own = unsafe { libc::dup2(libc::STDERR_FILENO, number) } == number;
+            let refused = near.get().is_err() && near.get_mut().is_err();
+            drop(near);
+            // SAFETY: as above; leaves the child without running anything of the test harness.
+            unsafe {
+                let open = libc::fcntl(number, libc::F_GETFD) >= 0;
+                libc::_exit(if own && refused && open { 0 } else { 1 });
+            }
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just forked; `status` outlives the call.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(status, 0);
+        near.get_mut().unwrap().write_all(b"a").unwrap();
+        drop(near);
+        let mut heard = Vec::new();
+        far.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, b"a");
     }
 
     #[test]

@@ -6,14 +6,17 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use redis::io::tcp::socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::names;
 use super::prompt::{self, Prompt};
 use super::tls::Tls;
+use crate::sys::fork::Unshared;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) enum Address {
@@ -49,21 +52,23 @@ pub(super) trait Stream: Read + Write + Send {
 
 impl Stream for Prompt<TcpStream> {
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
-        self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
+        let socket = Prompt::socket(self)?;
+        socket.set_read_timeout(Some(limit)).and(socket.set_write_timeout(Some(limit)))
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
+        Prompt::socket(self).ok().map(AsFd::as_fd)
     }
 }
 
 impl Stream for Prompt<UnixStream> {
     fn set_limit(&self, limit: Duration) -> io::Result<()> {
-        self.socket.set_read_timeout(Some(limit)).and(self.socket.set_write_timeout(Some(limit)))
+        let socket = Prompt::socket(self)?;
+        socket.set_read_timeout(Some(limit)).and(socket.set_write_timeout(Some(limit)))
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.as_fd())
+        Prompt::socket(self).ok().map(AsFd::as_fd)
     }
 }
 
@@ -173,6 +178,49 @@ fn secure(_: Prompt<TcpStream>, _: &str, tls: &Tls) -> io::Result<Box<dyn Stream
 pub(super) trait AsyncStream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> AsyncStream for T {}
 
+struct Looped<S: AsFd>(Unshared<S>);
+
+impl<S: AsFd> Looped<S> {
+    fn get(self: Pin<&mut Self>) -> io::Result<Pin<&mut S>>
+    where
+        S: Unpin,
+    {
+        self.get_mut().0.get_mut().map(Pin::new)
+    }
+}
+
+impl<S: AsFd + AsyncRead + Unpin> AsyncRead for Looped<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.get()?.poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsFd + AsyncWrite + Unpin> AsyncWrite for Looped<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get()?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get()?.poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.get().is_ok_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get()?.poll_shutdown(cx)
+    }
+}
+
 /// As [`dial`]; the caller bounds the time, to the same.
 pub(super) async fn dial_async(
     address: &Address,
@@ -180,12 +228,13 @@ pub(super) async fn dial_async(
     limit: Duration,
 ) -> io::Result<Box<dyn AsyncStream>> {
     match address {
-        Address::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
+        Address::Unix(path) => Ok(Box::new(Looped(Unshared::new(tokio::net::UnixStream::connect(path).await?)))),
         Address::Tcp(host, port) => {
             let end = Instant::now() + limit;
             let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
             let stream = reach_async(&addresses, end).await?;
             tune(SockRef::from(&stream))?;
+            let stream = Looped(Unshared::new(stream));
             match tls {
                 None => Ok(Box::new(stream)),
                 Some(tls) => secure_async(stream, host, tls).await,
@@ -195,14 +244,18 @@ pub(super) async fn dial_async(
 }
 
 #[cfg(feature = "tls")]
-async fn secure_async(stream: tokio::net::TcpStream, host: &str, tls: &Tls) -> io::Result<Box<dyn AsyncStream>> {
+async fn secure_async(
+    stream: Looped<tokio::net::TcpStream>,
+    host: &str,
+    tls: &Tls,
+) -> io::Result<Box<dyn AsyncStream>> {
     let config = tls.config().map_err(io::Error::other)?;
     let name = super::tls::server_name(host).map_err(io::Error::other)?;
     Ok(Box::new(tokio_rustls::TlsConnector::from(config).connect(name, stream).await?))
 }
 
 #[cfg(not(feature = "tls"))]
-async fn secure_async(_: tokio::net::TcpStream, _: &str, tls: &Tls) -> io::Result<Box<dyn AsyncStream>> {
+async fn secure_async(_: Looped<tokio::net::TcpStream>, _: &str, tls: &Tls) -> io::Result<Box<dyn AsyncStream>> {
     Err(tls.config().err().map_or_else(|| io::ErrorKind::Unsupported.into(), io::Error::other))
 }
 

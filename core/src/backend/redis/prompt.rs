@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use crate::sys::fork::Unshared;
+
 /// How long a look takes at most: some times what a near server needs.
 const LOOK: Duration = Duration::from_micros(100);
 /// After how many looks in vain one read in 2^6 begins with one.
@@ -25,8 +27,8 @@ pub(super) fn has_ended(socket: BorrowedFd<'_>) -> bool {
     }
 }
 
-pub(super) struct Prompt<S> {
-    pub(super) socket: S,
+pub(super) struct Prompt<S: AsFd> {
+    socket: Unshared<S>,
     /// How many looks were in vain since the last one that was not.
     vain: u32,
     /// How many reads are to be made without one.
@@ -35,18 +37,28 @@ pub(super) struct Prompt<S> {
 
 impl<S: AsFd> Prompt<S> {
     pub(super) fn new(socket: S) -> Prompt<S> {
-        Prompt { socket, vain: 0, passed: 0 }
+        Prompt { socket: Unshared::new(socket), vain: 0, passed: 0 }
+    }
+
+    /// # Errors
+    /// BrokenPipe in a forked child, which does not have it.
+    pub(super) fn socket(&self) -> io::Result<&S> {
+        self.socket.get()
     }
 
     /// What has come, if it came within a moment.
     fn look(&mut self, buffer: &mut [u8]) -> Option<io::Result<usize>> {
+        let socket = match self.socket.get() {
+            Ok(socket) => socket,
+            Err(error) => return Some(Err(error)),
+        };
         if self.passed > 0 {
             self.passed -= 1;
             return None;
         }
         let begun = Instant::now();
         loop {
-            match recv(&self.socket, &mut *buffer, RecvFlags::DONTWAIT) {
+            match recv(socket, &mut *buffer, RecvFlags::DONTWAIT) {
                 Ok((read, _)) => {
                     self.vain = 0;
                     return Some(Ok(read));
@@ -64,28 +76,22 @@ impl<S: AsFd> Prompt<S> {
     }
 }
 
-impl<S: AsFd> AsFd for Prompt<S> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 impl<S: AsFd + Read> Read for Prompt<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.look(buffer) {
             Some(found) => found,
-            None => self.socket.read(buffer),
+            None => self.socket.get_mut()?.read(buffer),
         }
     }
 }
 
-impl<S: Write> Write for Prompt<S> {
+impl<S: AsFd + Write> Write for Prompt<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.write(bytes)
+        self.socket.get_mut()?.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
+        self.socket.get_mut()?.flush()
     }
 }
 
@@ -134,9 +140,9 @@ mod tests {
     #[test]
     fn an_end_is_an_end_and_a_failure_a_failure() {
         let (mut near, far) = pair();
-        assert!(!has_ended(near.as_fd()));
+        assert!(!has_ended(near.socket().expect("it is ours").as_fd()));
         drop(far);
-        assert!(has_ended(near.as_fd()));
+        assert!(has_ended(near.socket().expect("it is ours").as_fd()));
         assert_eq!(near.read(&mut [0; 8]).expect("it ended"), 0);
 
         let socket = UnixStream::from(
