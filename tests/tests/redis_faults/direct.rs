@@ -274,6 +274,65 @@ fn who_waits_behind_its_own_process_keeps_its_place_when_both_are_cut() {
     is_free_and_empty(&mutex);
 }
 
+/// Who has begun to wait first may be heard by the server later, and stands behind. Who is passed over first, while the
+/// process cannot be told, is the one that stands first.
+#[test]
+fn who_was_passed_over_comes_back_whoever_of_its_process_began_before() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, other) = (open(&redis.url_at(proxy.address(), "passed")), open(&redis.unix_url("passed")));
+    // One is granted the lock, and the other one is told that it is the next.
+    let between = [(); 2].map(|()| Agent::start_with(Language::Rust, &[talkative()]));
+    for agent in &between {
+        agent.open(1, &redis.url("passed")).ok();
+    }
+    loop {
+        directly_behind(&other, &redis, "passed", || served(&mutex).release(), released).expect("released");
+        let hold = served(&other);
+        proxy.keep_asked(true);
+        let done = std::thread::scope(|scope| {
+            let early = scope.spawn(|| served(&mutex).release().expect("released"));
+            until("it asks", || proxy.keeps_asked() || line(&redis, "passed").len() == 1);
+            if !proxy.keeps_asked() {
+                proxy.keep_asked(false);
+                hold.release().expect("released");
+                return false;
+            }
+            let (tell, told) = std::sync::mpsc::channel();
+            mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+            until("one waits", || line(&redis, "passed") == [false]);
+            let next = between[0].begin("hold 1 1 forever");
+            until("two wait", || line(&redis, "passed") == [false; 2]);
+            let last = between[1].begin("hold 1 1 forever");
+            until("three wait", || line(&redis, "passed") == [false; 3]);
+            proxy.keep_asked(false);
+            until("four wait", || line(&redis, "passed") == [false, false, false, true]);
+            proxy.cut_all();
+            until("it has moved", || line(&redis, "passed") == [false; 4]);
+            proxy.close(true);
+            proxy.cut_all();
+            let heard = || redis.command(&["PUBSUB", "CHANNELS", "ipcmutex:w:*"]);
+            until("the agents alone hear", || matches!(heard(), Reply::List(list) if list.len() == 2));
+            hold.release().expect("released");
+            next.reply().ok();
+            assert_eq!(line(&redis, "passed"), [false; 2]);
+            proxy.close(false);
+            until("both stand in the line", || line(&redis, "passed") == [false; 3]);
+            between[0].call("end 1").ok();
+            told.recv_timeout(LONG).expect("told").expect("served").release().expect("released");
+            last.reply().ok();
+            between[1].call("end 1").ok();
+            early.join().expect("no panic");
+            true
+        });
+        if done {
+            break;
+        }
+    }
+    is_free_and_empty(&other);
+}
+
 /// Nothing is told of it: the lease ends, and who waits looks.
 #[test]
 fn who_waits_by_itself_for_one_who_dies_looks_when_the_lease_ends() {

@@ -61,6 +61,11 @@ impl Drop for Entry {
     }
 }
 
+/// Where in its process's part of a line a waiter stands: by its ticket, and behind all of them without one.
+fn place(ticket: u64, serial: u64) -> (u64, u64) {
+    (ticket.wrapping_sub(1), serial)
+}
+
 /// A take that was granted.
 pub(super) struct Owned {
     fence: u64,
@@ -72,8 +77,9 @@ pub(super) struct Owned {
 /// The waiters of one lock.
 #[derive(Default)]
 pub(super) struct Line {
-    /// By arrival.
-    pub(super) members: BTreeSet<u64>,
+    /// By [`place`], for the server passes over the first of a process first. Arrival is another order: who is asked
+    /// for first may be heard later.
+    pub(super) members: BTreeSet<(u64, u64)>,
     timer: Option<Instant>,
     /// In a cluster, where each lock has a channel.
     ear: Ear,
@@ -198,7 +204,7 @@ impl Worker {
             Some(line) => line,
             None => self.lines.entry(name(&lock).into()).or_default(),
         };
-        line.members.insert(serial);
+        line.members.insert(place(ticket, serial));
         self.by_token.insert(token.clone(), serial);
         let joined = waiter.created;
         let entry = Entry {
@@ -230,7 +236,7 @@ impl Worker {
         let entry = self.entries.remove(&serial)?;
         self.by_token.remove(&entry.token);
         if let Some(line) = self.lines.get_mut(name(&entry.lock)) {
-            line.members.remove(&serial);
+            line.members.remove(&place(entry.ticket, serial));
             if line.members.is_empty() {
                 self.set_timer(name(&entry.lock), None);
                 self.lines.remove(name(&entry.lock));
@@ -273,7 +279,7 @@ impl Worker {
     }
 
     fn is_first(&self, serial: u64, lock: &Lock) -> bool {
-        self.lines.get(name(lock)).is_some_and(|line| line.members.first() == Some(&serial))
+        self.lines.get(name(lock)).is_some_and(|line| line.members.first().is_some_and(|(_, first)| *first == serial))
     }
 
     fn has_no_timer(&self, lock: &Lock) -> bool {
@@ -489,21 +495,25 @@ impl Worker {
     }
 
     fn refused(&mut self, serial: u64, lock: &Arc<Lock>, refusal: Refusal, sent: u64) {
-        let first = self.is_first(serial, lock);
-        let hears = !self.engine.learned.forbids_scripts();
-        let listens = self.link().is_some_and(|link| link.listens && hears)
-            || self.lines.get(name(lock)).is_some_and(|line| line.ear == Ear::Open);
-        let told = first && self.hears_others(lock, refusal.rank);
         let Some(entry) = self.entries.get_mut(&serial) else { return };
-        let had_ticket = std::mem::replace(&mut entry.ticket, refusal.ticket) != 0;
+        let had = std::mem::replace(&mut entry.ticket, refusal.ticket);
         entry.due = false;
         if entry.ticket != 0 {
             entry.placing = None;
         }
         let again = entry.again;
+        if let Some(line) = self.lines.get_mut(name(lock)) {
+            line.members.remove(&place(had, serial));
+            line.members.insert(place(refusal.ticket, serial));
+        }
+        let first = self.is_first(serial, lock);
+        let hears = !self.engine.learned.forbids_scripts();
+        let listens = self.link().is_some_and(|link| link.listens && hears)
+            || self.lines.get(name(lock)).is_some_and(|line| line.ear == Ear::Open);
+        let told = first && self.hears_others(lock, refusal.rank);
         let blind = !listens || (refusal.foreign && !told);
         let wake = lease::counted_from(sent, lease::recheck(refusal.left, refusal.rank, blind, jitter()));
-        let wiped = refusal.fresh && had_ticket && first;
+        let wiped = refusal.fresh && had != 0 && first;
         lock.saw(refusal);
         if wiped {
             self.rejoin(name(lock), serial);
@@ -526,7 +536,7 @@ impl Worker {
     }
 
     fn members(&self, lock: &str) -> Vec<u64> {
-        self.lines.get(lock).map(|line| line.members.iter().copied().collect()).unwrap_or_default()
+        self.lines.get(lock).map(|line| line.members.iter().map(|(_, serial)| *serial).collect()).unwrap_or_default()
     }
 
     /// Whose timer has come looks again: the first of this process, and who never got an answer.

@@ -94,7 +94,7 @@ impl Worker {
         let firsts: Vec<u64> = lines
             .filter_map(|(_, line)| {
                 line.tracked = false;
-                line.members.first().copied()
+                line.members.first().map(|(_, serial)| *serial)
             })
             .collect();
         for serial in firsts {
