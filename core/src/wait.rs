@@ -384,7 +384,7 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
         let woken = backend.wait(&waiter, until);
         let interrupted = woken != Woken::Changed && interrupt.as_mut().is_some_and(|go_on| !go_on());
         if epoch != fork::epoch() {
-            // A signal's handler has forked, and this is the child: its parent's are the place in the line and the engine.
+            // A signal's handler has forked, and this is the child: the place in the line is its parent's.
             return Err(Error::new(ErrorKind::Forked, "acquire", "the wait belongs to the parent process")
                 .with_help("acquire in this process"));
         }

@@ -271,8 +271,8 @@ fn serve(shared: &Arc<Shared>, client: TcpStream, upstream: TcpStream) {
     }
 }
 
-/// What a connection has become: its link byte says whether it subscribes, whether it is silent, and whether it is that of a
-/// thread that waits by itself, whose channel has a longer name.
+/// What a connection has become: its link byte says whether it subscribes, whether it is silent, and whether it is that
+/// of a thread that waits by itself, whose channel has a longer name.
 const SUBSCRIBES: u64 = 1;
 const SILENT: u64 = 2;
 const EAR: u64 = 4;

@@ -226,7 +226,7 @@ fn r1_a_killed_holder_frees_the_lock_when_its_lease_ends() {
     next.release().expect("released");
 }
 
-/// The background thread hears of a waiter that has lined up by itself when it next wakes, which may be late in the lease.
+/// Of a waiter that has lined up by itself the background thread hears when it next wakes, maybe late in the lease.
 #[test]
 fn r1_a_lease_ends_when_it_ends_also_for_who_came_while_the_background_thread_rested() {
     needs_redis!();

@@ -28,7 +28,7 @@ pub(super) fn deadline(sent: u64, ttl: Duration) -> u64 {
     sent + nanos(ttl - ttl / 100 - Duration::from_millis(5))
 }
 
-/// The end of `wait`, which counts from `sent`: what was said of a key's life was long on its way, or lay unread, maybe.
+/// The end of `wait`, counted from `sent`: what is said of a key's life may be long on its way, or lie unread.
 pub(super) fn counted_from(sent: u64, wait: Duration) -> Instant {
     Instant::now() + wait.saturating_sub(Duration::from_nanos(now().saturating_sub(sent)))
 }

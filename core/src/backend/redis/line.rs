@@ -626,7 +626,7 @@ impl Worker {
         }
         let lock = entry.lock.clone();
         let wake = Instant::now() + lease::recheck(left, 0, false, jitter());
-        // It may have lain unread for long: it puts no look off. If the lease has become longer, a refused look says so.
+        // It may have lain unread for long: it puts no look off. Of a lease that became longer a refused look tells.
         let timer = self.lines.get(name(&lock)).and_then(|line| line.timer);
         self.set_timer(name(&lock), Some(timer.map_or(wake, |timer| timer.min(wake))));
     }
