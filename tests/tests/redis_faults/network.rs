@@ -69,15 +69,15 @@ fn r1_a_refusal_that_is_long_on_its_way_puts_no_look_off() {
     kept.extend(None).expect("the link is up");
     let hold = dying.acquire().expect("acquired");
     let begun = Instant::now();
-    proxy.delay(Duration::from_millis(700));
+    proxy.delay(Duration::from_millis(500));
     let (tell, told) = mpsc::channel();
     mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
     let next = told.recv_timeout(LONG).expect("told").expect("served");
     let waited = begun.elapsed();
     proxy.delay(Duration::ZERO);
     assert!(next.abandoned(), "its lease ended");
-    // Asked at 0 s and again at 1.4 s. Counted from the answer, the second time would be at 2.7 s.
-    assert!(waited < Duration::from_millis(3500), "it owns {waited:?} after a lease of 2 s began");
+    // Asked at 0 s and again at 1.5 s. Counted from the answer, the second time would be at 2.5 s.
+    assert!(waited < Duration::from_millis(3200), "it owns {waited:?} after a lease of 2 s began");
     drop(hold);
     next.release().expect("released");
     kept.release().expect("released");
@@ -100,13 +100,13 @@ fn r1_a_refused_look_that_is_long_on_its_way_puts_the_next_one_off_no_more() {
     until("it waits", || waiters(&dying) == 1);
     hold.extend(Some(Duration::from_secs(3))).expect("it stands");
     let begun = Instant::now();
-    proxy.delay(Duration::from_millis(700));
+    proxy.delay(Duration::from_millis(500));
     let next = told.recv_timeout(LONG).expect("told").expect("served");
     let waited = begun.elapsed();
     proxy.delay(Duration::ZERO);
     assert!(next.abandoned(), "its lease ended");
-    // It looks at 1 s and at 2.4 s. Counted from the answer, the second time would be at 3.7 s.
-    assert!(waited < Duration::from_millis(4500), "it owns {waited:?} after a lease of 3 s began");
+    // It looks at 1 s and at 2.5 s. Counted from the answer, the second time would be at 3.5 s.
+    assert!(waited < Duration::from_millis(4200), "it owns {waited:?} after a lease of 3 s began");
     drop(hold);
     next.release().expect("released");
     kept.release().expect("released");
