@@ -4,6 +4,7 @@
 //! |---|---|
 //! | which server, who we are to it | `connect` |
 //! | how to reach it, and safely; the connection of a thread, that of an event loop | `dial`, `tls`, `prompt`, `talk`, `exchange` |
+//! | a host's addresses, in bounded time | `names` |
 //! | who the master is | `sentinel` |
 //! | the nodes of a cluster, and which has what | `nodes`, `slots` |
 //! | the keys of a lock | `keys` |
