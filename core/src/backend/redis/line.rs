@@ -306,16 +306,15 @@ impl Worker {
         let Some(entry) = self.entries.get(&serial) else { return };
         if let Road::Cluster(_) = road {
             let lock = entry.lock.clone();
-            match self.lines.get(name(&lock)).map(|line| line.ear) {
-                Some(Ear::Open) => listens = true,
-                Some(Ear::Shut) if self.channels.contains(name(&lock)) => {
-                    self.lines.entry(name(&lock).into()).or_default().ear = Ear::Open;
-                    listens = true;
-                }
-                Some(Ear::Refused) => {}
-                Some(Ear::Opening) => return,
-                Some(Ear::Shut) => return self.subscribe(&lock, road),
-                None => return,
+            let Some(line) = self.lines.get_mut(name(&lock)) else { return };
+            if line.ear == Ear::Shut && self.channels.contains(name(&lock)) {
+                line.ear = Ear::Open;
+            }
+            match line.ear {
+                Ear::Open => listens = true,
+                Ear::Refused => {}
+                Ear::Opening => return,
+                Ear::Shut => return self.subscribe(&lock, road),
             }
         }
         // Who cannot be told of a grant must not stand in the line; the first of this process looks for itself.

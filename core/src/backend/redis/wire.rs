@@ -412,7 +412,7 @@ pub(super) fn did_nothing(error: &RedisError) -> bool {
 
 /// The same of an answer.
 pub(super) fn is_refusal(reply: &Value) -> bool {
-    reply.clone().extract_error().is_err_and(|error| did_nothing(&error))
+    matches!(reply, Value::ServerError(error) if did_nothing(&error.clone().into()))
 }
 
 /// Whether the server speaks to those alone who say who they are.
