@@ -203,6 +203,23 @@ fn a_holder_without_an_expiry_is_waited_for_until_its_del() {
     }
 }
 
+/// So many line up one after another; `order` is that in which they come in.
+fn line_up<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    mutex: &'scope Mutex,
+    order: &'scope std::sync::Mutex<Vec<u32>>,
+    count: u32,
+) {
+    for place in 0..count {
+        scope.spawn(move || {
+            let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+            order.lock().unwrap().push(place);
+            hold.release().expect("released");
+        });
+        until("it waits", || waiters(mutex) == place + 1);
+    }
+}
+
 #[test]
 fn among_our_own_the_order_holds_and_one_alone_listens() {
     needs_redis!();
@@ -211,15 +228,7 @@ fn among_our_own_the_order_holds_and_one_alone_listens() {
     redis.command(&["SET", KEY, "theirs"]);
     let order = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for place in 0..6_u32 {
-            let (mutex, order) = (&mutex, &order);
-            scope.spawn(move || {
-                let hold = mutex.acquire_with(within(LONG)).expect("acquired");
-                order.lock().unwrap().push(place);
-                hold.release().expect("released");
-            });
-            until("it waits", || waiters(mutex) == place + 1);
-        }
+        line_up(scope, &mutex, &order, 6);
         tracked(&redis, 1);
         redis.command(&["DEL", KEY]);
     });
@@ -304,15 +313,7 @@ fn a_head_that_a_foreigner_forestalls_keeps_its_place() {
     let (next, line) = (format!("{{{KEY}}}:next"), format!("{{{KEY}}}:line"));
     redis.command(&["SET", KEY, "theirs"]);
     std::thread::scope(|scope| {
-        for place in 0..2_u32 {
-            let (mutex, order) = (&mutex, &order);
-            scope.spawn(move || {
-                let hold = mutex.acquire_with(within(LONG)).expect("acquired");
-                order.lock().unwrap().push(place);
-                hold.release().expect("released");
-            });
-            until("it waits", || waiters(mutex) == place + 1);
-        }
+        line_up(scope, &mutex, &order, 2);
         let Reply::List(members) = redis.command(&["ZRANGE", &line, "0", "0"]) else { panic!("a line") };
         let (process, token) = members[0].text().split_once('.').expect("a member");
         let (channel, turn) = (format!("ipcmutex:w:{process}"), format!("N {token}"));

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Hold, Timeout};
+use ipcmutex::{ErrorKind, Hold, Mutex, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::figures::figure;
@@ -56,60 +56,74 @@ fn r24_a_network_that_swallows_everything_is_noticed() {
     release(kept);
 }
 
+/// A lock behind a proxy, with a link that is up, and one who dies holding it, straight.
+struct SlowWay {
+    proxy: Proxy,
+    mutex: Mutex,
+    kept: Hold,
+    dying: Mutex,
+    _redis: Redis,
+}
+
+impl SlowWay {
+    fn new(ttl: &str) -> SlowWay {
+        let redis = Redis::start();
+        let proxy = Proxy::before(&redis.address());
+        let (mutex, _) = both_ways(&redis, &proxy, "slow?ttl=60s");
+        let (kept, _) = both_ways(&redis, &proxy, "kept?ttl=60s");
+        let dying = open(&redis.unix_url(&format!("slow&ttl={ttl}&renew=off")));
+        let kept = kept.acquire().expect("acquired");
+        kept.extend(None).expect("the link is up");
+        SlowWay { proxy, mutex, kept, dying, _redis: redis }
+    }
+
+    fn wait(&self) -> mpsc::Receiver<ipcmutex::Result<Hold>> {
+        let (tell, told) = mpsc::channel();
+        let done = move |outcome| drop(tell.send(outcome));
+        self.mutex.acquire_callback(Timeout::FOREVER, done).expect("it begins");
+        told
+    }
+
+    /// The waiter comes in when the lease has ended; how long that was after `begun`.
+    fn comes_in(self, told: &mpsc::Receiver<ipcmutex::Result<Hold>>, begun: Instant) -> Duration {
+        let next = told.recv_timeout(LONG).expect("told").expect("served");
+        let waited = begun.elapsed();
+        self.proxy.delay(Duration::ZERO);
+        assert!(next.abandoned(), "its lease ended");
+        next.release().expect("released");
+        self.kept.release().expect("released");
+        waited
+    }
+}
+
 /// What it says of the lease is about when it was asked, at the latest.
 #[test]
 fn r1_a_refusal_that_is_long_on_its_way_puts_no_look_off() {
     needs_redis!();
-    let redis = Redis::start();
-    let proxy = Proxy::before(&redis.address());
-    let (mutex, _) = both_ways(&redis, &proxy, "slow?ttl=60s");
-    let (kept, _) = both_ways(&redis, &proxy, "kept?ttl=60s");
-    let dying = open(&redis.unix_url("slow&ttl=2s&renew=off"));
-    let kept = kept.acquire().expect("acquired");
-    kept.extend(None).expect("the link is up");
-    let hold = dying.acquire().expect("acquired");
+    let way = SlowWay::new("2s");
+    let _hold = way.dying.acquire().expect("acquired");
     let begun = Instant::now();
-    proxy.delay(Duration::from_millis(500));
-    let (tell, told) = mpsc::channel();
-    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
-    let next = told.recv_timeout(LONG).expect("told").expect("served");
-    let waited = begun.elapsed();
-    proxy.delay(Duration::ZERO);
-    assert!(next.abandoned(), "its lease ended");
+    way.proxy.delay(Duration::from_millis(500));
+    let told = way.wait();
+    let waited = way.comes_in(&told, begun);
     // Asked at 0 s and again at 1.5 s. Counted from the answer, the second time would be at 2.5 s.
     assert!(waited < Duration::from_millis(3200), "it owns {waited:?} after a lease of 2 s began");
-    drop(hold);
-    next.release().expect("released");
-    kept.release().expect("released");
 }
 
 /// The same of a look, which finds that the lease was made longer.
 #[test]
 fn r1_a_refused_look_that_is_long_on_its_way_puts_the_next_one_off_no_more() {
     needs_redis!();
-    let redis = Redis::start();
-    let proxy = Proxy::before(&redis.address());
-    let (mutex, _) = both_ways(&redis, &proxy, "looks?ttl=60s");
-    let (kept, _) = both_ways(&redis, &proxy, "kept?ttl=60s");
-    let dying = open(&redis.unix_url("looks&ttl=1s&renew=off"));
-    let kept = kept.acquire().expect("acquired");
-    kept.extend(None).expect("the link is up");
-    let hold = dying.acquire().expect("acquired");
-    let (tell, told) = mpsc::channel();
-    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
-    until("it waits", || waiters(&dying) == 1);
+    let way = SlowWay::new("1s");
+    let hold = way.dying.acquire().expect("acquired");
+    let told = way.wait();
+    until("it waits", || waiters(&way.dying) == 1);
     hold.extend(Some(Duration::from_secs(3))).expect("it stands");
     let begun = Instant::now();
-    proxy.delay(Duration::from_millis(500));
-    let next = told.recv_timeout(LONG).expect("told").expect("served");
-    let waited = begun.elapsed();
-    proxy.delay(Duration::ZERO);
-    assert!(next.abandoned(), "its lease ended");
+    way.proxy.delay(Duration::from_millis(500));
+    let waited = way.comes_in(&told, begun);
     // It looks at 1 s and at 2.5 s. Counted from the answer, the second time would be at 3.5 s.
     assert!(waited < Duration::from_millis(4200), "it owns {waited:?} after a lease of 3 s began");
-    drop(hold);
-    next.release().expect("released");
-    kept.release().expect("released");
 }
 
 /// A search for a name ends by itself after half a minute here, and nothing ends it sooner.

@@ -396,3 +396,20 @@ fn a_call_about_one_node_does_not_fail_by_another_that_hangs() {
         assert_eq!(kind_of(asks.join().expect("no panic")), ErrorKind::Unavailable);
     });
 }
+
+/// The callers', the link, and one aside for replicas.
+#[test]
+fn with_replicas_a_process_has_three_connections_to_a_node() {
+    needs_redis!();
+    let cluster = Cluster::start(1);
+    let (held, waiting) = (open(&cluster.url("held")), open(&cluster.url("held")));
+    let hold = held.acquire().expect("acquired");
+    // There are no replicas; it is the waiting for them that has a connection of its own.
+    assert_eq!(kind_of(open(&cluster.url("copied?replicas=1")).try_acquire()), ErrorKind::Unavailable);
+    waiting.acquire_callback(Timeout::FOREVER, |_| {}).expect("it begins");
+    until("it waits", || waits(&held) == 1);
+    let list = cluster.nodes[0].command(&["CLIENT", "LIST"]);
+    // The tests' own come by the unix socket.
+    assert_eq!(list.text().lines().filter(|line| line.contains("addr=127.0.0.1")).count(), 3, "{}", list.text());
+    hold.release().expect("released");
+}
