@@ -501,9 +501,8 @@ int ipcmutex_hold_on_lost(ipcmutex_hold_t hold, ipcmutex_lost_fn callback, void 
  * but neither TIMEOUT nor CANCELED), and then never. In a forked child no callback of the parent's
  * waits is called.
  *
- * Does not wait for its turn: a waiter costs memory, not a thread. A lock in Redis is asked for on
- * the calling thread: one round trip, or, of a server that does not answer, what it takes to give
- * it up (2 s, or `connect_timeout=`).
+ * Does not block: a waiter costs memory, not a thread, and a lock in Redis is asked for by a
+ * thread of the library.
  */
 int ipcmutex_hold_async(ipcmutex_t mutex,
                         int64_t timeout_ms,

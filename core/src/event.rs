@@ -1,7 +1,6 @@
 //! Acquiring from an event loop: the calling thread does not sleep.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
@@ -43,14 +42,6 @@ impl Pending {
         }
     }
 
-    fn start(self: &Arc<Pending>, mutex: &Mutex, timeout: Timeout) {
-        let pending = self.clone();
-        let notify = move |outcome| {
-            pending.settle(outcome);
-        };
-        self.started(mutex.acquire_inline(timeout, notify));
-    }
-
     fn started(self: &Arc<Pending>, started: Result<Wait>) {
         match started {
             Ok(wait) => {
@@ -67,36 +58,13 @@ impl Pending {
     }
 }
 
-/// Puts the acquisition on a library thread, behind those that came before.
-fn line_up(mutex: &Mutex, pending: Arc<Pending>, timeout: Timeout) {
-    let (own, deadline) = (mutex.clone(), timeout.deadline());
-    let start = move || {
-        let timeout = match deadline {
-            Some(deadline) => Timeout::from(deadline.saturating_duration_since(Instant::now())),
-            None => timeout,
-        };
-        if pending.done.lock().is_some() {
-            pending.start(&own, timeout);
-        }
-    };
-    // One after another: they line up as they were asked for.
-    if mutex.0.starts.push(start) {
-        drain(mutex);
-    }
-}
-
-fn drain(mutex: &Mutex) {
-    let mutex = mutex.clone();
-    offload(move || mutex.0.starts.drain());
-}
-
 /// Of the one who is first on the way to the server.
 struct Place(Mutex);
 
 impl Drop for Place {
     fn drop(&mut self) {
         if self.0.0.starts.leave() {
-            drain(&self.0);
+            self.0.0.drain_starts();
         }
     }
 }
@@ -132,17 +100,15 @@ impl Mutex {
     ) -> EventWait {
         let done: Done = Box::new(done);
         let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None) });
-        if !self.is_remote() {
-            pending.start(self, timeout);
-        } else if self.0.starts.enter() {
-            let (place, told) = (Place(self.clone()), pending.clone());
-            let notify = move |outcome| {
-                told.settle(outcome);
-            };
-            pending.started(self.start_on(on, timeout, notify, place));
+        let told = pending.clone();
+        let notify = move |outcome| {
+            told.settle(outcome);
+        };
+        pending.started(if self.is_remote() && self.0.starts.enter() {
+            self.start_on(on, timeout, notify, Place(self.clone()))
         } else {
-            line_up(self, pending.clone(), timeout);
-        }
+            self.acquire_inline(timeout, notify)
+        });
         EventWait(pending)
     }
 

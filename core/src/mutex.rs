@@ -13,7 +13,7 @@ use crate::biased::Biased;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
 use crate::hold::Hold;
-use crate::service::offload::Lane;
+use crate::service::offload::{Job, Lane, offload};
 use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::fork::{self, PerProcess};
@@ -34,7 +34,7 @@ pub(crate) struct Inner {
     url: LockUrl,
     session: PerProcess<Session>,
     closed: AtomicBool,
-    /// Acquisitions of event loops on their way to a server.
+    /// Acquisitions without a thread of their own, on their way to a server.
     pub(crate) starts: Lane,
 }
 
@@ -194,8 +194,7 @@ impl Mutex {
     /// the lock afterwards.
     ///
     /// # Blocking
-    /// The first poll asks for a lock in Redis on the polling thread: one round trip, or, of a server that does not
-    /// answer, what it takes to give it up (2 s, or `connect_timeout=`). [`Mutex::acquire_on`] does not.
+    /// A poll waits for nobody: a server is asked by a thread of the library.
     ///
     /// ```
     /// async fn work(jobs: &ipcmutex::Mutex) -> ipcmutex::Result<u64> {
@@ -212,7 +211,7 @@ impl Mutex {
     /// Acquires without a thread that waits. `done` is called exactly once, on a library thread, perhaps before this returns.
     ///
     /// # Blocking
-    /// As the first poll of [`Mutex::acquire_async`].
+    /// The call waits for nobody: a server is asked by a thread of the library.
     ///
     /// ```
     /// use std::sync::mpsc;
@@ -242,7 +241,9 @@ impl Mutex {
     fn start(&self, timeout: Timeout, inline: bool, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Result<Wait> {
         let session = self.0.open_session()?;
         let register = |pending| self.0.register(session, pending);
-        let pending = wait::start(&session.backend, timeout, inline, self.0.telling(done), register);
+        // Who does not line up waits for nobody's place.
+        let away = |job| if timeout.is_try() { offload(job) } else { self.0.ask_later(job) };
+        let pending = wait::start(&session.backend, timeout, inline, self.0.telling(done), register, away);
         Ok(Wait { pending, epoch: fork::epoch() })
     }
 
@@ -459,6 +460,18 @@ impl Inner {
         error
     }
 
+    /// Has a library thread do what asks a server for the lock, behind what came before: they line up as they were asked for.
+    pub(crate) fn ask_later(self: &Arc<Inner>, job: Job) {
+        if self.starts.push(job) {
+            self.drain_starts();
+        }
+    }
+
+    pub(crate) fn drain_starts(self: &Arc<Inner>) {
+        let inner = self.clone();
+        offload(move || inner.starts.drain());
+    }
+
     fn register(&self, session: &Session, pending: Pending) {
         log::debug!("acquire {}: waiting", self.url.redacted());
         let mut waits = session.waits.lock();
@@ -616,9 +629,10 @@ impl Future for Acquire {
                 return Poll::Ready(Err(error));
             }
         };
-        let wait = this
-            .wait
-            .get_or_insert_with(|| FutureWait::start(&session.backend, |pending| inner.register(session, pending)));
+        let wait = this.wait.get_or_insert_with(|| {
+            let register = |pending| inner.register(session, pending);
+            FutureWait::start(&session.backend, register, |job| inner.ask_later(job))
+        });
         match wait.poll(context.waker()) {
             None => Poll::Pending,
             Some(Ok(grant)) => Poll::Ready(inner.hold(session, grant)),

@@ -18,6 +18,7 @@ use std::time::Instant;
 use crate::backend::contract::{Backend, Grant};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
+use crate::service::offload::Job;
 use crate::service::{call, clock};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Guarded, MutexGuard, futex};
@@ -402,22 +403,73 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
     }
 }
 
-/// Waits without a thread: `notify` is called once, on the callback thread, or for `inline` on any thread.
+/// Waits without a thread: `notify` is called once, on the callback thread, or for `inline` on any thread. What asks a
+/// server is done `away` from here.
 pub(crate) fn start(
     backend: &Arc<dyn Backend>,
     timeout: Timeout,
     inline: bool,
     notify: Notify,
     register: impl FnOnce(Pending),
+    away: impl FnOnce(Job),
 ) -> Pending {
     let audience = if inline { Audience::Inline(notify) } else { Audience::Callback(notify) };
     let deadline = timeout.deadline();
     let waiter = Waiter::new(audience, timeout, deadline, 0, false);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
-    let outcome = first_try(&**backend, timeout, deadline, false);
-    go_on(backend, &waiter, timeout, deadline, outcome);
+    set_out(backend, &waiter, timeout, deadline, away);
     pending
+}
+
+/// Has the first try made: here, or, if it asks a server, `away`.
+fn set_out(
+    backend: &Arc<dyn Backend>,
+    waiter: &Arc<Waiter>,
+    timeout: Timeout,
+    deadline: Option<Instant>,
+    away: impl FnOnce(Job),
+) {
+    let attempt = move |backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>| {
+        let outcome = first_try(&**backend, timeout, deadline, false);
+        go_on(backend, waiter, timeout, deadline, outcome);
+    };
+    if !backend.is_remote() {
+        return attempt(backend, waiter);
+    }
+    // Those ahead may be kept by their server for longer than this one waits.
+    if let Some(deadline) = deadline.filter(|_| !timeout.is_try()) {
+        end_at(backend, waiter, timeout, deadline);
+    }
+    let (backend, waiter) = (backend.clone(), waiter.clone());
+    away(Box::new(move || {
+        // From here on the try knows when to end, and why it came to nothing.
+        clock::cancel(waiter.timer.swap(0, Ordering::AcqRel));
+        if waiter.is_waiting() {
+            attempt(&backend, &waiter);
+        }
+    }));
+}
+
+/// Its timeout ends the wait at `deadline`.
+fn end_at(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, deadline: Instant) {
+    let pending = Pending::of(waiter, backend);
+    let timer = clock::at(
+        deadline,
+        Box::new(move || {
+            pending.end_with(|backend| timed_out(backend, timeout));
+        }),
+    );
+    match timer {
+        Ok(timer) => waiter.timer.store(timer, Ordering::Release),
+        Err(error) => {
+            waiter.end(error, || backend.leave(waiter));
+            return;
+        }
+    }
+    if !waiter.is_waiting() {
+        clock::cancel(waiter.timer.load(Ordering::Acquire));
+    }
 }
 
 /// [`start`] for an event loop, which waits for no server; `notify` may be called on any thread. `place` is dropped
@@ -479,23 +531,7 @@ fn begin(
     waiter.ticket.store(ticket, Ordering::Release);
     backend.join(waiter)?;
     if let Some(deadline) = deadline {
-        let pending = Pending::of(waiter, backend);
-        let timer = clock::at(
-            deadline,
-            Box::new(move || {
-                pending.end_with(|backend| timed_out(backend, timeout));
-            }),
-        );
-        match timer {
-            Ok(timer) => waiter.timer.store(timer, Ordering::Release),
-            Err(error) => {
-                waiter.end(error, || backend.leave(waiter));
-                return Ok(());
-            }
-        }
-        if !waiter.is_waiting() {
-            clock::cancel(waiter.timer.load(Ordering::Acquire));
-        }
+        end_at(backend, waiter, timeout, deadline);
     }
     // It may have ended between its registration and its joining.
     if !waiter.is_waiting() {
@@ -511,12 +547,16 @@ pub(crate) struct FutureWait {
 }
 
 impl FutureWait {
-    pub(crate) fn start(backend: &Arc<dyn Backend>, register: impl FnOnce(Pending)) -> FutureWait {
+    /// What asks a server is done `away` from here.
+    pub(crate) fn start(
+        backend: &Arc<dyn Backend>,
+        register: impl FnOnce(Pending),
+        away: impl FnOnce(Job),
+    ) -> FutureWait {
         let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, None, 0, false);
         let wait = FutureWait { backend: backend.clone(), waiter };
         register(Pending::of(&wait.waiter, backend));
-        let outcome = first_try(&**backend, Timeout::FOREVER, None, false);
-        go_on(backend, &wait.waiter, Timeout::FOREVER, None, outcome);
+        set_out(backend, &wait.waiter, Timeout::FOREVER, None, away);
         wait
     }
 

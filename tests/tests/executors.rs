@@ -119,3 +119,29 @@ fn tokio_of_many_threads() {
 fn smol() {
     on_every_engine("smol", &Smol);
 }
+
+/// One that is there again when the poll has returned, or should have.
+#[test]
+fn a_poll_waits_for_no_server() {
+    if skipped("a_poll_waits_for_no_server") {
+        return;
+    }
+    let redis = Redis::start();
+    let mutex = Mutex::open(&redis.url("polled")).expect("it opens");
+    redis.freeze();
+    let mut wait = pin!(mutex.acquire_async());
+    let (tell, told) = std::sync::mpsc::channel();
+    let first = std::thread::scope(|scope| {
+        let redis = &redis;
+        scope.spawn(move || {
+            let _ = told.recv_timeout(Duration::from_secs(1));
+            redis.thaw();
+        });
+        let first = smol::block_on(std::future::poll_fn(|context| Poll::Ready(wait.as_mut().poll(context).is_ready())));
+        // It waits no more, if this comes late.
+        let _ = tell.send(());
+        first
+    });
+    assert!(!first, "it waited for the answer");
+    smol::block_on(wait).expect("the server is there").release().expect("released");
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::sync::{Guarded, thread, wait_for};
 use crate::sys::fork::PerProcess;
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Something to be done elsewhere.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// How many jobs run at once: enough that one dead server does not stop the others at once.
 const THREADS: usize = 8;

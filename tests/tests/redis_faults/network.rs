@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Hold, Mutex, Timeout};
+use ipcmutex::{ErrorKind, EventLoop, Hold, Mutex, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::figures::figure;
@@ -239,4 +239,26 @@ fn a_unix_socket_at_which_too_many_stand_holds_nobody_up() {
         assert!(ended, "it waited for the server to go on");
         assert_eq!(kind_of(outcome), ErrorKind::Unavailable);
     });
+}
+
+/// What is ahead of it still asks a server that does not answer.
+#[test]
+fn behind_another_of_an_event_loop_a_timeout_is_kept() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "behind"));
+    let asked_on = proxy.connections().len();
+    redis.freeze();
+    let (tell, told) = mpsc::channel();
+    let start = |timeout| {
+        let (tell, on) = (tell.clone(), EventLoop::blind());
+        mutex.acquire_on(&on, timeout, move |outcome| tell.send(outcome).expect("it is awaited"));
+    };
+    start(Timeout::FOREVER);
+    start(Timeout::from(Duration::from_millis(300)));
+    assert_eq!(kind_of(told.recv_timeout(LONG).expect("told")), ErrorKind::Timeout);
+    assert_eq!(proxy.connections().len(), asked_on, "the first one has not given up its own");
+    redis.thaw();
+    told.recv_timeout(LONG).expect("told").expect("served").release().expect("released");
 }

@@ -373,11 +373,12 @@ fn r8_a_wait_that_is_cancelled_with_its_take_under_way() {
     drop(hold);
     proxy.delay(Duration::ZERO);
     until("it is free", || straight.status().is_ok_and(|status| status.state != State::Held));
-    // An orphan would be renewed three times in this time.
-    proxy.said();
-    std::thread::sleep(Duration::from_millis(350));
-    let said = proxy.said();
-    assert!(!String::from_utf8_lossy(&said).contains("EVAL"), "{}", String::from_utf8_lossy(&said));
+    // The last take may still be on its way, and then what undoes it. An orphan would be renewed three times in each look, for ever.
+    until("nothing is renewed", || {
+        proxy.said();
+        std::thread::sleep(Duration::from_millis(350));
+        !String::from_utf8_lossy(&proxy.said()).contains("EVAL")
+    });
     figure("R8", "30 waits cancelled with their take under way: the lock is free, and nothing is renewed");
 }
 
