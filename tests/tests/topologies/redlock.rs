@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex::{ErrorKind, EventLoop, Mutex, Timeout};
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::Redis;
 
@@ -244,4 +244,23 @@ fn one_that_dies_while_it_is_taken_is_replaced_by_another() {
     let hold = mutex.try_acquire().expect("two of three are there").expect("it is free");
     assert!(proxies[0].disarm(), "it was gone by then");
     hold.release().expect("released by the other two");
+}
+
+/// The loop's thread, that is: what the answer comes to is told later.
+#[test]
+fn an_event_loop_waits_for_no_majority() {
+    needs_redis!();
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let mutex = open(&url(&servers, "loop?ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    servers.iter().for_each(Redis::freeze);
+    let on = EventLoop::blind();
+    let (tell, told) = mpsc::channel();
+    let tell_too = tell.clone();
+    hold.release_on(&on, move |outcome| tell_too.send(outcome).expect("it is awaited"));
+    mutex.acquire_on(&on, Timeout::TRY, move |outcome| tell.send(outcome.map(drop)).expect("it is awaited"));
+    assert!(told.try_recv().is_err(), "nobody has answered");
+    for _ in 0..2 {
+        assert_eq!(kind_of(told.recv_timeout(LONG).expect("told")), ErrorKind::Unavailable);
+    }
 }

@@ -32,11 +32,13 @@ use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
 use super::lease;
 use super::wire::{self, Script, Scripts};
-use crate::backend::contract::{Backend, Grant, OnLost, Status};
+use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
+use crate::event_loop::EventLoop;
 use crate::loss::Losses;
 use crate::numbers::{Tally, count};
 use crate::service::call;
+use crate::service::offload::offload;
 use crate::sync::Guarded;
 use crate::url::RedisTarget;
 use crate::wait::Waiter;
@@ -202,8 +204,20 @@ impl Lock {
         }
     }
 
+    /// Asks once, unless somebody of this process waits.
+    fn try_take(self: &Arc<Lock>) -> Result<Option<Grant>> {
+        if !self.queue.lock().waiters.is_empty() {
+            return self.unserved().map_or(Ok(None), Err);
+        }
+        let lock = self.clone();
+        self.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters).await }))?
+    }
+
+    fn unserved(&self) -> Option<Error> {
+        self.trouble.lock().clone().map(|(_, error)| error)
+    }
+
     fn adopt(self: &Arc<Lock>, token: Token, won: &Won, owed: Owed) -> Result<Grant> {
-        owed.ends(Ending::Released);
         self.floor.fetch_max(won.fence, Ordering::Relaxed);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let shape = &self.rounds.shape;
@@ -215,6 +229,7 @@ impl Lock {
             changed: Notify::new(),
             renewing: tokio::sync::Mutex::default(),
         });
+        held.owed.is_held(&held);
         let (lock, kept) = (Arc::downgrade(self), held.clone());
         self.quorum.spawn(move |voters| Box::pin(keep(lock, kept, voters)))?;
         self.holds.lock().push(held);
@@ -248,7 +263,49 @@ impl Lock {
         }
         match held.hold.loss() {
             Some(loss) => Err(loss.error(operation)),
+            // The end of the process has released it.
+            None if !held.hold.is_live() => Err(Loss::Gone.error(operation)),
             None => Ok(held),
+        }
+    }
+
+    /// Ends the hold on this side: what is to be released, unless the end of the process has.
+    fn ended(&self, token: u64) -> Result<Option<Arc<Held>>> {
+        let Some(held) = self.remove(token) else { return Err(Loss::Gone.error("release")) };
+        if held.hold.left().is_none() {
+            self.lose(&held, Loss::Expired);
+        }
+        if !held.hold.end() {
+            let Some(loss) = held.hold.loss() else { return Ok(None) };
+            self.let_go(held, true);
+            return Err(loss.error("release"));
+        }
+        held.changed.notify_one();
+        Ok(Some(held))
+    }
+
+    /// Releases on all servers what has ended here.
+    fn release(&self, held: &Held) -> Result<()> {
+        let (rounds, owner) = (self.rounds.clone(), held.hold.token.clone());
+        let told = self.quorum.run(move |voters| {
+            Box::pin(async move { rounds.release(&voters, &owner, vec![false; rounds.servers]).await })
+        });
+        self.freed.notify_one();
+        match told? {
+            Ok(true) => {
+                self.losses.forget(held.hold.fence);
+                Ok(())
+            }
+            Ok(false) => {
+                let error = Loss::Gone.error("release");
+                count(&self.tally.losses);
+                self.losses.tell(held.hold.fence, &error);
+                Err(error)
+            }
+            Err(error) => {
+                self.losses.forget(held.hold.fence);
+                Err(error)
+            }
         }
     }
 
@@ -364,12 +421,7 @@ struct Redlock(Arc<Lock>);
 
 impl Backend for Redlock {
     fn try_take(&self) -> Result<Option<Grant>> {
-        if !self.0.queue.lock().waiters.is_empty() {
-            // Others of this process were first.
-            return self.unserved().map_or(Ok(None), Err);
-        }
-        let lock = self.0.clone();
-        self.0.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters).await }))?
+        self.0.try_take()
     }
 
     fn is_remote(&self) -> bool {
@@ -398,37 +450,21 @@ impl Backend for Redlock {
     }
 
     fn release(&self, token: u64) -> Result<()> {
-        let lock = &self.0;
-        let Some(held) = lock.remove(token) else { return Err(Loss::Gone.error("release")) };
-        if held.hold.left().is_none() {
-            lock.lose(&held, Loss::Expired);
-        }
-        if !held.hold.end() {
-            let loss = held.hold.loss().unwrap_or(Loss::Gone);
-            lock.let_go(held, true);
-            return Err(loss.error("release"));
-        }
-        held.changed.notify_one();
-        let (rounds, owner) = (lock.rounds.clone(), held.hold.token.clone());
-        let told = lock.quorum.run(move |voters| {
-            Box::pin(async move { rounds.release(&voters, &owner, vec![false; rounds.servers]).await })
-        });
-        lock.freed.notify_one();
-        match told? {
-            Ok(true) => {
-                lock.losses.forget(token);
-                Ok(())
-            }
-            Ok(false) => {
-                let error = Loss::Gone.error("release");
-                count(&lock.tally.losses);
-                lock.losses.tell(token, &error);
-                Err(error)
-            }
-            Err(error) => {
-                lock.losses.forget(token);
-                Err(error)
-            }
+        self.0.ended(token)?.map_or(Ok(()), |held| self.0.release(&held))
+    }
+
+    /// The rounds take as long as a network does, and no event loop reads them: a thread waits for what they come to.
+    fn ask_take(&self, _on: &EventLoop, _waits: bool, _deadline: Option<Instant>, then: TookOrLinedUp) {
+        let lock = self.0.clone();
+        offload(move || then(lock.try_take().map(|grant| grant.ok_or(0))));
+    }
+
+    fn ask_release(&self, _on: &EventLoop, token: u64, then: Released) {
+        let lock = self.0.clone();
+        match lock.ended(token) {
+            Ok(Some(held)) => offload(move || then(lock.release(&held))),
+            Ok(None) => then(Ok(())),
+            Err(error) => then(Err(error)),
         }
     }
 
@@ -488,7 +524,7 @@ impl Backend for Redlock {
     }
 
     fn unserved(&self) -> Option<Error> {
-        self.0.trouble.lock().clone().map(|(_, error)| error)
+        self.0.unserved()
     }
 
     fn break_lock(&self) -> Result<bool> {

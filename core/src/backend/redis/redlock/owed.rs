@@ -2,10 +2,11 @@
 //! end of the process releases it, whatever other threads were doing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use super::Held;
 use super::quorum::Quorum;
 use super::round::Rounds;
 use crate::backend::redis::engine::{self, Ending};
@@ -19,6 +20,8 @@ struct Debt {
     rounds: Arc<Rounds>,
     token: Token,
     ending: Ending,
+    /// Who relies on it.
+    held: Weak<Held>,
 }
 
 static DEBTS: PerProcess<Guarded<BTreeMap<u64, Debt>>> = PerProcess::new();
@@ -34,16 +37,25 @@ impl Owed {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Until it is a hold it has reached nobody.
         let (quorum, rounds, token) = (quorum.clone(), rounds.clone(), token.clone());
-        let debt = Debt { quorum, rounds, token, ending: Ending::Undone };
+        let debt = Debt { quorum, rounds, token, ending: Ending::Undone, held: Weak::new() };
         DEBTS.get_or_init(Guarded::default).lock().insert(number, debt);
         Owed(number)
     }
 
+    /// It is a hold.
+    pub(super) fn is_held(&self, held: &Arc<Held>) {
+        self.is_now(|debt| (debt.ending, debt.held) = (Ending::Released, Arc::downgrade(held)));
+    }
+
     /// What the next one hears if the process ends now.
     pub(super) fn ends(&self, ending: Ending) {
+        self.is_now(|debt| debt.ending = ending);
+    }
+
+    fn is_now(&self, change: impl FnOnce(&mut Debt)) {
         let Some(debts) = DEBTS.get() else { return };
         if let Some(debt) = debts.lock().get_mut(&self.0) {
-            debt.ending = ending;
+            change(debt);
         }
     }
 }
@@ -62,7 +74,11 @@ pub(in super::super) fn farewell(end: Instant) {
     let debts = std::mem::take(&mut *debts.lock());
     let (tell, told) = std::sync::mpsc::channel::<()>();
     for debt in debts.into_values() {
-        let (Debt { quorum, rounds, token, ending }, tell) = (debt, tell.clone());
+        let (Debt { quorum, rounds, token, ending, held }, tell) = (debt, tell.clone());
+        if let Some(held) = held.upgrade() {
+            // Nobody relies on it from here on.
+            held.hold.end();
+        }
         // On its thread, which a take that is under way has left by then to its servers: this goes out behind it. Best
         // effort: what cannot be told ends with its lease.
         let _ = quorum.spawn(move |voters| {
