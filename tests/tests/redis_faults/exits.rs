@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::artifacts::installed;
 use ipcmutex_tests::asking::{open, until, waiters};
+use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::place::Place;
@@ -36,7 +37,7 @@ fn an_exit_does_not_hand_the_lock_to_the_thread_that_ends_with_it() {
 fn an_exit_leaves_nothing_of_what_other_threads_were_doing() {
     needs_redis!();
     let redis = Redis::start();
-    assert_eq!(left_behind(std::slice::from_ref(&redis), |id| redis.url(id), 30), 0);
+    assert_eq!(left_behind(|key| exists(&redis, key), |id| redis.url(id), 30), 0);
 }
 
 #[test]
@@ -45,16 +46,28 @@ fn an_exit_leaves_nothing_on_independent_servers_either() {
     let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
     let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
     let hosts = servers[0].login() + &hosts.join(",");
-    assert_eq!(left_behind(&servers, |id| format!("rpm+redlock://{hosts}/{id}"), 20), 0);
+    let there = |key: &str| servers.iter().map(|redis| exists(redis, key)).sum();
+    assert_eq!(left_behind(there, |id| format!("rpm+redlock://{hosts}/{id}"), 20), 0);
+}
+
+#[test]
+fn an_exit_leaves_nothing_in_a_cluster_either() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let there = |key: &str| exists(&cluster.nodes[cluster.home(key)], key);
+    assert_eq!(left_behind(there, |id| cluster.url(id), 20), 0);
+}
+
+fn exists(redis: &Redis, key: &str) -> i64 {
+    redis.command(&["EXISTS", key]).number()
 }
 
 /// How many keys `programs` leave behind that end while six threads of each take and release, each a lock of its own.
-fn left_behind(servers: &[Redis], url: impl Fn(&str) -> String, programs: u32) -> i64 {
+fn left_behind(there: impl Fn(&str) -> i64, url: impl Fn(&str) -> String, programs: u32) -> i64 {
     const THREADS: u32 = 6;
     let folder = tempfile::tempdir().expect("a folder");
     let cell = folder.path().join("cell");
     std::fs::write(&cell, [0; 4096]).expect("written");
-    let there = |key: String| servers.iter().map(|redis| redis.command(&["EXISTS", &key]).number()).sum::<i64>();
     let mut left = 0;
     for program in 0..programs {
         let agent = Agent::start_with(Language::Rust, &[talkative()]);
@@ -64,10 +77,10 @@ fn left_behind(servers: &[Redis], url: impl Fn(&str) -> String, programs: u32) -
             let records = folder.path().join(format!("{program}-{lock}"));
             under_way.push(agent.begin(&hammer(lock, &cell, &records)));
         }
-        let seen = |lock| there(format!("{{ipcmutex:left-{program}-{lock}}}:state")) > 0;
+        let seen = |lock| there(&format!("{{ipcmutex:left-{program}-{lock}}}:state")) > 0;
         until("each of them takes and releases", || (1..=THREADS).all(seen));
         assert_eq!(agent.leave(), 0);
-        left += (1..=THREADS).map(|lock| there(format!("ipcmutex:left-{program}-{lock}"))).sum::<i64>();
+        left += (1..=THREADS).map(|lock| there(&format!("ipcmutex:left-{program}-{lock}"))).sum::<i64>();
     }
     left
 }
@@ -104,12 +117,14 @@ int main(int count, char **words) {
         .args(["-lipcmutex", &format!("-Wl,-rpath,{}", installed.join("lib").display())])
         .status();
     assert!(built.expect("gcc").success());
-    let url = redis.url("exits?ttl=60s");
-    let ended = Command::new(&program).arg(&url).stdin(Stdio::null()).status().expect("it runs");
-    assert_eq!(ended.code(), Some(0));
-    let next = open(&url).try_acquire().expect("no error").expect("it is free");
-    assert!(!next.abandoned());
-    next.release().expect("released");
+    let majority = format!("rpm+redlock://{}{}/majority?ttl=60s", redis.login(), redis.address());
+    for url in [redis.url("exits?ttl=60s"), majority] {
+        let ended = Command::new(&program).arg(&url).stdin(Stdio::null()).status().expect("it runs");
+        assert_eq!(ended.code(), Some(0), "{}", redis.address());
+        let next = open(&url).try_acquire().expect("no error").expect("it is free");
+        assert!(!next.abandoned());
+        next.release().expect("released");
+    }
 }
 
 #[test]

@@ -382,19 +382,47 @@ fn a_node_that_hung_tells_waiters_of_their_turn_again() {
 }
 
 #[test]
-fn a_call_about_one_node_does_not_fail_by_another_that_hangs() {
+fn a_call_about_one_node_waits_for_no_other_that_hangs() {
     needs_redis!();
     let cluster = Cluster::start(3);
     let [well, sick] = [1, 2].map(|node| open(&cluster.url(&ids_on(&cluster, node).next().expect("one"))));
     cluster.nodes[2].freeze();
     std::thread::scope(|scope| {
-        let asks = scope.spawn(|| sick.try_acquire());
-        // One of these stands behind it.
-        while !asks.is_finished() {
-            well.status().expect("its node is there");
+        let begun = Instant::now();
+        let asks: Vec<_> = (0..6).map(|_| scope.spawn(|| sick.try_acquire())).collect();
+        let mut answers = 0;
+        while !asks.iter().all(|asks| asks.is_finished()) {
+            well.acquire().expect("its node is there").release().expect("released");
+            answers += 1;
         }
-        assert_eq!(kind_of(asks.join().expect("no panic")), ErrorKind::Unavailable);
+        // One behind the other they would take 2 s each.
+        assert!(begun.elapsed() < Duration::from_secs(8), "those who ask it wait together: {:?}", begun.elapsed());
+        // Behind each of them there would be one.
+        assert!(answers > 50, "only {answers} answers of a node that is there");
+        for asks in asks {
+            assert_eq!(kind_of(asks.join().expect("no panic")), ErrorKind::Unavailable);
+        }
     });
+}
+
+#[test]
+fn at_the_end_of_the_process_a_node_that_hangs_keeps_no_other_from_its_releases() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let [sick, well] = [2, 1].map(|node| ids_on(&cluster, node).take(2).collect::<Vec<_>>());
+    let agent = Agent::start(Language::Rust);
+    for (lock, id) in (1..).zip(sick.iter().chain(&well)) {
+        agent.open(lock, &cluster.url(&format!("{id}?ttl=60s"))).ok();
+        agent.call(&format!("hold {lock} {lock} forever")).ok();
+    }
+    cluster.nodes[2].freeze();
+    // Another thread waits for an answer of it meanwhile.
+    let _ends = agent.begin("end 2");
+    assert_eq!(agent.leave(), 0);
+    for id in well {
+        let next = open(&cluster.url(&id)).try_acquire().expect("its node is there").expect("released");
+        next.release().expect("released");
+    }
 }
 
 /// The callers', the link, and one aside for replicas.

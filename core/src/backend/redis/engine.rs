@@ -3,7 +3,7 @@
 //!
 //! | connection | used by | for |
 //! |---|---|---|
-//! | the caller's | whatever thread calls, one at a time | take, release, status, break: one round trip, no thread hop |
+//! | the caller's; to each node of a cluster one | whatever thread calls, one at a time | take, release, status, break: one round trip, no thread hop |
 //! | one aside | the same | with `replicas=`: waiting for them |
 //! | one event loop's, once it has asked for a while: it was the caller's | that loop | take and release, awaited |
 //! | the ear, once a lock was found taken | one thread that waits | take, its turn, confirm (`direct`) |
@@ -12,7 +12,7 @@
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -239,13 +239,13 @@ impl Engine {
     /// The same on `caller`'s, by somebody who waits for an answer for as long as `patience`.
     pub(super) fn call_on<T>(
         &self,
-        caller: &Guarded<Caller>,
+        place: &Guarded<Caller>,
         patience: Duration,
         operation: &'static str,
         mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
         let queued = Instant::now();
-        let mut caller = caller.lock();
+        let mut caller = place.lock();
         if let Some((at, waited, error)) = &caller.failure
             && *at > queued
             && *waited >= patience
@@ -281,7 +281,22 @@ impl Engine {
                 },
             };
             let asked = Instant::now();
-            match call(&mut connection) {
+            let answer = match connection.another() {
+                // Who asks another node does not wait for this one.
+                Some(another) => {
+                    caller.connection = Some(another);
+                    drop(caller);
+                    match call(&mut connection) {
+                        Ok(value) => return Ok(value),
+                        Err(error) => {
+                            caller = place.lock();
+                            Err(error)
+                        }
+                    }
+                }
+                None => call(&mut connection),
+            };
+            match answer {
                 Ok(value) => {
                     caller.connection = Some(connection);
                     return Ok(value);
@@ -289,7 +304,7 @@ impl Engine {
                 // Nothing was done: once more, where the master is now. The name may lead to another server since.
                 Err(error) if wire::is_demoted(&error) && !moved => moved = true,
                 Err(error) if wire::is_answer(&error) => {
-                    caller.connection = Some(connection);
+                    caller.connection.get_or_insert(connection);
                     return Err(Failed { error: self.server.failed(operation, &error), in_doubt });
                 }
                 Err(error) => {
@@ -553,6 +568,8 @@ impl Engine {
     /// A take goes out, on the caller's connection: until what is returned is dropped, the end of the process waits for it.
     pub(super) fn begin_taking(&self) -> Taking<'_> {
         self.taking.fetch_add(1, Ordering::SeqCst);
+        // Whoever begins to end the process sees this, or is seen by what is looked at next (`pause`).
+        fence(Ordering::SeqCst);
         Taking(&self.taking)
     }
 
@@ -579,9 +596,11 @@ impl Engine {
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
         };
+        fence(Ordering::SeqCst);
         // No call begins any more. Those that were answered are on the board in a moment: a few instructions of another thread, which
-        // has nobody to wake for them. For no longer than FAREWELL.
-        while self.taking.load(Ordering::SeqCst) != 0 && Instant::now() < end {
+        // has nobody to wake for them. In a cluster one may wait for a node that hangs: the others' have the rest of the time.
+        let soon = end - FAREWELL / 2;
+        while self.taking.load(Ordering::SeqCst) != 0 && Instant::now() < soon {
             std::thread::sleep(Duration::from_micros(50));
         }
         let exchange = self.exchange.try_lock().and_then(|exchange| exchange.clone());
@@ -594,11 +613,13 @@ impl Engine {
         }
         let connection = caller.connection.take().or_else(|| self.server.connect(&self.learned, left()).ok());
         let Some(mut connection) = connection else { return };
-        if connection.set_limit(left()).is_err() {
-            return;
-        }
+        connection.hurry();
         let alone = cluster || self.learned.forbids_scripts();
         for chunk in owed.chunks(if alone { 1 } else { 100 }) {
+            // In a cluster a node that hangs leaves the others half of the time, and is not asked again.
+            if connection.set_limit(if cluster { left() / 2 } else { left() }).is_err() {
+                return;
+            }
             let mut pipeline = redis::pipe();
             for (at, (token, debt)) in chunk.iter().enumerate() {
                 // By text once: that also teaches it to a server that has forgotten it.
@@ -609,7 +630,7 @@ impl Engine {
                 [(token, debt)] => self.release_command(true, token, debt).query::<Value>(&mut connection),
                 _ => pipeline.query(&mut connection),
             };
-            if told.is_err_and(|error| !wire::is_answer(&error)) || Instant::now() >= end {
+            if !cluster && told.is_err_and(|error| !wire::is_answer(&error)) || Instant::now() >= end {
                 return;
             }
         }

@@ -2,15 +2,17 @@
 //! node that has its slot, and on to where that one sends it.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionLike, RedisError, RedisResult, Value};
 
-use super::connect::{ANSWER, Hear, Heard, Learned, Place, Server, Task};
+use super::connect::{Hear, Heard, Learned, Place, Server, Task};
 use super::dial::Address;
-use super::slots::{Redirect, Slots, redirect, slot, slot_of};
+use super::slots::{Redirect, Slots, redirect, slot_of};
 use super::talk::Single;
 use super::wire::{self, Scripts};
 use crate::sync::Guarded;
@@ -56,7 +58,10 @@ impl Server {
             match reply {
                 Ok(reply) => {
                     if let Some(slots) = Slots::read(&reply, node) {
-                        learned.found_nodes(slots.nodes());
+                        // The one that is there is the first to be asked again.
+                        let mut nodes = slots.nodes();
+                        nodes.sort_by_key(|other| other != node);
+                        learned.found_nodes(nodes);
                         return Ok(slots);
                     }
                     failure = wire::telling(failure, unknown());
@@ -68,50 +73,107 @@ impl Server {
     }
 }
 
-/// A thread's.
+/// For one call of a thread.
 pub(super) struct Nodes {
+    all: Arc<All>,
+    /// Where the last command went, and on which connection there.
+    last: Option<(Address, u64)>,
+    limit: Duration,
+    /// At the end of the process: the nodes that do not answer, and nobody is waited for.
+    left_out: Option<Vec<Address>>,
+}
+
+/// The nodes as a process's threads share them: at each one asks at a time, and nobody waits for who asks another.
+struct All {
     server: Server,
     learned: Arc<Learned>,
-    slots: Slots,
-    open: HashMap<Address, Single>,
-    last: Option<Address>,
-    limit: Duration,
+    slots: Guarded<Slots>,
+    /// One of them did not answer: it may have a successor.
+    doubted: AtomicBool,
+    seats: Guarded<HashMap<Address, Arc<Guarded<Seat>>>>,
+    /// How many connections there have been.
+    made: AtomicU64,
+}
+
+/// Whoever has it asks this node.
+#[derive(Default)]
+struct Seat {
+    /// With its number, and how long an answer may take on it.
+    connection: Option<(Single, u64, Duration)>,
+    /// When it last failed, how long it was waited for, and how it failed: who waited for the seat by then, and would not wait
+    /// for longer, shares the outcome.
+    failure: Option<(Instant, Duration, RedisError)>,
+}
+
+impl All {
+    fn survey(&self, limit: Duration) -> RedisResult<()> {
+        match self.server.survey(&self.learned, limit) {
+            Ok(slots) => {
+                let nodes = slots.nodes();
+                *self.slots.lock() = slots;
+                self.seats.lock().retain(|node, _| nodes.contains(node));
+                Ok(())
+            }
+            Err(error) => {
+                self.doubted.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    fn seat(&self, node: &Address) -> Arc<Guarded<Seat>> {
+        self.seats.lock().entry(node.clone()).or_default().clone()
+    }
 }
 
 impl Nodes {
     pub(super) fn open(server: &Server, learned: &Arc<Learned>, limit: Duration) -> RedisResult<Nodes> {
-        let slots = server.survey(learned, limit)?;
+        let slots = Guarded::new(server.survey(learned, limit)?);
         let (server, learned) = (server.clone(), learned.clone());
-        Ok(Nodes { server, learned, slots, open: HashMap::new(), last: None, limit: ANSWER })
+        let (doubted, seats, made) = (AtomicBool::new(false), Guarded::default(), AtomicU64::new(0));
+        Ok(Nodes::on(Arc::new(All { server, learned, slots, doubted, seats, made })))
     }
 
-    pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
+    fn on(all: Arc<All>) -> Nodes {
+        let limit = all.server.patience();
+        Nodes { all, last: None, limit, left_out: None }
+    }
+
+    /// For another call.
+    pub(super) fn another(&self) -> Nodes {
+        Nodes::on(self.all.clone())
+    }
+
+    /// For the end of the process: a node that does not answer in time, this thread or another one, is not asked again.
+    pub(super) fn hurry(&mut self) {
+        self.left_out = Some(Vec::new());
+    }
+
+    pub(super) fn set_limit(&mut self, limit: Duration) {
         self.limit = limit;
-        self.open.values().try_for_each(|single| single.set_limit(limit))
-    }
-
-    /// Whether the one that has `key` has ended its connection.
-    pub(super) fn has_ended(&self, key: &str) -> bool {
-        self.slots.node(slot(key.as_bytes())).and_then(|node| self.open.get(node)).is_some_and(Single::has_ended)
     }
 
     pub(super) fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         let slot = slot_of(command);
         let end = Instant::now() + PATIENCE.min(self.limit);
         let mut forced: Option<Address> = None;
-        let mut surveyed = false;
+        let mut surveyed = self.left_out.is_some();
+        if !surveyed && self.all.doubted.swap(false, Ordering::Relaxed) {
+            surveyed = true;
+            self.all.survey(self.limit)?;
+        }
         for _ in 0..HOPS {
-            let node = match (forced.take(), slot) {
-                (Some(node), _) => Some((node, true)),
-                (None, Some(slot)) => self.slots.node(slot).map(|node| (node.clone(), false)),
-                // To where the last one went: WAIT speaks of what was written there.
-                (None, None) => {
-                    self.last.clone().or_else(|| self.slots.nodes().into_iter().next()).map(|node| (node, false))
-                }
-            };
-            let Some((node, asking)) = node else { return Err(unknown()) };
+            // WAIT speaks of what was written on its own connection.
+            let last = if slot.is_none() { self.last.clone() } else { None };
+            let (same, last) = last.map_or((None, None), |(node, number)| (Some(number), Some(node)));
+            let asking = forced.is_some();
+            let node = forced.take().or(last).or_else(|| match slot {
+                Some(slot) => self.all.slots.lock().node(slot).cloned(),
+                None => self.masters().into_iter().next(),
+            });
+            let Some(node) = node else { return Err(unknown()) };
             let answer = loop {
-                match self.ask_at(&node, asking, command) {
+                match self.ask_on(&node, asking, same, command) {
                     Err(error) if passes(&error) && Instant::now() < end => std::thread::sleep(AGAIN),
                     answer => break answer,
                 }
@@ -120,21 +182,18 @@ impl Nodes {
                 Err(error) if error.is_connection_refusal() && !surveyed => {
                     // It may have a successor.
                     surveyed = true;
-                    self.slots = self.server.survey(&self.learned, self.limit)?;
+                    self.all.survey(self.limit)?;
                 }
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
                         if let Some(slot) = slot {
-                            self.slots.correct(slot, address);
+                            self.all.slots.lock().correct(slot, address);
                         }
                     }
                     None => return Err(error),
                 },
-                Ok(value) => {
-                    self.last = Some(node);
-                    return Ok(value);
-                }
+                Ok(value) => return Ok(value),
             }
         }
         Err(unknown())
@@ -142,27 +201,101 @@ impl Nodes {
 
     /// The answers of the masters that are there.
     pub(super) fn ask_each(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
-        let answers = self.slots.nodes().into_iter().map(|node| self.ask_at(&node, false, command));
+        let answers = self.masters().into_iter().map(|node| self.ask_at(&node, command));
         answers.filter(|answer| !answer.as_ref().is_err_and(RedisError::is_io_error)).collect()
     }
 
     pub(super) fn masters(&self) -> Vec<Address> {
-        self.slots.nodes()
+        self.all.slots.lock().nodes()
     }
 
     /// Asks this very node.
-    pub(super) fn ask_at(&mut self, node: &Address, asking: bool, command: &Cmd) -> RedisResult<Value> {
-        if !self.open.contains_key(node) {
-            let single = self.server.open_at(&self.learned, node, self.server.connect_timeout.min(self.limit))?;
-            single.set_limit(self.limit)?;
-            self.open.insert(node.clone(), single);
-        }
-        let Some(single) = self.open.get_mut(node) else { return Err(unknown()) };
-        if asking {
-            redis::cmd("ASKING").query::<()>(single)?;
-        }
-        single.req_command(command)?.extract_error()
+    pub(super) fn ask_at(&mut self, node: &Address, command: &Cmd) -> RedisResult<Value> {
+        self.ask_on(node, false, None, command)
     }
+
+    /// Asks it on its connection, or on the `same` alone.
+    fn ask_on(&mut self, node: &Address, asking: bool, same: Option<u64>, command: &Cmd) -> RedisResult<Value> {
+        let (all, queued) = (self.all.clone(), Instant::now());
+        let seat = all.seat(node);
+        let turn = match &self.left_out {
+            None => Some(seat.lock()),
+            Some(nodes) if nodes.contains(node) => None,
+            // A mutex has no wait that ends, so it is looked at again, at the end of the process alone.
+            Some(_) => loop {
+                match seat.try_lock() {
+                    None if queued.elapsed() < self.limit => std::thread::sleep(Duration::from_millis(1)),
+                    turn => break turn,
+                }
+            },
+        };
+        let Some(mut seat) = turn else {
+            self.leave_out(node);
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        };
+        if let Some((at, waited, error)) = &seat.failure
+            && *at > queued
+            && *waited >= self.limit
+        {
+            return Err(error.clone());
+        }
+        // What nobody would hear is not said.
+        if seat.connection.as_ref().is_some_and(|(single, ..)| single.has_ended()) {
+            seat.connection = None;
+        }
+        if same.is_some() && same != seat.connection.as_ref().map(|(_, number, _)| *number) {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let begun = Instant::now();
+        let (asked, told) = match self.connected(&mut seat, node) {
+            Ok((single, number)) => {
+                self.last = Some((node.clone(), number));
+                (true, say(single, asking, command))
+            }
+            Err(error) => (false, Err(error)),
+        };
+        let Err(error) = told else { return told?.extract_error() };
+        seat.connection = None;
+        // A silent one would keep who comes next for as long, one that cannot be reached from all it would say.
+        if !asked || error.is_timeout() {
+            let waited = if asked { begun.elapsed() } else { Duration::MAX };
+            seat.failure = Some((Instant::now(), waited, error.clone()));
+        }
+        all.doubted.store(true, Ordering::Relaxed);
+        self.leave_out(node);
+        Err(error)
+    }
+
+    fn leave_out(&mut self, node: &Address) {
+        if let Some(nodes) = &mut self.left_out {
+            nodes.push(node.clone());
+        }
+    }
+
+    /// Its connection, and the number of that.
+    fn connected<'a>(&self, seat: &'a mut Seat, node: &Address) -> RedisResult<(&'a mut Single, u64)> {
+        let (single, number, limit) = match &mut seat.connection {
+            Some(connection) => connection,
+            place => {
+                let limit = self.all.server.connect_timeout.min(self.limit);
+                let single = self.all.server.open_at(&self.all.learned, node, limit)?;
+                place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed), Duration::ZERO))
+            }
+        };
+        if *limit != self.limit {
+            single.set_limit(self.limit)?;
+            *limit = self.limit;
+        }
+        Ok((single, *number))
+    }
+}
+
+/// An error is one of the connection; what the node refuses is a value.
+fn say(single: &mut Single, asking: bool, command: &Cmd) -> RedisResult<Value> {
+    if asking {
+        redis::cmd("ASKING").query::<()>(single)?;
+    }
+    single.req_command(command)
 }
 
 /// The event loop's.

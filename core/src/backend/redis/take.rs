@@ -76,11 +76,14 @@ impl Lock {
         let mut sent = 0;
         let mut taking = None;
         let mut call = |connection: &mut Connection| {
-            // Here, where the end of the process cannot come between this and the send.
-            if taking.is_none() && pause().is_some() {
-                return Ok(None);
+            // The end of the process sees that this goes out, or this sees that it has begun.
+            if taking.is_none() {
+                let begun = engine.begin_taking();
+                if pause().is_some() {
+                    return Ok(None);
+                }
+                taking = Some(begun);
             }
-            taking.get_or_insert_with(|| engine.begin_taking());
             // Before the send, and again before a second one: that is where the lease begins at the latest.
             sent = lease::now();
             let patience = engine.server.patience();
@@ -270,7 +273,7 @@ impl Lock {
         let mut sends = before;
         let answer = engine.call("release", |connection| {
             // What nobody hears is not said: it would leave it in doubt whose a lock is that the server has forgotten.
-            if connection.has_ended(ended.debt.keys.lock()) {
+            if connection.has_ended() {
                 return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
             }
             sends += 1;

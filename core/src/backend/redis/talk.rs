@@ -143,23 +143,41 @@ impl Connection {
     /// Asks one of [`Connection::parts`].
     pub(super) fn ask_part(&mut self, part: Option<&Address>, command: &Cmd) -> RedisResult<Value> {
         match (self, part) {
-            (Connection::Cluster(nodes), Some(node)) => nodes.ask_at(node, false, command),
+            (Connection::Cluster(nodes), Some(node)) => nodes.ask_at(node, command),
             (connection, _) => connection.req_command(command)?.extract_error(),
         }
     }
 
-    /// Whether the server, or the node that has `key`, has ended it.
-    pub(super) fn has_ended(&self, key: &str) -> bool {
+    /// Whether the server has ended it, so that nobody would hear what is asked. A node of a cluster is not asked on one that has ended.
+    pub(super) fn has_ended(&self) -> bool {
         match self {
             Connection::One(single, _) => single.has_ended(),
-            Connection::Cluster(nodes) => nodes.has_ended(key),
+            Connection::Cluster(_) => false,
+        }
+    }
+
+    /// One more for another call, if calls need not wait for each other here.
+    pub(super) fn another(&self) -> Option<Connection> {
+        match self {
+            Connection::One(..) => None,
+            Connection::Cluster(nodes) => Some(Connection::Cluster(Box::new(nodes.another()))),
+        }
+    }
+
+    /// For the end of the process: it waits for no other thread, and for no node twice.
+    pub(super) fn hurry(&mut self) {
+        if let Connection::Cluster(nodes) = self {
+            nodes.hurry();
         }
     }
 
     pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
         match self {
             Connection::One(single, _) => single.set_limit(limit),
-            Connection::Cluster(nodes) => nodes.set_limit(limit),
+            Connection::Cluster(nodes) => {
+                nodes.set_limit(limit);
+                Ok(())
+            }
         }
     }
 }
