@@ -94,7 +94,7 @@ sanitize: build redis
 	  tests/agents/agent.c tests/agents/faults.c -o $(target)/sanitize/agent-c -L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib
 	IPCMUTEX_SANITIZED_AGENT=$(target)/sanitize/agent-c IPCMUTEX_REQUIRE_REDIS=1 \
 	  ASAN_OPTIONS=detect_leaks=1:log_path=$(target)/sanitize/found UBSAN_OPTIONS=print_stacktrace=1:log_path=$(target)/sanitize/found \
-	  env --default-signal cargo test -p ipcmutex-tests --test matrix -- 'c]'
+	  env --default-signal cargo test $(packages) --test matrix -- 'c]'
 	@! cat $(target)/sanitize/found.* 2>/dev/null
 
 .PHONY: chaos
