@@ -22,11 +22,13 @@ hold() { # number lock hold timeout
   read -ra option <<<"$(limit "$4")"
   rm -f "$here".*
   mkfifo "$here.go" "$here.code"
+  # It may be let go before it reads, and when it reads no more.
+  exec 9<>"$here.go"
   # The number is noted before it waits: who sees it wait may want to end it.
   (
     echo "$BASHPID" >"$here.pid"
     exec "$IPCMUTEX" run "${option[@]}" "${url[$2]}" -- bash -c \
-      'touch "$1.in"; echo "$0 OK token=$IPCMUTEX_TOKEN abandoned=$IPCMUTEX_ABANDONED pid=$PPID"; read -r _ <"$1.go"' "$1" "$here" 2>"$here.err"
+      'touch "$1.in"; echo "$0 OK token=$IPCMUTEX_TOKEN abandoned=$IPCMUTEX_ABANDONED pid=$PPID"; read -r _ <"$1.go"' "$1" "$here" 2>"$here.err" 9>&-
   ) &
   wait $!
   local code=$?
