@@ -650,6 +650,21 @@ fn r15_a_replica_refuses_and_a_promoted_one_serves() {
     });
 }
 
+/// It takes each connection, and refuses what is asked there.
+#[test]
+fn r15_a_server_that_stays_a_replica_is_given_up() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("r15-stays"));
+    redis.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let before: u64 = redis.info("stats", "total_connections_received").parse().expect("a number");
+    let (tell, told) = mpsc::channel();
+    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+    assert_eq!(kind_of(told.recv_timeout(LONG).expect("nobody waits for ever")), ErrorKind::Unavailable);
+    let after: u64 = redis.info("stats", "total_connections_received").parse().expect("a number");
+    assert!(after - before < 40, "{} connections in 5 s", after - before);
+}
+
 #[test]
 fn r17_a_restarted_server_keeps_no_hold_and_no_waiter_waits_in_vain() {
     needs_redis!();

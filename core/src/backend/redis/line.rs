@@ -408,11 +408,13 @@ impl Worker {
         match taken {
             Ok(Taken::Owned { fence, abandoned, unlined }) => {
                 lock.served();
+                self.serves();
                 let owned = Owned { fence, abandoned, unlined, sent };
                 if lock.replicas > 0 { self.bring_witnesses(serial, owned) } else { self.owned(serial, &owned) }
             }
             Ok(Taken::Refused(refusal)) => {
                 lock.served();
+                self.serves();
                 self.refused(serial, &lock, refusal, sent);
             }
             Ok(Taken::Spent) => self.renamed(serial),

@@ -195,6 +195,7 @@ impl Worker {
         };
         match outcome {
             Ok(renewed) => {
+                self.serves();
                 for ((hold, ttl), renewed) in batch.iter().zip(renewed) {
                     if renewed {
                         hold.sought.store(false, Ordering::Relaxed);

@@ -122,7 +122,7 @@ pub(super) struct Worker {
     number: u64,
     failures: u32,
     last_try: Option<Instant>,
-    /// Since when the server has not been there, and what it last failed with.
+    /// Since when the server has not served, and what it last failed with. Also while there is a link, until it does.
     down: Option<(Instant, Error)>,
     /// Tasks whose answer has not come.
     pub(super) tasks: usize,
@@ -289,7 +289,7 @@ impl Worker {
             Event::Look => {}
             Event::Changed => self.changed(),
             Event::Join { serial, waiter, lock, placing } => {
-                if let Some((_, error)) = &self.down {
+                if let (Some((_, error)), None) = (&self.down, self.link()) {
                     lock.not_served(error);
                 }
                 self.join(serial, waiter, lock, placing);
@@ -351,7 +351,10 @@ impl Worker {
                 self.tasks -= 1;
                 match reply {
                     _ if number != self.number => {}
-                    Ok(_) => self.engine.released(&token),
+                    Ok(_) => {
+                        self.serves();
+                        self.engine.released(&token);
+                    }
                     Err(error) if wire::is_answer(&error) => {
                         self.pay_at = earlier(self.pay_at, Some(Instant::now() + AGAIN));
                     }
@@ -459,8 +462,6 @@ impl Worker {
         self.engine.board().arrivals.hearing =
             if link.listens && !self.engine.learned.forbids_scripts() { self.number } else { 0 };
         self.state = State::Up(link);
-        self.failures = 0;
-        self.down = None;
         self.overdue = false;
         // Subscribed first, looked then: what was published before is not missed.
         self.retake_all();
@@ -469,6 +470,12 @@ impl Worker {
         for token in debts {
             self.pay(&token);
         }
+    }
+
+    /// The server did what it was asked: that there is a connection to it does not say that it will.
+    pub(super) fn serves(&mut self) {
+        self.failures = 0;
+        self.down = None;
     }
 
     /// A call found the connection broken.
@@ -522,7 +529,7 @@ impl Worker {
 
     /// Ends the waits that nobody else ends, when the server has not served them for long; when to look next.
     fn give_up(&mut self) -> Option<Instant> {
-        let (down_since, error) = self.down.clone()?;
+        let (down_since, error) = self.down.clone().filter(|_| self.link().is_none())?;
         let patience = self.patience();
         let now = Instant::now();
         let mut next = None;
@@ -597,9 +604,10 @@ impl Worker {
                     reply => reply,
                 }
             };
-            if reply.as_ref().is_err_and(wire::is_demoted) {
+            if let Some(demoted) = reply.as_ref().err().filter(|error| wire::is_demoted(error)) {
                 // As good as gone: the next connection leads to the master, or to whom the name leads since.
-                reply = Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset).into());
+                let gone = std::io::Error::new(std::io::ErrorKind::ConnectionReset, demoted.to_string());
+                reply = Err(gone.into());
             }
             event(reply)
         });
