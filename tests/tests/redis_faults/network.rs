@@ -62,7 +62,7 @@ struct SlowWay {
     mutex: Mutex,
     kept: Hold,
     dying: Mutex,
-    _redis: Redis,
+    redis: Redis,
 }
 
 impl SlowWay {
@@ -74,7 +74,7 @@ impl SlowWay {
         let dying = open(&redis.unix_url(&format!("slow&ttl={ttl}&renew=off")));
         let kept = kept.acquire().expect("acquired");
         kept.extend(None).expect("the link is up");
-        SlowWay { proxy, mutex, kept, dying, _redis: redis }
+        SlowWay { proxy, mutex, kept, dying, redis }
     }
 
     fn wait(&self) -> mpsc::Receiver<ipcmutex::Result<Hold>> {
@@ -124,6 +124,28 @@ fn r1_a_refused_look_that_is_long_on_its_way_puts_the_next_one_off_no_more() {
     let waited = way.comes_in(&told, begun);
     // It looks at 1 s and at 2.5 s. Counted from the answer, the second time would be at 3.5 s.
     assert!(waited < Duration::from_millis(4200), "it owns {waited:?} after a lease of 3 s began");
+}
+
+/// The look at the end of the lease is that of all of its process.
+#[test]
+fn r1_who_leaves_with_its_look_under_way_leaves_the_next_one_a_look() {
+    needs_redis!();
+    let way = SlowWay::new("1s");
+    let hold = way.dying.acquire().expect("acquired");
+    // Before them stands one whose process is gone: nobody of the living hears that it is the first now.
+    let dead = format!("{:016x}.{:032x}", 1, 1);
+    assert_eq!(way.redis.command(&["ZADD", "{ipcmutex:slow}:line", "1", &dead]).number(), 1);
+    let first = way.mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    let told = way.wait();
+    until("both wait", || waiters(&way.dying) == 3);
+    hold.extend(Some(Duration::from_secs(3))).expect("it stands");
+    let begun = Instant::now();
+    let before = way.redis.commands();
+    way.proxy.delay(Duration::from_millis(500));
+    until("it looks", || way.redis.commands() > before);
+    first.cancel();
+    let waited = way.comes_in(&told, begun);
+    assert!(waited < Duration::from_secs(10), "it owns {waited:?} after a lease of 3 s began");
 }
 
 /// A search for a name ends by itself after half a minute here, and nothing ends it sooner.

@@ -229,6 +229,10 @@ impl Worker {
         if entry.ticket != 0 || entry.doubt.is_some() {
             self.engine.owe(&entry.token, entry.lock.debt(Ending::Undone));
         }
+        if self.has_no_timer(&entry.lock) {
+            // With it may have gone the look that was under way: nobody reads its answer.
+            self.set_timer(name(&entry.lock), Some(Instant::now() + AGAIN));
+        }
     }
 
     /// Takes a waiter off the books.
