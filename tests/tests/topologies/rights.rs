@@ -1,6 +1,9 @@
 //! Users with few rights, and what the servers speak.
 
-use ipcmutex::{ErrorKind, State};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use ipcmutex::{ErrorKind, Hold, State, Timeout};
 use ipcmutex_tests::artifacts::checkout;
 use ipcmutex_tests::servers::{Redis, Reply};
 
@@ -48,7 +51,7 @@ fn use_it_all(url: &str) {
     let hold = one.acquire().expect("acquired");
     let status = other.status().expect("status");
     assert_eq!((status.state, status.token), (State::Held, hold.token()));
-    assert_eq!(kind_of(other.acquire_with(within(std::time::Duration::from_millis(30)))), ErrorKind::Timeout);
+    assert_eq!(kind_of(other.acquire_with(within(Duration::from_millis(30)))), ErrorKind::Timeout);
     assert!(other.break_lock().expect("broken"));
     until("the loss is seen", || hold.check().is_err() || hold.extend(None).is_err());
     let next = other.acquire_with(within(LONG)).expect("acquired");
@@ -88,6 +91,33 @@ fn without_channels_and_info_a_lock_is_carried_all_the_same() {
     let rules: Vec<String> = documented().into_iter().filter(|rule| !without.contains(&rule.as_str())).collect();
     set_user(&redis, &rules);
     use_it_all(&redis.url_with_user("locks", "c4nary", "less"));
+}
+
+/// They look four times a second, also behind one of their own process.
+#[test]
+fn those_of_a_process_that_is_not_told_come_in_one_after_the_other() {
+    needs_redis!();
+    let redis = Redis::start();
+    let without = ["&ipcmutex:w:*", "+subscribe", "+publish"];
+    let rules: Vec<String> = documented().into_iter().filter(|rule| !without.contains(&rule.as_str())).collect();
+    set_user(&redis, &rules);
+    let plain = "ACL SETUSER plain on >c4nary ~* &* +@all -@scripting";
+    set_user(&redis, &plain.split(' ').map(str::to_owned).collect::<Vec<_>>());
+    for user in ["locks", "plain"] {
+        let mutex = open(&redis.url_with_user(user, "c4nary", "untold?ttl=60s"));
+        let hold = open(&redis.url("untold")).acquire_with(within(LONG)).expect("acquired");
+        let (tell, told) = mpsc::channel();
+        for _ in 0..3 {
+            let tell = tell.clone();
+            let done = move |outcome: ipcmutex::Result<Hold>| drop(tell.send(outcome.and_then(Hold::release)));
+            mutex.acquire_callback(Timeout::FOREVER, done).expect("it begins");
+        }
+        hold.release().expect("released");
+        for _ in 0..3 {
+            let outcome = told.recv_timeout(Duration::from_secs(10)).expect("long before a lease would end");
+            outcome.expect("acquired and released");
+        }
+    }
 }
 
 #[test]
@@ -155,7 +185,7 @@ fn r25_the_protocol_is_as_asked_and_falls_back_only_unasked() {
     carries_a_lock(&old.url("old?protocol=2"));
     let strict = open(&old.url("old?protocol=3"));
     let hold = strict.acquire().expect("acquired");
-    let error = strict.acquire_with(within(std::time::Duration::from_millis(500))).expect_err("it cannot wait there");
+    let error = strict.acquire_with(within(Duration::from_millis(500))).expect_err("it cannot wait there");
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     hold.release().expect("released");
 }

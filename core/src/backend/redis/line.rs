@@ -290,6 +290,13 @@ impl Worker {
         self.lines.get(name(lock)).is_some_and(|line| line.timer.is_none())
     }
 
+    /// Whether this process is told when its turn comes.
+    fn hears(&self, lock: &Lock) -> bool {
+        let scripts = !self.engine.learned.forbids_scripts();
+        self.link().is_some_and(|link| link.listens && scripts)
+            || self.lines.get(name(lock)).is_some_and(|line| line.ear == Ear::Open)
+    }
+
     /// Whether the first waiter of this process, at `rank` in the line, hears of what other libraries do.
     fn hears_others(&mut self, lock: &Lock, rank: u32) -> bool {
         lock.beside_others && rank <= tracking::NEAR && self.track(lock)
@@ -483,8 +490,8 @@ impl Worker {
                 }
                 // The next one's turn comes with a message; should this hold be lost, nobody sends it.
                 if self.has_no_timer(&lock) {
-                    let lease = lock.ttl.as_millis() as i64;
-                    self.set_timer(name(&lock), Some(Instant::now() + lease::recheck(lease, 0, false, jitter())));
+                    let (lease, blind) = (lock.ttl.as_millis() as i64, !self.hears(&lock));
+                    self.set_timer(name(&lock), Some(Instant::now() + lease::recheck(lease, 0, blind, jitter())));
                 }
             }
             Err(error) if error.kind() == ErrorKind::Unavailable => self.renamed(serial),
