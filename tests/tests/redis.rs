@@ -1069,6 +1069,43 @@ fn some_frozen_waiters_in_a_row_delay_and_do_not_block() {
     }
 }
 
+/// Two of one process that have just come are taken to be there. Who lines up behind them sees that the lock is being
+/// handed over, and that it may not be taken up.
+#[test]
+fn who_comes_while_it_is_handed_over_to_a_frozen_one_looks_for_all_of_its_process() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("just-come?ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    let mut frozen = redis.client();
+    frozen.send(&["SUBSCRIBE", "ipcmutex:w:aaaaaaaaaaaaaaaa"]);
+    frozen.reply();
+    // By their tickets they come in a while: so they have just come, however slow this machine is.
+    let time = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time of day");
+    let ticket = time.as_micros() + 3_600_000_000;
+    redis.command(&["HSET", "{ipcmutex:just-come}:state", "q", &ticket.to_string()]);
+    for place in 1..=2 {
+        let member = format!("aaaaaaaaaaaaaaaa.{place:032x}");
+        let place = (ticket - 10 + place).to_string();
+        assert_eq!(redis.command(&["ZADD", "{ipcmutex:just-come}:line", &place, &member]).number(), 1);
+    }
+    let (tell, told) = mpsc::channel();
+    let wait = || {
+        let tell = tell.clone();
+        let done =
+            move |outcome: ipcmutex::Result<ipcmutex::Hold>| drop(tell.send(outcome.and_then(|hold| hold.release())));
+        mutex.acquire_callback(Timeout::FOREVER, done).expect("it begins")
+    };
+    wait();
+    until("it waits", || waiters(&mutex) == 3);
+    hold.release().expect("released");
+    wait();
+    for _ in 0..2 {
+        // By itself the first would look in 20 s.
+        told.recv_timeout(Duration::from_secs(10)).expect("served soon").expect("acquired and released");
+    }
+}
+
 #[test]
 fn a_normal_exit_releases() {
     needs_redis!();

@@ -143,11 +143,16 @@ impl Worker {
             // What was published while nobody heard is lost: it looks for itself. While the link is down, later.
             _ if arrival.link != self.number() => self.take(serial),
             heard => {
-                if self.is_first(serial, &lock) || self.has_no_timer(&lock) {
-                    let told = self.is_first(serial, &lock) && self.hears_others(&lock, arrival.rank);
-                    let blind = arrival.foreign && !told;
-                    let wait = lease::recheck(arrival.left, arrival.rank, blind, jitter());
-                    self.set_timer(name(&lock), Some(lease::counted_from(arrival.sent, wait)));
+                let first = self.is_first(serial, &lock);
+                let looks = first || self.has_no_timer(&lock);
+                let told = first && self.hears_others(&lock, arrival.rank);
+                let blind = looks && arrival.foreign && !told;
+                let wait = lease::recheck(arrival.left, arrival.rank, blind, jitter());
+                let wake = lease::counted_from(arrival.sent, wait);
+                if looks {
+                    self.set_timer(name(&lock), Some(wake));
+                } else {
+                    self.look_by(&lock, wake);
                 }
                 if let Some(Word::First(left)) = heard {
                     self.first(&token, left);
@@ -519,11 +524,9 @@ impl Worker {
             line.members.insert(place(refusal.ticket, serial));
         }
         let first = self.is_first(serial, lock);
-        let hears = !self.engine.learned.forbids_scripts();
-        let listens = self.link().is_some_and(|link| link.listens && hears)
-            || self.lines.get(name(lock)).is_some_and(|line| line.ear == Ear::Open);
+        let looks = first || self.has_no_timer(lock);
         let told = first && self.hears_others(lock, refusal.rank);
-        let blind = !listens || (refusal.foreign && !told);
+        let blind = looks && (!self.hears(lock) || (refusal.foreign && !told));
         let wake = lease::counted_from(sent, lease::recheck(refusal.left, refusal.rank, blind, jitter()));
         let wiped = refusal.fresh && had != 0 && first;
         lock.saw(refusal);
@@ -532,8 +535,11 @@ impl Worker {
         }
         if again {
             self.take(serial);
-        } else if first || self.has_no_timer(lock) {
+        } else if looks {
             self.set_timer(name(lock), Some(wake));
+        } else {
+            // The first may not know what this one saw: that it is being handed over, maybe to one that has stopped.
+            self.look_by(lock, wake);
         }
     }
 
@@ -639,7 +645,14 @@ impl Worker {
         let lock = entry.lock.clone();
         let wake = Instant::now() + lease::recheck(left, 0, false, jitter());
         // It may have lain unread for long: it puts no look off. Of a lease that became longer a refused look tells.
-        let timer = self.lines.get(name(&lock)).and_then(|line| line.timer);
-        self.set_timer(name(&lock), Some(timer.map_or(wake, |timer| timer.min(wake))));
+        self.look_by(&lock, wake);
+    }
+
+    /// Looks at `wake` at the latest.
+    fn look_by(&mut self, lock: &Lock, wake: Instant) {
+        let timer = self.lines.get(name(lock)).and_then(|line| line.timer);
+        if timer.is_none_or(|timer| wake < timer) {
+            self.set_timer(name(lock), Some(wake));
+        }
     }
 }
