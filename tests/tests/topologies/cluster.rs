@@ -146,6 +146,38 @@ fn a_lock_for_which_nobody_waits_is_only_renewed_while_its_slot_is_open() {
     mutex.acquire_with(within(LONG)).expect("released since").release().expect("released");
 }
 
+/// While its slot is open, a look is asked again and again, and so is what undoes it: the server may hear of that first.
+#[test]
+fn waits_that_end_while_their_slot_is_open_take_nothing_afterwards() {
+    needs_redis!();
+    let cluster = Cluster::start(2);
+    let home = cluster.home("{one}");
+    let node = &cluster.nodes[home];
+    let keys: Vec<String> = (0..16).map(|at| format!("{{one}}:{at}")).collect();
+    let mutexes: Vec<Mutex> =
+        (0..16).map(|at| open(&cluster.url(&format!("{at}?prefix=%7Bone%7D:&ttl=60s")))).collect();
+    // Another program's: they are looked at a few times a second.
+    for key in &keys {
+        assert_eq!(node.command(&["SET", key, "theirs", "PX", "1500"]).text(), "OK");
+    }
+    let waiting: Vec<_> =
+        mutexes.iter().map(|mutex| mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins")).collect();
+    until("all wait", || mutexes.iter().all(|mutex| waits(mutex) == 1));
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let held = || keys.iter().map(|key| node.command(&["EXISTS", key]).number()).sum::<i64>();
+    cluster.begin_move("{one}", home, 1 - home);
+    until("their leases have ended", || held() == 0);
+    // All look by now.
+    std::thread::sleep(Duration::from_millis(400));
+    waiting.iter().for_each(|wait| _ = wait.cancel());
+    std::thread::sleep(Duration::from_millis(100));
+    for node in &cluster.nodes {
+        assert_eq!(node.command(&["CLUSTER", "SETSLOT", &cluster.slot("{one}").to_string(), "STABLE"]).text(), "OK");
+    }
+    until("nobody stands in a line", || mutexes.iter().all(|mutex| waits(mutex) == 0));
+    until("nobody holds one", || held() == 0);
+}
+
 #[test]
 fn a_cluster_over_tls_and_a_user_with_few_rights() {
     needs_redis!();

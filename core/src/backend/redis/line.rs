@@ -356,13 +356,14 @@ impl Worker {
         entry.looking = false;
         entry.doubt.get_or_insert(now);
         let (call, lock, token, ticket) = (self.calls, entry.lock.clone(), entry.token.clone(), entry.ticket);
+        let (asking, asked) = (lock.clone(), token.clone());
         self.send(
             road,
             move |by_text| {
-                let ask = lock.ask(&token, listens.then_some(ticket));
-                lock.engine.scripts.take(by_text, &lock.keys, &ask)
+                let ask = asking.ask(&asked, listens.then_some(ticket));
+                asking.engine.scripts.take(by_text, &asking.keys, &ask)
             },
-            move |reply| Event::Taken { serial, call, sent: now, number, reply },
+            move |reply| Event::Taken { lock, token, serial, call, sent: now, number, reply },
         );
     }
 
@@ -401,6 +402,16 @@ impl Worker {
             Err(error) => return self.broke(self.number(), &error),
         }
         self.retake(lock);
+    }
+
+    /// The answer to a take of one that has left, or has another token since. Asked again and again, as in a cluster while
+    /// a slot is open, the server may have heard of it after what was to undo it.
+    pub(super) fn taken_in_vain(&self, lock: &Lock, token: &Token, reply: &RedisResult<Value>) {
+        let owned = reply.as_ref().is_ok_and(|reply| matches!(wire::taken(reply, token), Ok(Taken::Owned { .. })));
+        // It is no hold, unless another answer to the same has made it one.
+        if owned && self.engine.hold_with(token).is_none() {
+            self.engine.owe(token, lock.debt(Ending::Undone));
+        }
     }
 
     /// The answer to a take.

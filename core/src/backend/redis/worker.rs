@@ -77,6 +77,8 @@ pub(super) enum Event {
         reply: RedisResult<Value>,
     },
     Taken {
+        lock: Arc<Lock>,
+        token: Token,
         serial: u64,
         call: u64,
         sent: u64,
@@ -331,9 +333,13 @@ impl Worker {
                     self.subscribed(&lock, reply);
                 }
             }
-            Event::Taken { serial, call, sent, number, reply } => {
+            Event::Taken { lock, token, serial, call, sent, number, reply } => {
                 self.tasks -= 1;
-                self.taken(serial, call, sent, number, reply);
+                if self.by_token.contains_key(&token) {
+                    self.taken(serial, call, sent, number, reply);
+                } else {
+                    self.taken_in_vain(&lock, &token, &reply);
+                }
             }
             Event::Witnessed { serial, call, owned, outcome } => {
                 self.tasks -= 1;
