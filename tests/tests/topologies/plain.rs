@@ -174,6 +174,28 @@ fn without_scripts_a_take_that_was_answered_after_its_lease_was_no_hold() {
     kept.release().expect("released");
 }
 
+/// What a look is refused with is about its lock, and not about the way to the server.
+#[test]
+fn without_scripts_what_becomes_of_one_lock_ends_no_wait_for_another() {
+    needs_redis!();
+    let redis = without_scripts();
+    let waits = ["one", "other"].map(|id| {
+        let hold = open(&redis.url(id)).acquire().expect("acquired");
+        let (tell, told) = mpsc::channel();
+        let done = move |outcome| drop(tell.send(outcome));
+        open(&plain(&redis, id)).acquire_callback(Timeout::FOREVER, done).expect("it begins");
+        (hold, told)
+    });
+    let [(_lost, one), (hold, other)] = waits;
+    // Another program's, in its place.
+    assert_eq!(redis.command(&["RPUSH", "list", "a"]).number(), 1);
+    assert_eq!(redis.command(&["RENAME", "list", "ipcmutex:one"]).text(), "OK");
+    assert_eq!(kind_of(one.recv_timeout(LONG).expect("it is told")), ErrorKind::Config);
+    assert!(other.try_recv().is_err(), "it waits for something else");
+    hold.release().expect("released");
+    other.recv_timeout(LONG).expect("told").expect("served").release().expect("released");
+}
+
 #[test]
 fn without_scripts_a_hold_lives_by_its_renewals() {
     needs_redis!();

@@ -384,10 +384,15 @@ impl Engine {
     ) -> redis::RedisResult<Value> {
         let engine = self.clone();
         let patience = self.server.patience();
-        let work =
-            move || engine.call_on(&engine.aside, patience, "acquire", |connection| call(false).query(connection));
+        let ask = move |connection: &mut Connection| match call(false).query::<Value>(connection) {
+            // What the server says of one lock is no word about the way to it.
+            Err(error) if wire::is_answer(&error) && !wire::is_demoted(&error) => Ok(Err(error)),
+            answer => answer.map(Ok),
+        };
+        let work = move || engine.call_on(&engine.aside, patience, "acquire", ask);
         match tokio::task::spawn_blocking(work).await {
-            Ok(answer) => answer.map_err(|failed| std::io::Error::other(failed.error).into()),
+            Ok(Ok(answer)) => answer,
+            Ok(Err(failed)) => Err(std::io::Error::other(failed.error).into()),
             Err(_) => Err((redis::ErrorKind::Client, "the call ended").into()),
         }
     }
