@@ -214,6 +214,26 @@ fn without_scripts_a_hold_lives_by_its_renewals() {
     assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Config);
 }
 
+/// The link, over which it would be told, was there before.
+#[test]
+fn a_user_who_loses_the_right_to_scripts_looks_for_itself() {
+    needs_redis!();
+    let redis = Redis::start();
+    let rules = ["ACL", "SETUSER", "plain", "on", ">c4nary", "~*", "&*", "+@all"];
+    assert_eq!(redis.command(&rules).text(), "OK");
+    let (mutex, kept) = (open(&plain(&redis, "later?ttl=60s")), open(&plain(&redis, "kept?ttl=60s")));
+    let kept = kept.acquire().expect("acquired");
+    kept.extend(None).expect("the link is up");
+    let hold = open(&redis.url("later?ttl=60s")).acquire().expect("acquired");
+    assert_eq!(redis.command(&["ACL", "SETUSER", "plain", "-@scripting"]).text(), "OK");
+    let (tell, told) = mpsc::channel();
+    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+    hold.release().expect("released");
+    let next = told.recv_timeout(Duration::from_secs(10)).expect("long before its look at a lease");
+    next.expect("acquired").release().expect("released");
+    kept.release().expect("released");
+}
+
 #[test]
 fn a_storm_with_and_without_scripts_lets_nobody_in_twice() {
     needs_redis!();

@@ -142,6 +142,8 @@ impl Worker {
             Some(Word::Turn) => self.take(serial),
             // What was published while nobody heard is lost: it looks for itself. While the link is down, later.
             _ if arrival.link != self.number() => self.take(serial),
+            // It has no place, for scripts are forbidden since the link came up: nobody will tell it.
+            _ if arrival.ticket == 0 => self.take(serial),
             heard => {
                 let first = self.is_first(serial, &lock);
                 let looks = first || self.has_no_timer(&lock);
