@@ -166,6 +166,25 @@ fn a_wait_by_itself_ends_in_time_when_the_server_is_silent() {
     is_free_and_empty(&mutex);
 }
 
+/// The connection on which it would wait the next time is made meanwhile.
+#[test]
+fn a_wait_ends_in_time_when_the_server_falls_silent_as_its_connection_is_made() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "made"));
+    let hold = served(&open(&redis.unix_url("made")));
+    proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Silence, on: On::Ear });
+    until("the connection was to be made", || {
+        let begun = Instant::now();
+        assert!(mutex.acquire_timeout(Duration::from_millis(300)).expect("an answer").is_none());
+        assert!(begun.elapsed() < Duration::from_millis(1500), "a wait of 0.3 s took {:?}", begun.elapsed());
+        proxy.struck() == 1
+    });
+    hold.release().expect("released");
+    served(&mutex).release().expect("released");
+}
+
 /// The server hears of the end of the wait before it hears of the look, which puts it in the line again.
 #[test]
 fn a_wait_that_is_cancelled_while_it_looks_leaves_nothing_in_the_line() {
