@@ -250,6 +250,51 @@ fn a_wait_whose_connection_is_cut_keeps_its_place() {
     is_free_and_empty(&mutex);
 }
 
+/// Its turn comes to nothing as the answer is cut off: it is not passed over for that.
+#[test]
+fn a_wait_whose_turn_is_cut_is_served_before_those_behind_it() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "turn?ttl=60s"));
+    let (other, later) = (open(&redis.unix_url("turn")), open(&redis.url("turn")));
+    let token = |hold: Hold| {
+        let token = hold.token();
+        hold.release().map(|()| token)
+    };
+    loop {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (mut quick, struck) = (false, proxy.struck());
+        let first = directly_behind(
+            &other,
+            &redis,
+            "turn",
+            || token(served(&mutex)),
+            |hold| {
+                let done = move |outcome: ipcmutex::Result<Hold>| drop(tell.send(outcome.and_then(token)));
+                later.acquire_callback(Timeout::FOREVER, done).expect("it begins");
+                until("both wait", || line(&redis, "turn") == [true, false]);
+                proxy.keep_asked(true);
+                let begun = Instant::now();
+                hold.release().expect("released");
+                until("it takes its turn", || proxy.keeps_asked());
+                proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Cut, on: On::Ear });
+                proxy.keep_asked(false);
+                until("the answer is cut off", || proxy.struck() > struck);
+                // Later than 0.4 s it would be right to pass it over.
+                quick = begun.elapsed() < Duration::from_millis(300);
+                None
+            },
+        );
+        let later = told.recv_timeout(LONG).expect("told").expect("served and released");
+        if quick {
+            assert!(first.expect("released") < later, "who came later was served first");
+            break;
+        }
+    }
+    is_free_and_empty(&other);
+}
+
 /// The one before it, of its own process, stands in the line still: that says nothing of the place of one that moves.
 #[test]
 fn who_waits_behind_its_own_process_keeps_its_place_when_both_are_cut() {

@@ -413,12 +413,15 @@ impl Lock {
     fn move_on(self: &Arc<Lock>, waiter: &Arc<Waiter>, serial: u64, old: &Token, ticket: u64) {
         let moved = engine::new_token().and_then(|fresh| {
             let moves = self.engine.board().arrivals.moves(serial, fresh, ticket);
+            // It lines up before the old token is given up: if that was granted the lock, nobody behind is to get it.
+            let posted = if moves {
+                self.engine.post(Event::Arrived { serial, waiter: waiter.clone(), lock: self.clone() })
+            } else {
+                Ok(())
+            };
             // Also for one that has left: maybe before what it asked last, which put it back.
             self.engine.owe(old, self.debt_by_ear());
-            if !moves {
-                return Ok(());
-            }
-            self.engine.post(Event::Arrived { serial, waiter: waiter.clone(), lock: self.clone() })
+            posted
         });
         if let Err(error) = moved {
             let _ = waiter.settle(Err(error));
