@@ -192,7 +192,7 @@ fn a_wait_that_is_cancelled_while_it_looks_leaves_nothing_in_the_line() {
     let redis = Redis::start();
     let proxy = Proxy::before(&redis.address());
     let mutex = open(&redis.url_at(proxy.address(), "looks"));
-    let other = open(&redis.unix_url("looks&ttl=1s"));
+    let other = open(&redis.unix_url("looks"));
     for answer_is_lost in [false, true] {
         let cancel = std::sync::Mutex::new(Cancel::new());
         let wait = || {
@@ -204,6 +204,10 @@ fn a_wait_that_is_cancelled_while_it_looks_leaves_nothing_in_the_line() {
         let outcome = directly_behind(&other, &redis, "looks", wait, |hold| {
             held = Some(hold);
             proxy.keep_asked(true);
+            let Reply::List(members) = redis.command(&["ZRANGE", "{ipcmutex:looks}:line", "0", "0"]) else { panic!() };
+            let (process, token) = members[0].text().split_once('.').expect("a member");
+            // As if the lease ended now.
+            redis.command(&["PUBLISH", &format!("ipcmutex:w:{process}"), &format!("H {token} 0")]);
             until("it looks", || proxy.keeps_asked());
             cancel.lock().expect("no panic").cancel();
             until("it has left the line", || line(&redis, "looks").is_empty());

@@ -77,6 +77,12 @@ impl SlowWay {
         SlowWay { proxy, mutex, kept, dying, redis }
     }
 
+    /// What was on its way when the lease was told takes a little less than what is asked when it should be over: so that
+    /// does not come in before.
+    fn slow_down(&self) {
+        self.proxy.delay(Duration::from_millis(550));
+    }
+
     fn wait(&self) -> mpsc::Receiver<ipcmutex::Result<Hold>> {
         let (tell, told) = mpsc::channel();
         let done = move |outcome| drop(tell.send(outcome));
@@ -105,6 +111,7 @@ fn r1_a_refusal_that_is_long_on_its_way_puts_no_look_off() {
     let begun = Instant::now();
     way.proxy.delay(Duration::from_millis(500));
     let told = way.wait();
+    way.slow_down();
     let waited = way.comes_in(&told, begun);
     // Asked at 0 s and again at 1.5 s. Counted from the answer, the second time would be at 2.5 s.
     assert!(waited < Duration::from_millis(3200), "it owns {waited:?} after a lease of 2 s began");
@@ -119,8 +126,10 @@ fn r1_a_refused_look_that_is_long_on_its_way_puts_the_next_one_off_no_more() {
     let told = way.wait();
     until("it waits", || waiters(&way.dying) == 1);
     hold.extend(Some(Duration::from_secs(3))).expect("it stands");
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), way.redis.commands());
     way.proxy.delay(Duration::from_millis(500));
+    until("it looks", || way.redis.commands() > before);
+    way.slow_down();
     let waited = way.comes_in(&told, begun);
     // It looks at 1 s and at 2.5 s. Counted from the answer, the second time would be at 3.5 s.
     assert!(waited < Duration::from_millis(4200), "it owns {waited:?} after a lease of 3 s began");
