@@ -11,6 +11,7 @@ use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::artifacts;
 use ipcmutex_tests::place::{freeze, signal};
+use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
@@ -203,6 +204,37 @@ fn a_holder_without_an_expiry_is_waited_for_until_its_del() {
     }
 }
 
+/// How long the key still lives, a waiter is told while its process is stopped: it looks when that is over all the same.
+#[test]
+fn what_lay_unread_of_anothers_lease_puts_no_look_off() {
+    needs_redis!();
+    let redis = Redis::with(None, &["enable-debug-command yes"]);
+    // As on a server with many keys that expire: of the end of one it tells late.
+    assert_eq!(redis.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).text(), "OK");
+    let proxy = Proxy::before(&redis.address());
+    redis.command(&["SET", KEY, "theirs"]);
+    let stopped = Agent::start_with(Language::Rust, &[talkative()]);
+    stopped.open(1, &redis.url_at(proxy.address(), &format!("x?redis_key={KEY}"))).ok();
+    let wait = stopped.begin("hold 1 1 forever");
+    tracked(&redis, 1);
+    proxy.delay(Duration::from_millis(150));
+    let before = calls(&redis, "cmdstat_client|caching:");
+    let lease = Duration::from_millis(1900);
+    let begun = Instant::now();
+    redis.command(&["SET", KEY, "theirs", "PX", "1900"]);
+    until("it asks how long", || calls(&redis, "cmdstat_client|caching:") > before);
+    freeze(&stopped);
+    proxy.delay(Duration::ZERO);
+    // Whoever asked for the key would have it removed, and told of.
+    std::thread::sleep((lease + Duration::from_millis(20)).saturating_sub(begun.elapsed()));
+    let begun = Instant::now();
+    signal(&stopped, rustix::process::Signal::CONT);
+    wait.reply().ok();
+    // Counted from when it read the answer it would be 1.6 s.
+    assert!(begun.elapsed() < Duration::from_millis(1200), "{:?}", begun.elapsed());
+    stopped.call("end 1").ok();
+}
+
 /// So many line up one after another; `order` is that in which they come in.
 fn line_up<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
@@ -350,12 +382,14 @@ fn tracked(redis: &Redis, connections: usize) {
     });
 }
 
+/// How often the server has done this.
+fn calls(redis: &Redis, name: &str) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let line = stats.text().lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
+    line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+}
+
 /// How often a lock's key was looked at.
 fn asked(redis: &Redis) -> u64 {
-    let stats = redis.command(&["INFO", "commandstats"]);
-    let calls = |name: &str| {
-        let line = stats.text().lines().find_map(|line| line.strip_prefix(name).map(str::to_owned));
-        line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
-    calls("cmdstat_evalsha:") + calls("cmdstat_eval:") + calls("cmdstat_client|caching:")
+    ["cmdstat_evalsha:", "cmdstat_eval:", "cmdstat_client|caching:"].iter().map(|name| calls(redis, name)).sum()
 }

@@ -11,7 +11,6 @@
 //! | RESP2, a cluster, a server that refuses | look a few times a second |
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use redis::{RedisResult, Value};
 
@@ -50,16 +49,16 @@ impl Worker {
         pipeline.cmd("CLIENT").arg("CACHING").arg("YES").ignore();
         pipeline.cmd("GET").arg(&*name).cmd("PTTL").arg(&*name);
         self.tasks += 1;
-        let (number, events) = (self.number(), self.events.clone());
+        let (number, sent, events) = (self.number(), lease::now(), self.events.clone());
         tokio::spawn(async move {
             let reply = pipeline.query_async::<(Value, i64)>(&mut connection).await;
             // The loop ends only when no task is left.
-            let _ = events.send(Event::Tracked { lock: name, number, reply });
+            let _ = events.send(Event::Tracked { lock: name, number, sent, reply });
         });
         true
     }
 
-    pub(super) fn tracked(&mut self, lock: &Arc<str>, number: u64, reply: RedisResult<(Value, i64)>) {
+    pub(super) fn tracked(&mut self, lock: &Arc<str>, number: u64, sent: u64, reply: RedisResult<(Value, i64)>) {
         if number != self.number() {
             return;
         }
@@ -85,7 +84,7 @@ impl Worker {
             Err(error) => return self.broke(number, &error),
         };
         let wait = lease::recheck(left.unwrap_or(-1), 0, left.is_none(), jitter());
-        self.set_timer(lock, Some(Instant::now() + wait));
+        self.set_timer(lock, Some(lease::counted_from(sent, wait)));
     }
 
     /// Somebody changed the key; `None`: any key, the server was emptied.

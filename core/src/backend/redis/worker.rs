@@ -94,6 +94,7 @@ pub(super) enum Event {
     Tracked {
         lock: Arc<str>,
         number: u64,
+        sent: u64,
         reply: RedisResult<(Value, i64)>,
     },
     Renewed {
@@ -345,9 +346,9 @@ impl Worker {
                 self.tasks -= 1;
                 self.witnessed(serial, call, &owned, outcome);
             }
-            Event::Tracked { lock, number, reply } => {
+            Event::Tracked { lock, number, sent, reply } => {
                 self.tasks -= 1;
-                self.tracked(&lock, number, reply);
+                self.tracked(&lock, number, sent, reply);
             }
             Event::Renewed { batch, answer, sent, number, reply } => {
                 self.tasks -= 1;
