@@ -7,7 +7,7 @@ use ipcmutex::{ErrorKind, Hold, State, Timeout};
 use ipcmutex_tests::artifacts::checkout;
 use ipcmutex_tests::servers::{Redis, Reply};
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -117,6 +117,26 @@ fn those_of_a_process_that_is_not_told_come_in_one_after_the_other() {
             let outcome = told.recv_timeout(Duration::from_secs(10)).expect("long before a lease would end");
             outcome.expect("acquired and released");
         }
+    }
+}
+
+/// The look of the first one, which is refused, is that of all of a process.
+#[test]
+fn who_loses_its_rights_is_told_also_behind_one_of_its_own_process() {
+    needs_redis!();
+    let redis = Redis::start();
+    set_user(&redis, &documented());
+    let _hold = open(&redis.url("taken?ttl=1s")).acquire().expect("acquired");
+    let mutex = open(&redis.url_with_user("locks", "c4nary", "taken"));
+    let (tell, told) = mpsc::channel();
+    for place in 1..=3 {
+        let tell = tell.clone();
+        mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome))).expect("it begins");
+        until("it waits", || waiters(&mutex) == place);
+    }
+    assert_eq!(redis.command(&["ACL", "SETUSER", "locks", "resetkeys"]).text(), "OK");
+    for _ in 0..3 {
+        assert_eq!(kind_of(told.recv_timeout(LONG).expect("it is told")), ErrorKind::Permission);
     }
 }
 

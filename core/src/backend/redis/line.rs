@@ -263,6 +263,10 @@ impl Worker {
             self.engine.owe(&entry.token, entry.lock.debt(Ending::Undone));
         }
         let granted = outcome.is_ok();
+        if !granted && self.has_no_timer(&entry.lock) {
+            // The look that was refused was that of all: the next one asks for itself.
+            self.set_timer(name(&entry.lock), Some(Instant::now()));
+        }
         match entry.waiter.settle(outcome) {
             Ok(()) if granted => {
                 let waited = entry.joined.elapsed();
