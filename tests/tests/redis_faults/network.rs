@@ -157,34 +157,76 @@ fn r1_who_leaves_with_its_look_under_way_leaves_the_next_one_a_look() {
     assert!(waited < Duration::from_secs(10), "it owns {waited:?} after a lease of 3 s began");
 }
 
-/// A search for a name ends by itself after half a minute here, and nothing ends it sooner.
+/// An agent whose name server is silent: a search for a name ends by itself after half a minute there, and nothing ends it
+/// sooner.
+struct Nameless {
+    agent: Agent,
+    silent: UdpSocket,
+    _folder: tempfile::TempDir,
+}
+
+impl Nameless {
+    /// `at`: where the name server is silent, one for each test. `None`, said aloud, where that cannot be had.
+    fn start(test: &str, at: &str) -> Option<Nameless> {
+        if without_namespaces(test) {
+            return None;
+        }
+        let Ok(silent) = UdpSocket::bind((at, 53)) else {
+            skip(test, "it needs the right to a name server's port, and nobody who has it");
+            return None;
+        };
+        silent.set_nonblocking(true).expect("it is a socket");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("resolv.conf");
+        std::fs::write(&file, format!("nameserver {at}\noptions timeout:15 attempts:2\n")).expect("written");
+        let script = format!("mount --bind '{}' /etc/resolv.conf && exec \"$0\"", file.display());
+        let mut words = unshare(&["--mount"]);
+        words.extend(["sh", "-c", &script]);
+        Some(Nameless { agent: Agent::start_under(Language::Rust, &words), silent, _folder: folder })
+    }
+
+    /// Some names were searched for, and one search of each goes on, on a thread of its own.
+    #[track_caller]
+    fn searches(&self, names: usize) {
+        self.silent.recv(&mut [0; 512]).expect("it was asked");
+        let (_, threads) = self.agent.threads();
+        assert_eq!(threads.iter().filter(|name| *name == "ipcmutex-name").count(), names, "{threads:?}");
+    }
+}
+
 #[test]
 fn a_name_server_that_is_silent_does_not_outlast_connect_timeout() {
     const NAME: &str = "a_name_server_that_is_silent_does_not_outlast_connect_timeout";
-    if without_namespaces(NAME) {
-        return;
-    }
-    let Ok(silent) = UdpSocket::bind("127.0.0.99:53") else {
-        skip(NAME, "it needs the right to a name server's port, and nobody who has it");
-        return;
-    };
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("resolv.conf");
-    std::fs::write(&file, "nameserver 127.0.0.99\noptions timeout:15 attempts:2\n").expect("written");
-    let script = format!("mount --bind '{}' /etc/resolv.conf && exec \"$0\"", file.display());
-    let mut words = unshare(&["--mount"]);
-    words.extend(["sh", "-c", &script]);
-    let agent = Agent::start_under(Language::Rust, &words);
+    let Some(it) = Nameless::start(NAME, "127.0.0.99") else { return };
     let begun = Instant::now();
     for _ in 0..3 {
-        agent.open(1, "rpm+redis://redis.example/a?connect_timeout=300ms").err(ErrorKind::Unavailable);
+        it.agent.open(1, "rpm+redis://redis.example/a?connect_timeout=300ms").err(ErrorKind::Unavailable);
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    silent.set_nonblocking(true).expect("it is a socket");
-    silent.recv(&mut [0; 512]).expect("it was asked");
     // All three wait for the same one.
-    let (_, names) = agent.threads();
-    assert_eq!(names.iter().filter(|name| *name == "ipcmutex-name").count(), 1, "{names:?}");
+    it.searches(1);
+}
+
+/// Each turn begins with a search anew, when the background thread has gone meanwhile.
+#[test]
+fn a_server_whose_name_is_not_found_costs_no_thread_with_each_turn() {
+    const NAME: &str = "a_server_whose_name_is_not_found_costs_no_thread_with_each_turn";
+    needs_redis!();
+    let Some(it) = Nameless::start(NAME, "127.0.0.98") else { return };
+    let servers = [Redis::with(None, &[]), Redis::with(None, &[])];
+    let [one, other] = servers.each_ref().map(Redis::address);
+    let idle = it.agent.threads().0;
+    it.agent.open(1, &format!("rpm+redlock://redis.example,{one},{other}/turns?connect_timeout=300ms")).ok();
+    let gone = || !it.agent.threads().1.iter().any(|name| name.starts_with("ipcmutex-red"));
+    for _ in 0..5 {
+        it.agent.call("acquire 1 forever").ok();
+        it.agent.call("release 1").ok();
+        until("the background thread has gone", gone);
+    }
+    let begun = Instant::now();
+    until("one search is left, and nothing else", || it.agent.threads().0 <= idle + 1);
+    assert!(begun.elapsed() < Duration::from_secs(10), "others were left until they ended by themselves");
+    it.searches(1);
 }
 
 #[test]

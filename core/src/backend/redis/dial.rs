@@ -231,8 +231,7 @@ pub(super) async fn dial_async(
         Address::Unix(path) => Ok(Box::new(Looped(Unshared::new(tokio::net::UnixStream::connect(path).await?)))),
         Address::Tcp(host, port) => {
             let end = Instant::now() + limit;
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), *port)).await?.collect();
-            let stream = reach_async(&addresses, end).await?;
+            let stream = reach_async(&names::resolve_async(host, *port).await?, end).await?;
             tune(SockRef::from(&stream))?;
             let stream = Looped(Unshared::new(stream));
             match tls {
