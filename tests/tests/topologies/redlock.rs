@@ -252,15 +252,31 @@ fn an_event_loop_waits_for_no_majority() {
     needs_redis!();
     let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
     let mutex = open(&url(&servers, "loop?ttl=60s"));
-    let hold = mutex.acquire().expect("acquired");
-    servers.iter().for_each(Redis::freeze);
     let on = EventLoop::blind();
     let (tell, told) = mpsc::channel();
-    let tell_too = tell.clone();
-    hold.release_on(&on, move |outcome| tell_too.send(outcome).expect("it is awaited"));
-    mutex.acquire_on(&on, Timeout::TRY, move |outcome| tell.send(outcome.map(drop)).expect("it is awaited"));
+    servers.iter().for_each(Redis::freeze);
+    mutex.acquire_on(&on, Timeout::TRY, move |outcome| drop(tell.send(outcome)));
     assert!(told.try_recv().is_err(), "nobody has answered");
-    for _ in 0..2 {
-        assert_eq!(kind_of(told.recv_timeout(LONG).expect("told")), ErrorKind::Unavailable);
-    }
+    servers.iter().for_each(Redis::thaw);
+    let hold = told.recv_timeout(LONG).expect("told").expect("it is free");
+    let (tell, told) = mpsc::channel();
+    servers.iter().for_each(Redis::freeze);
+    hold.release_on(&on, move |outcome| drop(tell.send(outcome)));
+    assert!(told.try_recv().is_err(), "nobody has answered");
+    assert_eq!(kind_of(hold.check()), ErrorKind::NotOwner, "it has ended here");
+    servers.iter().for_each(Redis::thaw);
+    told.recv_timeout(LONG).expect("told").expect("released");
+}
+
+#[test]
+fn a_wait_for_a_majority_that_hangs_ends_in_time() {
+    needs_redis!();
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let mutex = open(&url(&servers, "short"));
+    mutex.acquire().expect("acquired").release().expect("released");
+    servers[..2].iter().for_each(Redis::freeze);
+    let begun = Instant::now();
+    assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(300)))), ErrorKind::Unavailable);
+    // An answer is waited for 2 s; the bound leaves a busy machine most of that.
+    assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
 }

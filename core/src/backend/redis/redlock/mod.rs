@@ -17,6 +17,7 @@ mod round;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, SendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -24,9 +25,9 @@ use tokio::sync::Notify;
 
 use self::owed::Owed;
 pub(super) use self::owed::farewell;
-use self::quorum::{Quorum, Voters};
+use self::quorum::{Quorum, Voters, bug};
 use self::round::{Rounds, Took, Won, gather};
-use super::connect::Server;
+use super::connect::{ANSWER, PATIENT, Server};
 use super::engine::{self, Ending, jitter};
 use super::hold::{Hold, Loss, Token};
 use super::keys::Keys;
@@ -195,26 +196,61 @@ impl Lock {
             }
             Err(error) => {
                 if error.kind() == ErrorKind::Unavailable {
-                    let mut trouble = self.trouble.lock();
-                    let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-                    *trouble = Some((since, error.clone()));
+                    self.not_served(&error);
                 }
                 Err(error)
             }
         }
     }
 
-    /// Asks once, unless somebody of this process waits.
-    fn try_take(self: &Arc<Lock>) -> Result<Option<Grant>> {
-        if !self.queue.lock().waiters.is_empty() {
-            return self.unserved().map_or(Ok(None), Err);
-        }
-        let lock = self.clone();
-        self.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters).await }))?
+    fn not_served(&self, error: &Error) {
+        let mut trouble = self.trouble.lock();
+        let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
+        *trouble = Some((since, error.clone()));
     }
 
     fn unserved(&self) -> Option<Error> {
         self.trouble.lock().clone().map(|(_, error)| error)
+    }
+
+    /// Whether others of this process were first.
+    fn are_before(&self) -> bool {
+        !self.queue.lock().waiters.is_empty()
+    }
+
+    /// Tries it for one who waits if that comes to nothing, or takes longer than an answer may.
+    fn take_or_line_up(self: &Arc<Lock>, deadline: Option<Instant>) -> Result<Result<Grant, u64>> {
+        if self.are_before() {
+            return self.unserved().map_or(Ok(Err(0)), Err);
+        }
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()).max(PATIENT));
+        let lock = self.clone();
+        // It is handed over, or nobody is there for it: it never lies in between.
+        let (tell, told) = sync_channel(0);
+        self.quorum.spawn(move |voters| {
+            Box::pin(async move {
+                if let Err(SendError(Ok(Some(late)))) = tell.send(lock.attempt(&voters).await) {
+                    lock.give_back(late);
+                }
+            })
+        })?;
+        match told.recv_timeout(left.map_or(ANSWER, |left| left.min(ANSWER))) {
+            Ok(outcome) => Ok(outcome?.ok_or(0)),
+            Err(RecvTimeoutError::Timeout) => {
+                let text = "no majority of the servers answers in time";
+                self.not_served(&Error::new(ErrorKind::Unavailable, "acquire", text));
+                Ok(Err(0))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(bug()),
+        }
+    }
+
+    fn try_take(self: &Arc<Lock>) -> Result<Option<Grant>> {
+        if self.are_before() {
+            return self.unserved().map_or(Ok(None), Err);
+        }
+        let lock = self.clone();
+        self.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters).await }))?
     }
 
     fn adopt(self: &Arc<Lock>, token: Token, won: &Won, owed: Owed) -> Result<Grant> {
@@ -424,6 +460,18 @@ impl Backend for Redlock {
         self.0.try_take()
     }
 
+    fn take_or_line_up(&self, deadline: Option<Instant>, _: bool) -> Result<Result<Grant, u64>> {
+        self.0.take_or_line_up(deadline)
+    }
+
+    /// The rounds take as long as a network does, and no event loop reads them: a thread waits for what they come to.
+    fn ask_take(&self, _: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) {
+        let lock = self.0.clone();
+        offload(move || {
+            then(if waits { lock.take_or_line_up(deadline) } else { lock.try_take().map(|grant| grant.ok_or(0)) });
+        });
+    }
+
     fn is_remote(&self) -> bool {
         true
     }
@@ -451,12 +499,6 @@ impl Backend for Redlock {
 
     fn release(&self, token: u64) -> Result<()> {
         self.0.ended(token)?.map_or(Ok(()), |held| self.0.release(&held))
-    }
-
-    /// The rounds take as long as a network does, and no event loop reads them: a thread waits for what they come to.
-    fn ask_take(&self, _on: &EventLoop, _waits: bool, _deadline: Option<Instant>, then: TookOrLinedUp) {
-        let lock = self.0.clone();
-        offload(move || then(lock.try_take().map(|grant| grant.ok_or(0))));
     }
 
     fn ask_release(&self, _on: &EventLoop, token: u64, then: Released) {

@@ -21,6 +21,10 @@ use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::thread;
 
+pub(super) fn bug() -> Error {
+    Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug")
+}
+
 /// How soon a server is tried again that could not be reached.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -96,7 +100,7 @@ impl Quorum {
                 let _ = answer.send(work.await);
             })
         })?;
-        answered.recv().map_err(|_| Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug"))
+        answered.recv().map_err(|_| bug())
     }
 
     fn start(self: &Arc<Quorum>, sender: UnboundedSender<Message>, receiver: UnboundedReceiver<Message>) -> Result<()> {
