@@ -473,3 +473,16 @@ fn with_replicas_a_process_has_three_connections_to_a_node() {
     assert_eq!(list.text().lines().filter(|line| line.contains("addr=127.0.0.1")).count(), 3, "{}", list.text());
     hold.release().expect("released");
 }
+
+#[test]
+fn a_cluster_opens_without_its_first_node_whatever_policy_it_has() {
+    needs_redis!();
+    let mut cluster = Cluster::start(3);
+    let id = ids_on(&cluster, 1).next().expect("one");
+    let url = cluster.url(&id).replace(&cluster.nodes[0].address(), &cluster.nodes[1].address());
+    cluster.nodes[0].kill();
+    // Each with a connection of its own.
+    for query in ["connect_timeout=1s", "connect_timeout=1100ms&policy=any"] {
+        carries_a_lock(&format!("{url}?{query}"));
+    }
+}

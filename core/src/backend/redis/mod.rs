@@ -78,8 +78,6 @@ mod worker;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use redis::Value;
-
 use self::connect::Server;
 use self::engine::Engine;
 use self::keys::Keys;
@@ -110,9 +108,7 @@ pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backen
 fn reach(target: &RedisTarget) -> Result<Arc<Engine>> {
     let engine = Engine::of(Server::of(target)?)?;
     if target.any_policy {
-        engine
-            .call("open", |connection| redis::cmd("PING").query::<Value>(connection))
-            .map_err(|failed| failed.error)?;
+        engine.call("open", |connection| connection.ask_each(&redis::cmd("PING"))).map_err(|failed| failed.error)?;
     } else {
         engine.check_policy()?;
     }
