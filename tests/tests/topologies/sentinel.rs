@@ -111,6 +111,10 @@ fn with_one_password_for_all() {
     let mut it = guarded_by(None, Some(&word), Some(&word));
     it.query = String::new();
     carries_a_lock(&it.url("lock"));
+    // With a user that nobody knows, as for a server that has a password alone.
+    let hold = open(&it.url("lock").replace("://:", "://nobody:")).acquire().expect("acquired");
+    until("changes are heard of", || it.sentinel.command(&["CLIENT", "LIST"]).text().contains(" sub=1 "));
+    hold.release().expect("released");
     // Given to a Sentinel that has none, it does no harm.
     let mut open = guarded_by(None, Some(&word), None);
     open.query = format!("&sentinel_user=somebody&sentinel_password={word}");

@@ -235,11 +235,15 @@ impl Server {
         self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed)
     }
 
-    /// For Sentinels: mostly they have no password; if they have one, and the URL does not say it, it is the servers'.
-    pub(super) fn login_of_sentinels(&self) -> Login<'_> {
+    /// For Sentinels: mostly they have no password; if they have one, and the URL does not say it, it is the servers', and
+    /// they too may know no users.
+    pub(super) fn logins_of_sentinels(&self) -> Vec<Login<'_>> {
         match &self.sentinel_login {
-            Some((user, secret)) => Login { user: user.as_deref(), secret: Some(secret), db: 0 },
-            None => Login { db: 0, ..self.login(false) },
+            Some((user, secret)) => vec![Login { user: user.as_deref(), secret: Some(secret), db: 0 }],
+            None if self.user.is_some() && self.secret.is_some() => {
+                [false, true].map(|alone| Login { db: 0, ..self.login(alone) }).into()
+            }
+            None => vec![Login { db: 0, ..self.login(false) }],
         }
     }
 

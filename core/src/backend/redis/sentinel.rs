@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use redis::aio::PubSub;
-use redis::{RedisConnectionInfo, RedisResult, Value};
+use redis::{RedisConnectionInfo, RedisError, RedisResult, Value};
 
 use super::connect::{ANSWER, Learned, Place, Server};
 use super::dial::{Address, dial_async};
@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind};
 const NEXT: Duration = Duration::from_millis(200);
 const SWITCHED: &str = "+switch-master";
 
-pub(super) fn refusal(kind: ErrorKind, message: String, help: &str) -> redis::RedisError {
+pub(super) fn refusal(kind: ErrorKind, message: String, help: &str) -> RedisError {
     io::Error::other(Error::new(kind, "open", message).with_help(help)).into()
 }
 
@@ -54,11 +54,13 @@ impl Server {
                 .arg(master)
                 .query::<Option<(String, u16)>>(&mut connection)
         };
-        let nobody = Login { user: None, secret: None, db: 0 };
-        let answer = match ask(&nobody) {
-            Err(error) if wire::wants_login(&error) => ask(&self.login_of_sentinels()),
-            answer => answer,
-        };
+        let mut logins = self.logins_of_sentinels().into_iter();
+        let mut answer = ask(&Login { user: None, secret: None, db: 0 });
+        while answer.as_ref().is_err_and(wants_another_login)
+            && let Some(login) = logins.next()
+        {
+            answer = ask(&login);
+        }
         Ok(answer?.map(|(host, port)| Address::Tcp(host, port)))
     }
 
@@ -116,21 +118,27 @@ pub(super) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
 
 async fn listen(server: &Server, sentinel: &Address) -> RedisResult<PubSub> {
     let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
-    let stream = dial_async(sentinel, server.tls.as_ref(), server.connect_timeout).await?;
-    let mut ear = PubSub::new(&plain, stream).await?;
-    match ear.subscribe(SWITCHED).await {
-        Err(error) if wire::wants_login(&error) => {
-            let login = server.login_of_sentinels();
-            let known = [login.user.map(|user| (true, user)), login.secret.map(|secret| (false, secret))];
-            let info = known.into_iter().flatten().fold(plain, |info, (is_user, word)| {
-                if is_user { info.set_username(word) } else { info.set_password(word) }
-            });
-            let stream = dial_async(sentinel, server.tls.as_ref(), server.connect_timeout).await?;
+    let mut logins = server.logins_of_sentinels().into_iter();
+    let mut info = plain.clone();
+    loop {
+        let stream = dial_async(sentinel, server.tls.as_ref(), server.connect_timeout).await?;
+        let heard = async {
             let mut ear = PubSub::new(&info, stream).await?;
             ear.subscribe(SWITCHED).await?;
             Ok(ear)
+        };
+        let heard = heard.await;
+        if !heard.as_ref().is_err_and(wants_another_login) {
+            return heard;
         }
-        Err(error) => Err(error),
-        Ok(()) => Ok(ear),
+        let Some(login) = logins.next() else { return heard };
+        let known = [login.user.map(|user| (true, user)), login.secret.map(|secret| (false, secret))];
+        info = known.into_iter().flatten().fold(plain.clone(), |info, (is_user, word)| {
+            if is_user { info.set_username(word) } else { info.set_password(word) }
+        });
     }
+}
+
+fn wants_another_login(error: &RedisError) -> bool {
+    wire::wants_login(error) || wire::is_wrong_password(error)
 }
