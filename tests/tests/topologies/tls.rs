@@ -8,7 +8,7 @@ use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
 
-use ipcmutex_tests::asking::kind_of;
+use ipcmutex_tests::asking::{LONG, kind_of, open, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -139,4 +139,20 @@ fn files_that_cannot_be_used_are_named() {
     // The switch by which other clients turn verification off.
     assert_eq!(refusal("rpm+rediss://localhost:1/x#insecure").0, ErrorKind::Invalid);
     assert_eq!(refusal("rpm+rediss://localhost:1/x?insecure=1").0, ErrorKind::Invalid);
+}
+
+/// It said so before it ended the connection; that is no answer, and nobody hears what is said then.
+#[test]
+fn a_release_that_only_a_new_server_hears_of_is_a_loss_over_tls_too() {
+    needs_redis!();
+    let authority = Authority::new();
+    let mut redis = Redis::with_tls(&authority, &authority.sign("server", "localhost", true), false);
+    // Nobody renews it, and so nobody asks the new server before.
+    let query = format!("ca={}&ttl=60s&renew=off", authority.file().display());
+    let hold = open(&url(&redis, "localhost", &query)).acquire().expect("acquired");
+    assert!(redis.command(&["CLIENT", "KILL", "TYPE", "normal"]).number() > 0);
+    redis.restart();
+    let next = open(&redis.url("tls")).acquire_with(within(LONG)).expect("the new server knows of nobody");
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    next.release().expect("it is still the other's");
 }

@@ -45,7 +45,7 @@ pub(super) trait Stream: Read + Write + Send {
     }
 
     /// Whether the other side has ended it, so that nobody reads what is written now.
-    fn has_ended(&self) -> bool {
+    fn has_ended(&mut self) -> bool {
         self.socket().is_some_and(prompt::has_ended)
     }
 }
@@ -74,7 +74,14 @@ impl Stream for Prompt<UnixStream> {
 
 #[cfg(feature = "tls")]
 impl Stream for rustls::StreamOwned<rustls::ClientConnection, Prompt<TcpStream>> {
-    fn has_ended(&self) -> bool {
+    /// Its end may be said within TLS: what has come is understood first. It answers nothing that was asked.
+    fn has_ended(&mut self) -> bool {
+        while self.sock.socket().is_ok_and(|socket| prompt::has_come(socket.as_fd())) {
+            let read = self.conn.read_tls(&mut self.sock).is_ok_and(|read| read > 0);
+            if !read || !self.conn.process_new_packets().is_ok_and(|state| !state.peer_has_closed()) {
+                return true;
+            }
+        }
         self.sock.has_ended()
     }
 

@@ -240,7 +240,7 @@ impl Nodes {
             return Err(error.clone());
         }
         // What nobody would hear is not said.
-        if seat.connection.as_ref().is_some_and(|(single, ..)| single.has_ended()) {
+        if seat.connection.as_mut().is_some_and(|(single, ..)| single.has_ended()) {
             seat.connection = None;
         }
         if same.is_some() && same != seat.connection.as_ref().map(|(_, number, _)| *number) {

@@ -27,6 +27,12 @@ pub(super) fn has_ended(socket: BorrowedFd<'_>) -> bool {
     }
 }
 
+/// Whether there is something to read.
+#[cfg(feature = "tls")]
+pub(super) fn has_come(socket: BorrowedFd<'_>) -> bool {
+    recv(socket, &mut [0_u8; 1], RecvFlags::DONTWAIT | RecvFlags::PEEK).is_ok_and(|(read, _)| read > 0)
+}
+
 pub(super) struct Prompt<S: AsFd> {
     socket: Unshared<S>,
     /// How many looks were in vain since the last one that was not.

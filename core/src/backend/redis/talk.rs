@@ -66,7 +66,7 @@ impl Single {
     }
 
     /// Whether the server has ended it, so that nobody hears what is asked now.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&mut self) -> bool {
         self.stream.has_ended()
     }
 
@@ -149,7 +149,7 @@ impl Connection {
     }
 
     /// Whether the server has ended it, so that nobody would hear what is asked. A node of a cluster is not asked on one that has ended.
-    pub(super) fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&mut self) -> bool {
         match self {
             Connection::One(single, _) => single.has_ended(),
             Connection::Cluster(_) => false,
