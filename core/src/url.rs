@@ -633,8 +633,8 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
         prefix: query.get("prefix").unwrap_or("ipcmutex:").to_owned(),
         redis_key: query.read("redis_key", "a key", |value| (!value.is_empty()).then(|| value.to_owned()))?,
         replicas: query.read("replicas", "a number", |value| value.parse().ok())?.unwrap_or(0),
-        connect_timeout: query.read("connect_timeout", "a time such as 500ms or 2s", |value| {
-            duration(value).filter(|limit| !limit.is_zero())
+        connect_timeout: query.read("connect_timeout", "a time up to 24h, as 500ms, 2s", |value| {
+            duration(value).filter(|limit| !limit.is_zero() && *limit <= Duration::from_secs(86_400))
         })?,
         any_policy: query.read("policy", "any", |value| (value == "any").then_some(true))?.unwrap_or(false),
         protocol: query.read("protocol", "2, 3", |value| match value {

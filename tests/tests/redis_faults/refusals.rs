@@ -261,6 +261,9 @@ fn r30_leases_that_are_none() {
         let refused = Mutex::open(&format!("rpm+redis://127.0.0.1:1/r30?ttl={ttl}"));
         assert_eq!(kind_of(refused), ErrorKind::Invalid, "{ttl}");
     }
+    // No moment is so far ahead.
+    let refused = Mutex::open("rpm+redis://127.0.0.1:1/r30?connect_timeout=5000000000000000h");
+    assert_eq!(kind_of(refused), ErrorKind::Invalid);
 }
 
 /// Of what was refused nothing is in doubt: that the lock is somebody else's is a loss.
