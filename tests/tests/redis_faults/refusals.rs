@@ -241,6 +241,26 @@ fn an_answer_without_end_is_not_read_for_ever() {
     });
 }
 
+/// Nor by who asks on its own thread.
+#[test]
+fn an_answer_without_end_is_not_kept_in_memory() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    // More than what may be under way beside the longest answer.
+    let much = 64 << 20;
+    let serves = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a connection");
+        let mut given_up = client.write_all(b"$1000000000\r\n").is_err();
+        for _ in 0..much / 4096 {
+            given_up = given_up || client.write_all(&[b'x'; 4096]).is_err();
+        }
+        given_up
+    });
+    let error = Mutex::open(&format!("rpm+redis://{address}/endless")).expect_err("it is no server");
+    assert!(serves.join().expect("no panic"), "all of it was read");
+    assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+}
+
 /// It repeats what was sent with a command that it does not know, cut.
 #[test]
 fn a_server_that_knows_no_auth_has_no_secret_shown() {

@@ -3,6 +3,7 @@
 //! The client library's own one cannot be given a stream, and would take TLS with whatever provider of cryptography the
 //! host program has set for its process, or set one. Commands and replies are read and written by the library.
 
+use std::io::Read;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ use super::dial::{Address, Stream, dial};
 use super::nodes::Nodes;
 use super::plain::{self, forbids_scripts};
 use super::tls::Tls;
+
+/// No answer is as long as this, in bytes: the longest are a page of keys, and the slots of a cluster.
+const LONGEST: u64 = 16 << 20;
 
 /// Who we are to a server. It has no `Debug`, since it knows the secret.
 pub(super) struct Login<'a> {
@@ -87,7 +91,12 @@ impl Single {
     }
 
     fn read(&mut self) -> RedisResult<Value> {
-        self.parser.parse_value(&mut *self.stream)
+        let mut limited = (&mut *self.stream).take(LONGEST);
+        let value = self.parser.parse_value(&mut limited);
+        if value.is_err() && limited.limit() == 0 {
+            return Err((redis::ErrorKind::Parse, "an answer that does not end").into());
+        }
+        value
     }
 }
 
