@@ -1,6 +1,8 @@
 //! Sentinel: the master is found, and when it is replaced everything goes on at the new one, or is told of.
 
-use std::sync::mpsc;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
@@ -189,4 +191,104 @@ fn a_connection_to_the_old_master_is_not_used_again() {
     assert_eq!(it.replica.command(&["EXISTS", "ipcmutex:stale"]).number(), 1, "it was acquired there");
     hold.release().expect("released there");
     assert_eq!(it.replica.command(&["EXISTS", "ipcmutex:stale"]).number(), 0);
+}
+
+/// What seems to be a Sentinel, and says what a test wants.
+struct Seeming {
+    address: String,
+    shared: Arc<std::sync::Mutex<Seen>>,
+}
+
+struct Seen {
+    master: String,
+    /// Those who listen, if anybody may.
+    listeners: Option<Vec<TcpStream>>,
+}
+
+impl Seeming {
+    fn new(master: &str, may_listen: bool) -> Seeming {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("its address").to_string();
+        let seen = Seen { master: master.to_owned(), listeners: may_listen.then(Vec::new) };
+        let shared = Arc::new(std::sync::Mutex::new(seen));
+        let of = shared.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let of = of.clone();
+                std::thread::spawn(move || Seeming::serve(&of, client));
+            }
+        });
+        Seeming { address, shared }
+    }
+
+    fn serve(shared: &std::sync::Mutex<Seen>, mut client: TcpStream) {
+        let mut buffer = [0; 4096];
+        while let Some(read) = client.read(&mut buffer).ok().filter(|read| *read > 0) {
+            let asked = String::from_utf8_lossy(&buffer[..read]).into_owned();
+            let mut seen = shared.lock().expect("no panic");
+            let mut answer = "+OK\r\n".repeat(asked.matches("SETINFO").count());
+            if asked.contains("get-master-addr-by-name") {
+                let (host, port) = seen.master.split_once(':').expect("host:port");
+                answer += &format!("*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n", host.len(), port.len());
+            }
+            if asked.contains("SUBSCRIBE") {
+                answer += match &mut seen.listeners {
+                    None => "-ERR not now\r\n",
+                    Some(listeners) => {
+                        listeners.push(client.try_clone().expect("a descriptor"));
+                        "*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n"
+                    }
+                };
+            }
+            if client.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        self.shared.lock().expect("no panic").listeners.as_ref().is_some_and(|listeners| !listeners.is_empty())
+    }
+
+    /// Another one has become the master.
+    fn switch(&self, to: &str) {
+        let mut seen = self.shared.lock().expect("no panic");
+        let from = std::mem::replace(&mut seen.master, to.to_owned());
+        let text = format!("main {} {}", from.replace(':', " "), to.replace(':', " "));
+        let told = format!("*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n${}\r\n{text}\r\n", text.len());
+        if let Some(listeners) = &mut seen.listeners {
+            listeners.retain_mut(|listener| listener.write_all(told.as_bytes()).is_ok());
+        }
+    }
+}
+
+/// It was cut off from the others, and has not heard of a failover.
+#[test]
+fn a_sentinel_that_names_who_is_not_the_master_is_not_the_last_one_asked() {
+    needs_redis!();
+    let it = guarded();
+    let behind = Seeming::new(&it.replica.address(), false);
+    carries_a_lock(&it.url("behind").replace("127.0.0.1:1,", &format!("{},", behind.address)));
+}
+
+/// It will in a moment, and the old master goes on as one for so long.
+#[test]
+fn a_sentinel_that_has_not_heard_of_a_failover_leads_nobody_back() {
+    needs_redis!();
+    let (old, new) = (Redis::with(None, &[]), Redis::with(None, &[]));
+    let (behind, ahead) = (Seeming::new(&old.address(), false), Seeming::new(&old.address(), true));
+    let url = |id: &str| format!("rpm+redis+sentinel://{},{}/main/{id}?ttl=60s", behind.address, ahead.address);
+    let mutex = open(&url("back"));
+    let _kept = open(&url("kept")).acquire().expect("acquired");
+    until("somebody listens", || ahead.is_heard());
+    let is_asked = |redis: &Redis| {
+        let before = redis.commands();
+        mutex.status().is_ok() && redis.commands() > before
+    };
+    for (place, master) in [("the new one", &new), ("the old one, again the master", &old)] {
+        ahead.switch(&master.address());
+        until(place, || is_asked(master));
+        assert!((0..5).all(|_| is_asked(master)), "{place} alone");
+        mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released where it was taken");
+    }
 }

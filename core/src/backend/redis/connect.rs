@@ -65,6 +65,8 @@ pub(super) struct Learned {
     plain: AtomicBool,
     /// Where it was last found.
     master: Guarded<Option<Address>>,
+    /// What is known not to be the master, or not any more: a Sentinel that names it is not the last one asked.
+    doubted: Guarded<Option<Address>>,
     /// Counts the changes of the server behind the name: who has a connection to an earlier one must not use it any more.
     changes: AtomicU64,
     /// The nodes of a cluster, as it last told them.
@@ -85,6 +87,30 @@ impl Learned {
         if before.is_some_and(|before| before != *address) {
             self.changed();
         }
+    }
+
+    /// It says that it is not the master.
+    pub(super) fn doubts(&self, address: &Address) {
+        *self.doubted.lock() = Some(address.clone());
+    }
+
+    pub(super) fn is_doubted(&self, address: &Address) -> bool {
+        self.doubted.lock().as_ref() == Some(address)
+    }
+
+    /// It says that it is, and nothing has changed since `seen`.
+    pub(super) fn trusts(&self, address: &Address, seen: u64) {
+        let mut doubted = self.doubted.lock();
+        if self.changes() == seen {
+            doubted.take_if(|doubted| doubted == address);
+        }
+    }
+
+    /// A Sentinel says that another one has become the master in its place.
+    pub(super) fn replaced(&self, address: Option<Address>) {
+        let mut doubted = self.doubted.lock();
+        *doubted = address.or(doubted.take());
+        self.changed();
     }
 
     /// Another server may have taken this one's place.
@@ -280,13 +306,33 @@ impl Server {
         if self.is_cluster() {
             return Nodes::open(self, learned, limit).map(|nodes| Connection::Cluster(Box::new(nodes)));
         }
-        let address = self.locate(learned, limit)?;
-        let mut single = self.open_at(learned, &address, limit)?;
+        let seen = learned.changes();
+        let mut address = self.locate(learned, limit)?;
+        let mut single = self.connect_to(learned, &address, seen, limit);
+        if single.is_err() && learned.is_doubted(&address) {
+            // Perhaps another Sentinel knows better.
+            address = self.locate(learned, limit)?;
+            if !learned.is_doubted(&address) {
+                single = self.connect_to(learned, &address, seen, limit);
+            }
+        }
+        Ok(Connection::One(single?, learned.clone()))
+    }
+
+    /// `seen`: of the changes that were counted when it was looked for.
+    fn connect_to(
+        &self,
+        learned: &Learned,
+        address: &Address,
+        seen: u64,
+        limit: Duration,
+    ) -> redis::RedisResult<Single> {
+        let mut single = self.open_at(learned, address, limit)?;
         if self.moves() {
             let role = redis::cmd("ROLE").query(&mut single);
-            self.check_role(&address, role)?;
+            self.check_role(learned, address, seen, role)?;
         }
-        Ok(Connection::One(single, learned.clone()))
+        Ok(single)
     }
 
     /// One to the server at `address`, by the login that works there.
@@ -314,6 +360,7 @@ impl Server {
             let net = Net::open(self, learned, hear).await?;
             return Ok(Link { road: Road::Cluster(Arc::new(net)), listens: false, tells: false, _tasks: Vec::new() });
         }
+        let seen = learned.changes();
         let address = if self.moves() {
             let (server, learned, limit) = (self.clone(), learned.clone(), self.connect_timeout);
             let located = tokio::task::spawn_blocking(move || server.locate(&learned, limit)).await;
@@ -321,7 +368,10 @@ impl Server {
         } else {
             self.seed().clone()
         };
-        self.logged_in(learned, |alone, resp2| self.link_as(&address, alone, resp2, channel, hear.clone())).await
+        self.logged_in(learned, |alone, resp2| {
+            self.link_as(learned, (&address, seen), (alone, resp2), channel, hear.clone())
+        })
+        .await
     }
 
     /// A connection of the event loop's to a node of a cluster.
@@ -432,16 +482,16 @@ impl Server {
 
     async fn link_as(
         &self,
-        address: &Address,
-        alone: bool,
-        resp2: bool,
+        learned: &Learned,
+        (address, seen): (&Address, u64),
+        (alone, resp2): (bool, bool),
         channel: &str,
         hear: Hear,
     ) -> redis::RedisResult<Link> {
         let (mut connection, driver) = self.multiplex(address, alone, resp2, hear.clone()).await?;
         if self.moves() {
             let role = redis::cmd("ROLE").query_async(&mut connection).await;
-            self.check_role(address, role)?;
+            self.check_role(learned, address, seen, role)?;
         }
         if !resp2 {
             let listens = is_allowed(connection.subscribe(channel).await)?;

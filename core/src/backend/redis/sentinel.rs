@@ -28,9 +28,11 @@ impl Server {
     pub(super) fn locate(&self, learned: &Learned, limit: Duration) -> RedisResult<Address> {
         let Place::Sentinel { sentinels, master } = &self.place else { return Ok(self.seed().clone()) };
         let each = (limit / sentinels.len() as u32).max(Duration::from_millis(100));
-        let mut failure = None;
+        let (mut failure, mut doubted) = (None, None);
         for sentinel in sentinels {
             match self.ask(sentinel, master, each) {
+                // It may not have heard of a failover yet; if it has, all say so.
+                Ok(Some(address)) if learned.is_doubted(&address) => doubted = Some(address),
                 Ok(Some(address)) => {
                     learned.found(&address);
                     return Ok(address);
@@ -41,6 +43,10 @@ impl Server {
                 }
                 Err(error) => failure = wire::telling(failure, error),
             }
+        }
+        if let Some(address) = doubted {
+            learned.found(&address);
+            return Ok(address);
         }
         Err(failure.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
     }
@@ -71,7 +77,13 @@ impl Server {
 
     /// What the server says of its `ROLE`, where a wrong one is possible: an old Sentinel, or one that has just come
     /// back, names a server that is not the master any more.
-    pub(super) fn check_role(&self, address: &Address, role: RedisResult<Value>) -> RedisResult<()> {
+    pub(super) fn check_role(
+        &self,
+        learned: &Learned,
+        address: &Address,
+        seen: u64,
+        role: RedisResult<Value>,
+    ) -> RedisResult<()> {
         let role = match role {
             Ok(Value::Array(parts)) => parts.into_iter().next(),
             Ok(_) => None,
@@ -80,12 +92,18 @@ impl Server {
             Err(error) => return Err(error),
         };
         match role {
-            Some(Value::BulkString(role)) if role == b"master" => Ok(()),
-            _ => Err(refusal(
-                ErrorKind::Unavailable,
-                format!("the server {address} is not the master"),
-                "a failover may be under way",
-            )),
+            Some(Value::BulkString(role)) if role == b"master" => {
+                learned.trusts(address, seen);
+                Ok(())
+            }
+            _ => {
+                learned.doubts(address);
+                Err(refusal(
+                    ErrorKind::Unavailable,
+                    format!("the server {address} is not the master"),
+                    "a failover may be under way",
+                ))
+            }
         }
     }
 }
@@ -105,8 +123,11 @@ pub(super) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
             let mut messages = ear.into_on_message();
             while let Some(message) = std::future::poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
                 let text = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
-                if text.split(' ').next() == Some(master) {
-                    learned.changed();
+                // The name, and where that master was, and is.
+                let mut words = text.split(' ');
+                if words.next() == Some(master) {
+                    let place = words.next().zip(words.next().and_then(|port| port.parse().ok()));
+                    learned.replaced(place.map(|(host, port)| Address::Tcp(host.to_owned(), port)));
                     seen = learned.changes();
                     changed();
                 }
