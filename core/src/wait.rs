@@ -270,6 +270,12 @@ fn may_come_back(outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u6
     }
 }
 
+/// A signal's handler has forked, and this is the child: what was asked, its answer and the place in the line are its parent's.
+pub(crate) fn forked() -> Error {
+    Error::new(ErrorKind::Forked, "acquire", "the wait belongs to the parent process")
+        .with_help("acquire in this process")
+}
+
 fn timed_out(backend: &dyn Backend, limit: Timeout) -> Error {
     if let Some(reason) = backend.unserved() {
         return reason;
@@ -356,7 +362,11 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
     let Waiting { timeout, cancel, mut interrupt } = waiting;
     let epoch = fork::epoch();
     let deadline = if backend.is_remote() { timeout.deadline() } else { None };
-    let ticket = match first_try(&**backend, timeout, deadline, true)? {
+    let tried = first_try(&**backend, timeout, deadline, true)?;
+    if epoch != fork::epoch() {
+        return Err(forked());
+    }
+    let ticket = match tried {
         Ok(grant) => return Ok(grant),
         Err(ticket) => ticket,
     };
@@ -385,9 +395,7 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
         let woken = backend.wait(&waiter, until);
         let interrupted = woken != Woken::Changed && interrupt.as_mut().is_some_and(|go_on| !go_on());
         if epoch != fork::epoch() {
-            // A signal's handler has forked, and this is the child: the place in the line is its parent's.
-            return Err(Error::new(ErrorKind::Forked, "acquire", "the wait belongs to the parent process")
-                .with_help("acquire in this process"));
+            return Err(forked());
         }
         if woken == Woken::Changed {
             continue;

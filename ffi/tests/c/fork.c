@@ -1,6 +1,10 @@
 /* What a forked child has of its parent's handles. */
 #include "check.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 static pid_t parent;
@@ -89,6 +93,90 @@ static void at_once(void) {
   OK(ipcmutex_close(unheld));
 }
 
+/* The words of the command at `at`, and what stands behind it. */
+static char *command(char *at, char *words[], int *count) {
+  int i;
+  *count = (int)strtol(at + 1, &at, 10);
+  for (i = 0; i < *count; i++) {
+    long length = strtol(at + 3, &at, 10); /* behind the end of a line and a dollar */
+    words[i] = at + 2;
+    at += 2 + length;
+  }
+  at += 2;
+  for (i = 0; i < *count; i++) words[i][strcspn(words[i], "\r")] = 0;
+  return at;
+}
+
+static pthread_t who_asks;
+
+/* A server of which everybody gets the lock, and is disturbed while it asks. */
+static void *serve(void *listener) {
+  static char asked[65536];
+  char *words[64], answer[128];
+  int count, client = accept(*(int *)listener, NULL, NULL);
+  ssize_t length;
+  CHECK(client >= 0);
+  while ((length = read(client, asked, sizeof asked - 1)) > 0) {
+    char *at = asked;
+    asked[length] = 0;
+    while (at < asked + length) {
+      at = command(at, words, &count);
+      if (strncmp(words[0], "EVAL", 4) == 0 && count == 12) { /* a take */
+        CHECK(pthread_kill(who_asks, SIGUSR1) == 0);
+        snprintf(answer, sizeof answer, "*5\r\n:1\r\n$1\r\n7\r\n:0\r\n:0\r\n$%zu\r\n%s\r\n", strlen(words[6]), words[6]);
+      } else {
+        strcpy(answer, strncmp(words[0], "EVAL", 4) == 0 ? ":1\r\n" : "+OK\r\n");
+      }
+      CHECK(write(client, answer, strlen(answer)) == (ssize_t)strlen(answer));
+    }
+  }
+  return NULL;
+}
+
+static volatile pid_t forked;
+
+static void fork_here(int number) {
+  (void)number;
+  forked = fork();
+}
+
+static int acquire_for_a_second(ipcmutex_t lock) { return ipcmutex_acquire_timeout(lock, 1000); }
+
+/* A signal's handler forks while the lock is being asked for: the answer is the parent's alone. */
+static void forked_while_it_asks(void) {
+  int (*const ways[])(ipcmutex_t) = {ipcmutex_acquire, ipcmutex_try_acquire, acquire_for_a_second};
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof address;
+  struct sigaction action = {.sa_handler = fork_here};
+  int listener = socket(AF_INET, SOCK_STREAM, 0);
+  char url[128];
+  pthread_t server;
+  ipcmutex_t remote;
+  size_t i;
+  CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 8) == 0);
+  CHECK(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
+  CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+  who_asks = pthread_self();
+  CHECK(pthread_create(&server, NULL, serve, &listener) == 0);
+  snprintf(url, sizeof url, "rpm+redis://127.0.0.1:%d/fork?policy=any&ttl=60s&renew=off", ntohs(address.sin_port));
+  OK(ipcmutex_open(url, &remote));
+  for (i = 0; i < sizeof ways / sizeof *ways; i++) {
+    int code, status;
+    forked = -1;
+    code = ways[i](remote);
+    if (forked == 0) {
+      EXPECT(code, IPCMUTEX_FORKED);
+      _exit(7);
+    }
+    OK(code);
+    CHECK(forked > 0 && waitpid(forked, &status, 0) == forked);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+    OK(ipcmutex_release(remote));
+  }
+  OK(ipcmutex_close(remote));
+  close(listener);
+}
+
 int main(void) {
   pthread_t threads[2];
   int i;
@@ -109,5 +197,6 @@ int main(void) {
   __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
   for (i = 0; i < 2; i++) CHECK(pthread_join(threads[i], NULL) == 0);
   OK(ipcmutex_close(unheld));
+  forked_while_it_asks();
   return 0;
 }

@@ -35,7 +35,7 @@ use crate::numbers::count;
 use crate::sync::Guarded;
 use crate::sys::futex::Woken;
 use crate::sys::thread;
-use crate::wait::Waiter;
+use crate::wait::{self, Waiter};
 
 /// For how long a lock that was found taken is expected to be taken again, in ns.
 const CONTENDED: u64 = 1_000_000_000;
@@ -219,6 +219,10 @@ impl Lock {
         };
         engine.board().arrivals.announce_direct(serial, &token, self);
         let (answer, sent) = self.ask_by_ear(&mut ear, &token, 0, self.limit(deadline));
+        if !engine.is_ours() {
+            // As in `take_as`.
+            return Some(Err(wait::forked()));
+        }
         match answer {
             Ok(Taken::Refused(refusal)) => {
                 self.served();
@@ -371,6 +375,9 @@ impl Lock {
     fn confirm(self: &Arc<Lock>, wait: &mut Wait, waiter: &Waiter, looking: bool) -> Option<Next> {
         let limit = self.limit(waiter.deadline());
         let (answer, sent) = self.ask_by_ear(&mut wait.ear, &wait.token, wait.ticket, limit);
+        if !self.engine.is_ours() {
+            return Some(Next::Woken(Woken::Interrupted));
+        }
         let outcome = match answer {
             Ok(Taken::Refused(refusal)) => {
                 self.served();

@@ -18,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
 use crate::numbers::count;
 use crate::service::offload::offload;
+use crate::wait;
 
 /// A take that may be sent.
 struct Attempt {
@@ -59,7 +60,9 @@ impl Lock {
     }
 
     fn attempted(&self, attempt: &Attempt, outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u64>> {
-        if let (Some(serial), Ok(Ok(_)) | Err(_)) = (attempt.serial, &outcome) {
+        if let (Some(serial), Ok(Ok(_)) | Err(_)) = (attempt.serial, &outcome)
+            && self.engine.is_ours()
+        {
             self.engine.board().arrivals.take(serial);
         }
         outcome
@@ -105,6 +108,10 @@ impl Lock {
                 Err(failed) => break Err(failed),
             }
         };
+        if !engine.is_ours() {
+            // Signals were kept back while it was asked: a handler has forked just now.
+            return Err(wait::forked());
+        }
         match answer {
             Ok(taken) => self.taken(attempt, taken, sent),
             Err(Failed { error, in_doubt }) => Err(self.not_taken(attempt, error, in_doubt || again)),

@@ -42,7 +42,7 @@ use crate::service::call;
 use crate::service::offload::offload;
 use crate::sync::Guarded;
 use crate::url::RedisTarget;
-use crate::wait::Waiter;
+use crate::wait::{self, Waiter};
 
 /// How soon what could not be done is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -234,7 +234,11 @@ impl Lock {
                 }
             })
         })?;
-        match told.recv_timeout(left.map_or(ANSWER, |left| left.min(ANSWER))) {
+        let told = told.recv_timeout(left.map_or(ANSWER, |left| left.min(ANSWER)));
+        if !self.quorum.is_ours() {
+            return Err(wait::forked());
+        }
+        match told {
             Ok(outcome) => Ok(outcome?.ok_or(0)),
             Err(RecvTimeoutError::Timeout) => {
                 let text = "no majority of the servers answers in time";
