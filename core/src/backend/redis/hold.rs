@@ -39,9 +39,6 @@ impl Loss {
     }
 }
 
-/// How late the loss of a hold that is not renewed may be told after the machine was suspended, in ns.
-const LOOK: u64 = 2_000_000_000;
-
 const LIVE: u8 = 0;
 const ENDED: u8 = 1;
 
@@ -111,12 +108,6 @@ impl Hold {
 
     pub(super) fn deadline(&self) -> u64 {
         self.deadline.load(Ordering::Acquire)
-    }
-
-    /// When to look at it if no answer to a renewal comes before: at its deadline. What is not renewed is looked at sooner, since
-    /// the timers of a thread stand still while the machine is suspended, and leases do not.
-    pub(super) fn look_at(&self, now: u64) -> u64 {
-        if self.renew { self.deadline() } else { self.deadline().min(now + LOOK) }
     }
 
     pub(super) fn ttl(&self) -> Duration {

@@ -8,6 +8,10 @@ use crate::error::{Error, ErrorKind, Result};
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(86_400);
 
+/// How long who looks after holds sleeps at most: timers stand still while the machine is suspended, and leases do not. So
+/// late a loss may be told after that.
+pub(super) const LOOK: Duration = Duration::from_secs(3);
+
 /// A moment in ns on a clock that also counts while the machine is suspended: leases run out then, too.
 pub(super) fn now() -> u64 {
     #[cfg(target_os = "linux")]

@@ -110,7 +110,7 @@ impl Lock {
     pub(super) fn adopt(self: &Arc<Lock>, token: &Token, fence: u64, abandoned: bool, sent: u64) -> Result<Grant> {
         self.floor.fetch_max(fence, Ordering::Relaxed);
         let hold = Arc::new(Hold::new(self.engine.next_serial(), token.clone(), fence, self, sent, self.ttl));
-        let due = if self.renew { lease::renewal(sent, self.ttl, hold.spread()) } else { hold.look_at(sent) };
+        let due = if self.renew { lease::renewal(sent, self.ttl, hold.spread()) } else { hold.deadline() };
         let watched = if hold.left().is_some() {
             exit::at_exit(engine::farewell);
             self.engine.watch(&hold, due)

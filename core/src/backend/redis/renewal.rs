@@ -78,7 +78,7 @@ impl Worker {
                 hold.deadline().min(now + TURN)
             } else {
                 // If no answer comes, the deadline does.
-                hold.look_at(now)
+                hold.deadline()
             };
             hold.due.store(next, Ordering::Relaxed);
             board.holds.insert((next, serial), hold.clone());
@@ -202,8 +202,7 @@ impl Worker {
                         if !ttl.is_zero() {
                             hold.renewed(sent, *ttl);
                         }
-                        let due =
-                            if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.look_at(sent) };
+                        let due = if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.deadline() };
                         schedule(&mut self.engine.board(), hold, due);
                     } else {
                         self.engine.lose(hold, Loss::Gone);

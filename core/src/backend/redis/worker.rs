@@ -401,7 +401,7 @@ impl Worker {
         if let Some(((due, _), _)) = board.holds.first_key_value()
             && *due != NEVER
         {
-            wake = earlier(wake, Some(now + Duration::from_nanos(due.saturating_sub(boot))));
+            wake = earlier(wake, Some(now + Duration::from_nanos(due.saturating_sub(boot)).min(lease::LOOK)));
         }
         // While holds come and go, each end of one finds a look near enough, and need not call for it.
         if std::mem::replace(&mut self.taken, board.taken) != board.taken {

@@ -431,8 +431,8 @@ async fn keep(lock: Weak<Lock>, held: Arc<Held>, voters: Arc<Voters>) {
     let hold = &held.hold;
     let mut due = lease::renewal(lease::now(), hold.ttl(), hold.spread());
     while hold.is_live() {
-        let next = if hold.renew { due.min(hold.deadline()) } else { hold.look_at(lease::now()) };
-        let pause = Duration::from_nanos(next.saturating_sub(lease::now()));
+        let next = if hold.renew { due.min(hold.deadline()) } else { hold.deadline() };
+        let pause = Duration::from_nanos(next.saturating_sub(lease::now())).min(lease::LOOK);
         if tokio::time::timeout(pause, held.changed.notified()).await.is_ok() {
             // There is less left than its lease, if a shorter one was asked for and no answer came.
             let lasts = hold.ttl().min(hold.left().unwrap_or_default());
