@@ -6,10 +6,11 @@
 //! for a while.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Weak};
 
 use crate::sync::Guarded;
+use crate::sys::fork::Unshared;
 
 /// A connection on which one thing at a time is asked, and the answer is read by whoever watches it.
 pub(crate) trait Exchange: Send + Sync {
@@ -110,7 +111,7 @@ impl Mark {
 pub struct Watched(Arc<dyn Exchange>);
 
 impl Watched {
-    /// The descriptor to watch, doubled: whoever has it closes it. It does not block.
+    /// The descriptor to watch, doubled: whoever has it closes it. It does not block. Who may fork makes it [`Unforked`].
     ///
     /// # Errors
     /// Those of dup(2).
@@ -131,5 +132,22 @@ impl Watched {
     /// Reads what has come; false at the end, after which it needs not be watched.
     pub fn read(&self) -> bool {
         self.0.read()
+    }
+}
+
+/// A descriptor that forked children do not have. It is closed when this is dropped.
+pub struct Unforked(Unshared<OwnedFd>);
+
+impl Unforked {
+    /// Its number; `None` in a forked child.
+    #[must_use]
+    pub fn number(&self) -> Option<RawFd> {
+        self.0.get().ok().map(AsRawFd::as_raw_fd)
+    }
+}
+
+impl From<OwnedFd> for Unforked {
+    fn from(descriptor: OwnedFd) -> Unforked {
+        Unforked(Unshared::new(descriptor))
     }
 }

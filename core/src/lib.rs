@@ -64,7 +64,7 @@ mod wait;
 pub use backend::contract::{Owner, State, Status};
 pub use error::{Error, ErrorKind, Result};
 pub use event::EventWait;
-pub use event_loop::{EventLoop, Watched};
+pub use event_loop::{EventLoop, Unforked, Watched};
 pub use hold::Hold;
 pub use mutex::{Acquire, Mutex, Wait};
 pub use numbers::{Numbers, WAIT_BOUNDS};

@@ -1,10 +1,9 @@
 //! What `AsyncMutex` is made of: acquisitions and other work that tell their outcome to a callable.
 
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
-use ipcmutex::{EventWait, Timeout};
+use ipcmutex::{EventWait, Timeout, Unforked};
 use pyo3::prelude::*;
 
 use crate::error::raise;
@@ -72,7 +71,7 @@ impl EventLoop {
             with_interpreter(move |py| {
                 // Without a descriptor to spare it is not watched, and what is asked goes the other way.
                 let Ok(descriptor) = core.descriptor() else { return };
-                if let Ok(watched) = Bound::new(py, Watched { core, descriptor }) {
+                if let Ok(watched) = Bound::new(py, Watched { core, descriptor: descriptor.into() }) {
                     guest::tell(watch.bind(py), &[watched.into_any()]);
                 }
             });
@@ -84,13 +83,14 @@ impl EventLoop {
 #[pyclass(frozen, module = "ipcmutex._ipcmutex")]
 pub(crate) struct Watched {
     core: ipcmutex::Watched,
-    descriptor: OwnedFd,
+    descriptor: Unforked,
 }
 
 #[pymethods]
 impl Watched {
+    /// -1 in a forked child, which does not have it.
     fn fileno(&self) -> i32 {
-        self.descriptor.as_raw_fd()
+        self.descriptor.number().unwrap_or(-1)
     }
 
     /// It is watched from now on.

@@ -107,6 +107,44 @@ def test_a_forked_child_keeps_no_connection_of_its_parents_open(redis: str, name
     assert code == 0, out + err
 
 
+def test_a_forked_child_keeps_no_connection_that_an_event_loop_reads(redis: str, name: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import asyncio, collections, os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        from ipcmutex import AsyncMutex
+        def sockets():
+            found = collections.Counter()
+            for number in os.listdir("/proc/self/fd"):
+                try:
+                    file = os.readlink(f"/proc/self/fd/{number}")
+                except FileNotFoundError:  # that of the directory
+                    continue
+                if file.startswith("socket:"):
+                    found[file] += 1
+            return found
+        async def main():
+            before = sockets()
+            mutex = AsyncMutex(sys.argv[1])
+            while True:
+                async with mutex:
+                    ours = sockets() - before
+                if 2 in ours.values():  # the loop has doubled what it reads
+                    break
+                await asyncio.sleep(0)
+            pid = os.fork()
+            if pid == 0:
+                os._exit(1 if sockets() & ours else 0)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            async with mutex:
+                pass
+        asyncio.run(asyncio.wait_for(main(), 20))
+        """,
+        f"rpm+{redis}?id={name}",
+    ).end()
+    assert code == 0, out + err
+
+
 def test_a_child_forked_while_an_async_mutex_opens_opens_its_own(redis: str, name: str, child: Start) -> None:
     code, out, err = child(
         """

@@ -229,13 +229,11 @@ impl Drop for KeptFile {
 }
 
 /// A socket that no child has: there its number may be a file of the program's own, and is neither used nor closed.
-#[cfg(feature = "redis")]
 pub(crate) struct Unshared<S: AsFd> {
     socket: ManuallyDrop<S>,
     epoch: u32,
 }
 
-#[cfg(feature = "redis")]
 impl<S: AsFd> Unshared<S> {
     pub(crate) fn new(socket: S) -> Unshared<S> {
         let epoch = epoch(); // the handlers are in place
@@ -251,12 +249,12 @@ impl<S: AsFd> Unshared<S> {
 
     /// # Errors
     /// BrokenPipe in a child.
+    #[cfg(feature = "redis")]
     pub(crate) fn get_mut(&mut self) -> std::io::Result<&mut S> {
         if self.epoch == epoch() { Ok(&mut self.socket) } else { Err(std::io::ErrorKind::BrokenPipe.into()) }
     }
 }
 
-#[cfg(feature = "redis")]
 impl<S: AsFd> Drop for Unshared<S> {
     fn drop(&mut self) {
         if self.epoch != epoch() {
