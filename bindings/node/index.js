@@ -179,7 +179,10 @@ class Opened {
     constructor (id, remote, shown) {
         this.id = id
         this.remote = remote
-        /*  `watch` is what the last hold that is watched waits for.  */
+        /*  What its holds that are watched wait for, and their signals: who listens to one often has the hold in sight, so nothing
+            else may have it.  */
+        this.watched = new Map()
+        /*  `watch` is the last of them.  */
         this.left = { id, remote, shown, watch: 0 }
         lostSight.register(this, this.left)
     }
@@ -199,6 +202,7 @@ class Hold {
         unwatch = (hold) => {
             if (hold.#watch !== 0) {
                 pending.delete(hold.#watch)
+                hold.#native.watched.delete(hold.#watch)
             }
         }
     }
@@ -227,14 +231,19 @@ class Hold {
     /*  Aborts, with the error, when the hold is lost; never when it is released.  */
     get signal () {
         if (this.#controller === null) {
-            const { id, left } = this.#native
+            const { id, left, watched } = this.#native
             const controller = this.#controller = new AbortController()
             if (addon.isLive(id, this.token)) {
                 /*  It keeps nothing alive: no open promise is counted.  */
                 const watch = this.#watch = left.watch = ++lastId
+                const inSight = new WeakRef(watched)
+                watched.set(watch, controller)
                 pending.set(watch, (error) => {
                     pending.delete(watch)
-                    controller.abort(error)
+                    const watched = inSight.deref()
+                    const controller = watched?.get(watch)
+                    watched?.delete(watch)
+                    controller?.abort(error)
                 })
                 events.onLost(watch, id, this.token)
             }

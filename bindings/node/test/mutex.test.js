@@ -169,6 +169,17 @@ test("n9 a hold out of sight is released with a warning", { timeout: 10000, skip
     await (await new Mutex(url).acquire()).release()
 })
 
+test("a hold out of sight but for who listens to its signal is released too", { timeout: 10000, skip: !global.gc && "needs --expose-gc" }, async () => {
+    const url = `spm:${name()}`
+    await (async () => {
+        const hold = await new Mutex(url).acquire()
+        hold.signal.addEventListener("abort", () => hold.release())
+    })()
+    const collect = setInterval(global.gc, 20)
+    await (await new Mutex(url).acquire()).release()
+    clearInterval(collect)
+})
+
 test("n9 a mutex that is in sight keeps its hold through collections", { skip: !global.gc && "needs --expose-gc" }, async () => {
     const mutex = new Mutex(`spm:${name()}`)
     await mutex.acquire()
