@@ -480,7 +480,7 @@ int ipcmutex_hold_info(ipcmutex_hold_t hold, ipcmutex_hold_info_t *info);
  *
  * - `callback`: not NULL.
  * - `user`: handed to it; NULL is fine. It must live until the callback ran or the hold was
- *   released.
+ *   released. What ends the hold and returns LOST has not released it: the callback may still come.
  *
  * Returns OK; NOT_OWNER if the hold was released through its mutex; FORKED in a child.
  *
