@@ -116,7 +116,7 @@ impl Mutex {
     /// returns; `done` tells how.
     pub fn release_on(&self, on: &EventLoop, done: impl FnOnce(Result<()>) + Send + 'static) {
         let inner = self.0.clone();
-        let ended = inner.session().and_then(|session| Ok((session, inner.let_go(session)?)));
+        let ended = inner.used_session("release").and_then(|session| Ok((session, inner.let_go(session)?)));
         release(&inner, on, ended, done);
     }
 }

@@ -283,7 +283,7 @@ impl Mutex {
     /// server does not answer (the hold then ends with its lease).
     #[inline]
     pub fn release(&self) -> Result<()> {
-        let session = self.0.session()?;
+        let session = self.0.used_session("release")?;
         let token = self.0.let_go(session)?;
         session.backend.release(token).map_err(|error| self.0.named(error))
     }
@@ -293,9 +293,9 @@ impl Mutex {
     /// # Errors
     /// NOT_OWNER if there is none; FORKED in a child whose parent holds.
     pub fn token(&self) -> Result<u64> {
-        let session = self.0.session()?;
+        let session = self.0.used_session("token")?;
         match session.current.load() {
-            0 => Err(self.0.named(self.0.nothing_held(session, "token"))),
+            0 => Err(self.0.named(self.0.nothing_held(session.inherited.load(Ordering::Acquire), "token"))),
             token => Ok(token),
         }
     }
@@ -387,6 +387,11 @@ impl Mutex {
 }
 
 impl Session {
+    /// Of a parent: whether it held, or its own parent did and it has not acquired since.
+    fn leaves_a_hold(&self) -> bool {
+        self.current.load() != 0 || self.inherited.load(Ordering::Acquire)
+    }
+
     /// Makes `token` the current hold in place of `before`. Two grants of one name cannot live at once: one is lost, and
     /// remembered for its release.
     #[cold]
@@ -429,8 +434,7 @@ impl Inner {
             // Before the engine, which may start threads.
             let current = Biased::new(0);
             let backend = open::open(&self.url).map_err(|error| self.named(error))?;
-            let inherited =
-                parent.is_some_and(|parent| parent.current.load() != 0 || parent.inherited.load(Ordering::Acquire));
+            let inherited = parent.is_some_and(Session::leaves_a_hold);
             Ok(Session {
                 backend,
                 current,
@@ -439,6 +443,21 @@ impl Inner {
                 waits: Guarded::default(),
             })
         })
+    }
+
+    /// The session, for what needs a hold of it: a child that has not used the mutex has none, and opens nothing to say so.
+    #[inline]
+    pub(crate) fn used_session(&self, operation: &'static str) -> Result<&Session> {
+        match self.session.get() {
+            Some(session) => Ok(session),
+            None => Err(self.unused(operation)),
+        }
+    }
+
+    #[cold]
+    fn unused(&self, operation: &'static str) -> Error {
+        let inherited = self.session.of_parent().is_some_and(Session::leaves_a_hold);
+        self.named(self.nothing_held(inherited, operation))
     }
 
     #[inline]
@@ -524,8 +543,8 @@ impl Inner {
         Ok(Hold::new(self.clone(), grant))
     }
 
-    fn nothing_held(&self, session: &Session, operation: &'static str) -> Error {
-        if session.inherited.load(Ordering::Acquire) {
+    fn nothing_held(&self, inherited: bool, operation: &'static str) -> Error {
+        if inherited {
             forked(operation)
         } else if self.closed.load(Ordering::SeqCst) {
             closed(operation)
@@ -539,7 +558,7 @@ impl Inner {
     #[inline]
     pub(crate) fn let_go(&self, session: &Session) -> Result<u64> {
         match session.current.swap(0) {
-            0 => Err(self.named(self.nothing_held(session, "release"))),
+            0 => Err(self.named(self.nothing_held(session.inherited.load(Ordering::Acquire), "release"))),
             token => Ok(token),
         }
     }

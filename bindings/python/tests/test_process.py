@@ -187,6 +187,38 @@ def test_a_child_forked_while_an_async_mutex_opens_opens_its_own(redis: str, nam
     assert code == 0, out + err
 
 
+def test_a_forked_child_needs_no_server_to_be_told_whose_a_hold_is(redis: str, name: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        from ipcmutex import Forked, Mutex, NotOwner
+        redis, name = sys.argv[1:]
+        server = redis.partition("@")[2]
+        gate = os.path.join(os.path.dirname(server), name)
+        os.symlink(server, gate)
+        url = f"rpm+{redis.replace(server, gate)}?id={name}"
+        held, free = Mutex(url), Mutex(url)
+        held.acquire()
+        os.unlink(gate)  # the parent's connection stays
+        pid = os.fork()
+        if pid == 0:
+            told = []
+            for call in held.release, lambda: held.token, free.release:
+                try:
+                    call()
+                except Exception as error:
+                    told.append(type(error))
+            os._exit(0 if told == [Forked, Forked, NotOwner] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        held.release()
+        """,
+        redis,
+        name,
+    ).end()
+    assert code == 0, out + err
+
+
 def test_y5_forks_while_threads_wait(mpm: str, child: Start) -> None:
     code, out, err = child(
         """

@@ -330,6 +330,14 @@ impl<T> PerProcess<T> {
         (node.epoch == epoch()).then_some(&node.value)
     }
 
+    /// What the parent had, in a child that has not made its own: only what is atomic in it may be read.
+    pub(crate) fn of_parent(&self) -> Option<&T> {
+        let node = self.node.load(Ordering::Acquire);
+        // SAFETY: as in `get`.
+        let node = unsafe { node.as_ref()? };
+        (node.epoch != epoch()).then_some(&node.value)
+    }
+
     /// The value. `make` sees what the parent had: only what is atomic in it may be read.
     #[inline]
     pub(crate) fn get_or_try_init<E>(&self, make: impl FnOnce(Option<&T>) -> Result<T, E>) -> Result<&T, E> {
