@@ -203,3 +203,16 @@ pub(crate) fn lost(operation: &'static str, why: impl Into<String>) -> Error {
     Error::new(ErrorKind::Lost, operation, why)
         .with_help("what was done under this hold may have met another holder; its token is stale")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_hold_has_the_token_zero() {
+        let mutex = Mutex::open("spm:token-zero").unwrap();
+        assert!(!mutex.left(0).is_live());
+        assert_eq!(mutex.left(0).check().unwrap_err().kind(), ErrorKind::NotOwner);
+        assert_eq!(mutex.left(0).release().unwrap_err().kind(), ErrorKind::NotOwner);
+    }
+}

@@ -572,17 +572,20 @@ impl Inner {
 
     /// The hold with `token` is nobody's from here on, and must be released.
     pub(crate) fn let_go_of(&self, session: &Session, token: u64) -> Result<()> {
-        let mine = session.current.compare_exchange(token, 0).is_ok() || {
+        let current = || session.current.compare_exchange(token, 0).is_ok();
+        let superseded = || {
             let mut superseded = session.superseded.lock();
             let at = superseded.iter().position(|lost| *lost == token);
             at.map(|at| superseded.remove(at)).is_some()
         };
+        // 0 is current where none is.
+        let mine = token != 0 && (current() || superseded());
         if mine { Ok(()) } else { Err(self.named(ended("release"))) }
     }
 
     /// Whether the hold with `token` was not ended yet: it may still be lost.
     pub(crate) fn not_ended(&self, session: &Session, token: u64) -> bool {
-        session.current.load() == token || session.superseded.lock().contains(&token)
+        token != 0 && (session.current.load() == token || session.superseded.lock().contains(&token))
     }
 }
 
