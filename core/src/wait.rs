@@ -430,6 +430,9 @@ pub(crate) fn start(
     pending
 }
 
+/// How long a try that is made elsewhere waits for those before it, if their server does not answer. Then it is told what they were.
+const TRY: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Has the first try made: here, or, if it asks a server, `away`.
 fn set_out(
     backend: &Arc<dyn Backend>,
@@ -453,8 +456,13 @@ fn set_out(
     away(Box::new(move || {
         // From here on the try knows when to end, and why it came to nothing.
         clock::cancel(waiter.timer.swap(0, Ordering::AcqRel));
-        if waiter.is_waiting() {
-            attempt(&backend, &waiter);
+        if !waiter.is_waiting() {
+            return;
+        }
+        match backend.unserved().filter(|_| timeout.is_try() && waiter.created.elapsed() >= TRY) {
+            // Refused, it has ended meanwhile.
+            Some(error) => drop(waiter.settle(Err(error))),
+            None => attempt(&backend, &waiter),
         }
     }));
 }

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex::{ErrorKind, EventLoop, Mutex, Timeout};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
@@ -36,6 +36,32 @@ fn a_frozen_server_does_not_outlast_the_callers_patience() {
     for mutex in [&patient, &short] {
         mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
     }
+}
+
+/// Who has waited for the others as long as it would wait for the server need not ask, too.
+#[test]
+fn a_frozen_server_is_not_asked_by_each_of_those_that_came_at_once() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("at-once"));
+    let on = EventLoop::blind();
+    redis.freeze();
+    for timeout in [Timeout::TRY, Duration::from_millis(300).into()] {
+        let (tell, told) = mpsc::channel();
+        let begun = Instant::now();
+        for _ in 0..48 {
+            let tell = tell.clone();
+            mutex.acquire_on(&on, timeout, move |outcome| tell.send(outcome).expect("it is awaited"));
+        }
+        for _ in 0..48 {
+            let kind = kind_of(told.recv_timeout(LONG).expect("told"));
+            assert!(kind == ErrorKind::Unavailable || kind == ErrorKind::Timeout && !timeout.is_try(), "{kind:?}");
+        }
+        // Each by itself would ask for 2 s, and eight at a time can.
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    }
+    redis.thaw();
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
 }
 
 #[test]
