@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import pickle
 import random
 import re
+import socket
 import threading
 import time
 import weakref
@@ -172,6 +174,25 @@ async def test_y9_cancellations_that_race_with_grants_leave_nothing_held(url: st
     assert granted and cancelled
     assert await mutex.acquire(timeout=10)
     await mutex.release()
+
+
+async def test_a_timeout_counts_while_the_server_is_slow_to_be_reached(redis: str, name: str) -> None:
+    server = redis.partition("@")[2]
+    gate = os.path.join(os.path.dirname(server), name)
+    async with AsyncMutex(f"rpm+{redis}?id={name}"):
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(gate)
+            listener.listen()
+            mutex = AsyncMutex(f"rpm+{redis.replace(server, gate)}?id={name}&connect_timeout=20s")
+            unanswered, _ = listener.accept()
+            os.unlink(gate)
+            os.symlink(server, gate)
+            asyncio.get_running_loop().call_later(3, unanswered.close)  # then it is opened over the gate
+            begun = time.monotonic()
+            assert not await mutex.acquire(timeout=3)
+            assert time.monotonic() - begun < 5
+            os.unlink(gate)
+    await mutex.close()
 
 
 async def test_y9_a_cancelled_release_completes(url: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
@@ -317,7 +318,12 @@ class AsyncMutex:
         return NotOwner(f"{operation} {self._shown}: still not acquired: nothing is held through this handle")
 
     async def _take(self, blocking: bool, timeout: float | None) -> Hold:
+        begun = time.monotonic()
+        opens = self._opened() is None
         mutex = await self._mutex()
+        # To wait for the opening is to wait. What is no time to wait is refused below.
+        if opens and isinstance(timeout, (int, float)) and 0 < timeout <= threading.TIMEOUT_MAX:
+            timeout = max(0.0, timeout - (time.monotonic() - begun))
         loop = asyncio.get_running_loop()
         arrival: asyncio.Future[Hold] = loop.create_future()
         waiting = True
