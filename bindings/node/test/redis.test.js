@@ -141,9 +141,9 @@ test("redis", async (t) => {
     })
 
     await t.test("n6 the lease is renewed while the event loop is blocked", async () => {
-        const name = url("&ttl=1s")
+        const name = url("&ttl=2s")
         const hold = await new Mutex(name).acquire()
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 3000)
+        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 4500)
         hold.check()
         await hold.release()
     })
