@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::clock::{Clock, Jump};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::place::{freeze, signal};
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::Redis;
+use rustix::process::Signal;
 
 use super::both_ways;
 
@@ -137,4 +139,36 @@ fn r4_a_server_whose_clock_is_set_back_keeps_no_lease_for_longer_than_it_is() {
     assert!(next.token() > token, "the token rises although the clock went back");
     assert_eq!(mutex.status().expect("status").state, State::Held);
     next.release().expect("released");
+}
+
+/// Who is granted the lock and who is told of that have both stopped. By the server's clock neither has come yet.
+#[test]
+fn r4_a_server_whose_clock_is_set_back_has_stopped_waiters_noticed() {
+    needs_redis!();
+    let Some(clock) = Clock::new("r4_a_server_whose_clock_is_set_back_has_stopped_waiters_noticed") else { return };
+    let redis = Redis::by_clock(&clock);
+    let mutex = open(&redis.url("stopped?ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    let stopped = Agent::start_with(Language::Rust, &[talkative()]);
+    stopped.open(1, &redis.url("stopped?ttl=60s")).ok();
+    let waits = [1, 2].map(|place| {
+        let wait = stopped.begin(&format!("hold 1 {place} forever"));
+        until("it waits", || waiters(&mutex) == place);
+        wait
+    });
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 3);
+        clock.set(Jump::Back(HOUR));
+        freeze(&stopped);
+        let begun = Instant::now();
+        hold.release().expect("released");
+        let next = next.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        signal(&stopped, Signal::CONT);
+        until("they wait again", || waiters(&mutex) == 2);
+        next.release().expect("released");
+    });
+    // What is handed over to it is let go at its end.
+    drop(waits);
 }

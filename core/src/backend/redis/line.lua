@@ -59,7 +59,9 @@ local function advance(me, ticket)
       -- processes notice, each a little later. To tell them each time would be a fifth of a hand-over's cost.
       forewarn(turn, reserved and 1 or 0, first[3])
       local clock = call('TIME')
-      if clock[1] * 1000000 + clock[2] - first[4] > LONG then
+      local waited = clock[1] * 1000000 + clock[2] - first[4]
+      -- Less than nothing: the clock was set back, and since when it waits is not known.
+      if waited > LONG or waited < 0 then
         local seen, others = {[proc] = true, [split(first[3]) or ''] = true}, 0
         local members = call('ZRANGE', line, 0, 31)
         -- One process may fill all of that.
