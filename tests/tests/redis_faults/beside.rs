@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex::{ErrorKind, Mutex, State, Timeout};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::artifacts;
 use ipcmutex_tests::place::{freeze, signal};
@@ -333,6 +333,37 @@ fn a_head_that_is_stopped_delays_and_does_not_block() {
         wait.reply().ok();
         stopped.call("end 1").ok();
     }
+}
+
+/// Whoever would have noticed that the head does not come has left: the next one must.
+#[test]
+fn a_head_that_is_stopped_blocks_nobody_when_the_second_leaves() {
+    needs_redis!();
+    let redis = Redis::start();
+    let query = format!("x?redis_key={KEY}&ttl=60s");
+    let (mutex, last) = (shared(&redis, "&ttl=60s"), open(&redis.unix_url(&query.replace('?', "&"))));
+    let hold = mutex.acquire().expect("acquired");
+    let stopped = Agent::start_with(Language::Rust, &[talkative()]);
+    stopped.open(1, &redis.url(&query)).ok();
+    let wait = stopped.begin("hold 1 1 forever");
+    until("it waits", || waiters(&mutex) == 1);
+    let second = mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("two wait", || waiters(&mutex) == 2);
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| last.acquire_with(within(LONG)));
+        until("three wait", || waiters(&mutex) == 3);
+        freeze(&stopped);
+        let begun = Instant::now();
+        hold.release().expect("released");
+        second.cancel();
+        let hold = next.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        signal(&stopped, rustix::process::Signal::CONT);
+        until("it is back", || waiters(&mutex) == 1);
+        hold.release().expect("released");
+    });
+    wait.reply().ok();
+    stopped.call("end 1").ok();
 }
 
 /// Its turn came and a foreigner went first: it has answered, so its place stays its own.

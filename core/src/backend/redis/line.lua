@@ -36,7 +36,11 @@ local function advance(me, ticket)
       -- The head keeps its place, since a foreigner may slip in: then its take is refused, which clears `g`. A turn
       -- that has lapsed untaken is not given again: who thaws comes back with its ticket.
       local told = call('HGET', state, 'g') == token
-      if told and call('GET', reserved) == token then return true end
+      if told and call('GET', reserved) == token then
+        -- Whoever is to notice if it does not come may be the one that leaves now.
+        forewarn(call('PTTL', reserved), 1)
+        return true
+      end
       if proc and not told and tell(proc, 'N ' .. token) ~= 0 then
         call('SET', reserved, token, 'PX', RESERVED)
         turn = RESERVED
