@@ -1,6 +1,6 @@
 //! Servers and users without scripts: the same lock by WATCH and MULTI, without a line.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -232,6 +232,30 @@ fn a_user_who_loses_the_right_to_scripts_looks_for_itself() {
     let next = told.recv_timeout(Duration::from_secs(10)).expect("long before its look at a lease");
     next.expect("acquired").release().expect("released");
     kept.release().expect("released");
+}
+
+/// Each time it looks, others have changed the lock before it can take it.
+#[test]
+fn without_scripts_a_lock_that_others_take_all_the_time_is_not_free() {
+    needs_redis!();
+    let redis = without_scripts();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&plain(&redis, "busy").replace(&redis.address(), proxy.address()));
+    mutex.acquire().expect("acquired").release().expect("released");
+    proxy.delay(Duration::from_millis(3));
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut others = redis.client();
+            for turn in (0_u64..).take_while(|_| !over.load(Ordering::SeqCst)) {
+                others.command(&["HSET", "{ipcmutex:busy}:state", "q", &turn.to_string()]);
+            }
+        });
+        let tried = mutex.try_acquire().map(|hold| hold.is_some());
+        over.store(true, Ordering::SeqCst);
+        assert_eq!(tried.map_err(|error| error.kind()), Ok(false));
+    });
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
 }
 
 #[test]

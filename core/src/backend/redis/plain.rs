@@ -48,7 +48,11 @@ pub(super) fn act(server: &mut Single, command: &Cmd) -> Option<RedisResult<Valu
     let call = Call::of(command)?;
     let (keys, args) = (&call.keys, &call.args);
     Some(match call.kind {
-        Kind::Take => again(|| take(server, keys, args)),
+        Kind::Take => match again(|| take(server, keys, args)) {
+            // They take it all the time: so it is not free, and nobody knows for how long.
+            Err(error) if is_busy(&error) => Ok(refused(-1, 1, "", 0, at(args, 0))),
+            answer => answer,
+        },
         Kind::Release => again(|| release(server, keys, args)),
         Kind::Renew => renew(server, keys, args),
         Kind::Break => again(|| break_lock(server, keys)),
@@ -59,6 +63,11 @@ pub(super) fn act(server: &mut Single, command: &Cmd) -> Option<RedisResult<Valu
 
 fn strange() -> RedisError {
     (redis::ErrorKind::UnexpectedReturnType, "an answer that a lock does not give").into()
+}
+
+/// Whether others have disturbed a step each time.
+fn is_busy(error: &RedisError) -> bool {
+    error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain)
 }
 
 /// Runs `step` until nobody disturbs it.
@@ -143,6 +152,22 @@ fn micros(clock: (u64, u64)) -> u64 {
     clock.0 * 1_000_000 + clock.1
 }
 
+/// What a take hears that is refused, and has no place in a line.
+fn refused(left: i64, kind: i64, shown: &str, held: i64, token: &str) -> Value {
+    Value::Array(vec![
+        Value::Int(0),
+        Value::Int(left),
+        Value::Int(0),
+        bulk(0),
+        Value::Int(0),
+        Value::Int(kind),
+        bulk(shown),
+        Value::Int(held),
+        Value::Int(0),
+        bulk(token),
+    ])
+}
+
 /// KEYS: lock, line, state. ARGV: token, ttl, proc, info, ticket, floor.
 fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
     let (key, state) = (at(keys, 0), at(keys, 2));
@@ -177,18 +202,7 @@ fn take(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Op
             since.and_then(|since| since.parse::<u64>().ok()).map_or(0, |since| (now / 1000).saturating_sub(since));
         let (shown, held) = if kind == 0 { (by.unwrap_or_default(), held) } else { (String::new(), 0) };
         let held = i64::try_from(held).unwrap_or(0);
-        return Ok(Some(Value::Array(vec![
-            Value::Int(0),
-            Value::Int(left),
-            Value::Int(0),
-            bulk(0),
-            Value::Int(0),
-            Value::Int(kind),
-            bulk(shown),
-            Value::Int(held),
-            Value::Int(0),
-            bulk(token),
-        ])));
+        return Ok(Some(refused(left, kind, &shown, held, token)));
     }
     let last: u64 = last.and_then(|last| last.parse().ok()).unwrap_or(0);
     let repeated = value.is_some() && owner.as_deref() == Some(token);
