@@ -205,8 +205,9 @@ fn those_under_way_on_a_connection_that_is_cut_all_go_on() {
         }
     });
     let servers: Vec<&Redis> = servers.iter().collect();
+    // Told is what a majority did: the last one may be slower.
     for id in ids {
-        assert_eq!(copies(&servers, &format!("ipcmutex:{id}")), 0);
+        until("no copy is left", || copies(&servers, &format!("ipcmutex:{id}")) == 0);
     }
 }
 
