@@ -108,9 +108,10 @@ fn r1_a_refusal_that_is_long_on_its_way_puts_no_look_off() {
     needs_redis!();
     let way = SlowWay::new("2s");
     let _hold = way.dying.acquire().expect("acquired");
-    let begun = Instant::now();
+    let (begun, before) = (Instant::now(), way.redis.commands());
     way.proxy.delay(Duration::from_millis(500));
     let told = way.wait();
+    until("it asks", || way.redis.commands() > before);
     way.slow_down();
     let waited = way.comes_in(&told, begun);
     // Asked at 0 s and again at 1.5 s. Counted from the answer, the second time would be at 2.5 s.
