@@ -204,7 +204,8 @@ fn a_holder_without_an_expiry_is_waited_for_until_its_del() {
     }
 }
 
-/// How long the key still lives, a waiter is told while its process is stopped: it looks when that is over all the same.
+/// How long the key still lives, a waiter is told while its process is stopped: it looks when that is over all the
+/// same.
 #[test]
 fn what_lay_unread_of_anothers_lease_puts_no_look_off() {
     needs_redis!();

@@ -77,8 +77,8 @@ impl SlowWay {
         SlowWay { proxy, mutex, kept, dying, redis }
     }
 
-    /// What was on its way when the lease was told takes a little less than what is asked when it should be over: so that
-    /// does not come in before.
+    /// What was on its way when the lease was told takes a little less than what is asked when it should be over: so
+    /// that does not come in before.
     fn slow_down(&self) {
         self.proxy.delay(Duration::from_millis(550));
     }

@@ -146,7 +146,8 @@ fn a_lock_for_which_nobody_waits_is_only_renewed_while_its_slot_is_open() {
     mutex.acquire_with(within(LONG)).expect("released since").release().expect("released");
 }
 
-/// While its slot is open, a look is asked again and again, and so is what undoes it: the server may hear of that first.
+/// While its slot is open, a look is asked again and again, and so is what undoes it: the server may hear of that
+/// first.
 #[test]
 fn waits_that_end_while_their_slot_is_open_take_nothing_afterwards() {
     needs_redis!();

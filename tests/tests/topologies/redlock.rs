@@ -239,6 +239,8 @@ fn one_that_dies_while_it_is_taken_is_replaced_by_another() {
     mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
     let said = String::from_utf8_lossy(&proxies[0].said()).into_owned();
     let take = said.find("\r\n*").expect("more than a take") + 2;
+    let all: Vec<&Redis> = servers.iter().collect();
+    until("no copy is left", || copies(&all, "ipcmutex:dies") == 0);
     proxies[0].arm(Fault { from: From::Client, bytes: take, end: End::Silence, on: On::Any });
     // Not among the first.
     proxies[2].delay(Duration::from_millis(50));

@@ -410,8 +410,8 @@ impl Worker {
         self.retake(lock);
     }
 
-    /// The answer to a take of one that has left, or has another token since. Asked again and again, as in a cluster while
-    /// a slot is open, the server may have heard of it after what was to undo it.
+    /// The answer to a take of one that has left, or has another token since. Asked again and again, as in a cluster
+    /// while a slot is open, the server may have heard of it after what was to undo it.
     pub(super) fn taken_in_vain(&self, lock: &Lock, token: &Token, reply: &RedisResult<Value>) {
         let owned = reply.as_ref().is_ok_and(|reply| matches!(wire::taken(reply, token), Ok(Taken::Owned { .. })));
         // It is no hold, unless another answer to the same has made it one.
