@@ -88,7 +88,7 @@ struct All {
     server: Server,
     learned: Arc<Learned>,
     slots: Guarded<Slots>,
-    /// One of them did not answer: it may have a successor.
+    /// One of them did not answer, and may have a successor; or many slots have moved.
     doubted: AtomicBool,
     seats: Guarded<HashMap<Address, Arc<Guarded<Seat>>>>,
     /// How many connections there have been.
@@ -187,8 +187,8 @@ impl Nodes {
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
-                        if let Some(slot) = slot {
-                            self.all.slots.lock().correct(slot, address);
+                        if slot.is_some_and(|slot| self.all.slots.lock().correct(slot, address)) {
+                            self.all.doubted.store(true, Ordering::Relaxed);
                         }
                     }
                     None => return Err(error),
@@ -392,7 +392,12 @@ impl Net {
                 }
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
-                    Some(Redirect { ask: false, address }) => self.slots.lock().correct(slot, address),
+                    Some(Redirect { ask: false, address }) => {
+                        let many = self.slots.lock().correct(slot, address);
+                        if many {
+                            self.survey_again().await;
+                        }
+                    }
                     None => return Err(error),
                 },
                 Ok(value) => return Ok(value),

@@ -82,14 +82,17 @@ impl Slots {
         nodes
     }
 
-    /// `slot` has moved.
-    pub(super) fn correct(&mut self, slot: u16, node: Address) {
-        if self.corrections == CORRECTIONS {
-            self.ranges.drain(..CORRECTIONS / 2);
+    /// `slot` has moved; whether so many have that a survey is due.
+    pub(super) fn correct(&mut self, slot: u16, node: Address) -> bool {
+        let many = self.corrections == CORRECTIONS;
+        if many {
+            // The newest ones come first.
+            self.ranges.drain(CORRECTIONS / 2..CORRECTIONS);
             self.corrections = CORRECTIONS / 2;
         }
         self.ranges.insert(0, (slot, slot, node));
         self.corrections += 1;
+        many
     }
 }
 
@@ -136,10 +139,10 @@ mod tests {
     fn corrections_win_and_do_not_pile_up() {
         let at = |port| Address::Tcp("h".to_owned(), port);
         let mut slots = Slots { ranges: vec![(0, 16383, at(1))], corrections: 0 };
-        for round in 0..1000 {
-            slots.correct(round, at(2));
-        }
-        assert!(slots.node(999) == Some(&at(2)) && slots.node(5000) == Some(&at(1)));
+        let surveys = (0..1000).filter(|round| slots.correct(*round, at(2))).count();
+        assert_eq!(surveys, 1 + (1000 - CORRECTIONS - 1) / (CORRECTIONS / 2), "the first after {CORRECTIONS}");
+        // The last ones.
+        assert!((970..1000).all(|round| slots.node(round) == Some(&at(2))) && slots.node(5000) == Some(&at(1)));
         assert!(slots.ranges.len() <= CORRECTIONS + 1);
     }
 }
