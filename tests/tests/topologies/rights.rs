@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use ipcmutex::{ErrorKind, Hold, State, Timeout};
+use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::artifacts::checkout;
 use ipcmutex_tests::servers::{Redis, Reply};
 
@@ -60,6 +60,21 @@ fn use_it_all(url: &str) {
 }
 
 #[test]
+fn a_user_without_a_password_is_that_user() {
+    needs_redis!();
+    let redis = Redis::start();
+    set_user(&redis, &["ACL", "SETUSER", "open", "on", "nopass", "~*", "&*", "+@all"].map(str::to_owned));
+    let url = redis.url_with_user("open", "", "x");
+    carries_a_lock(&url);
+    let hold = open(&url).acquire().expect("acquired");
+    let list = redis.command(&["CLIENT", "LIST"]);
+    let strangers = |line: &&str| line.contains("addr=127.0.0.1") && !line.contains(" user=open ");
+    assert_eq!(list.text().lines().find(strangers), None);
+    hold.release().expect("released");
+    assert_eq!(kind_of(Mutex::open(&redis.url_with_user("nobody", "", "x"))), ErrorKind::Auth);
+}
+
+#[test]
 fn r22_the_documented_rights_suffice_and_none_is_left_over() {
     needs_redis!();
     let redis = Redis::start();
@@ -68,6 +83,14 @@ fn r22_the_documented_rights_suffice_and_none_is_left_over() {
     let url = redis.url_with_user("locks", "c4nary", "least");
     use_it_all(&url);
     use_it_all(&format!("{url}?protocol=2"));
+    let (one, other) = (open(&url), open(&url));
+    let hold = one.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| other.acquire_with(within(LONG)));
+        until("it stands in line", || waiters(&one) == 1);
+        hold.release().expect("released");
+        next.join().expect("no panic").expect("handed over").release().expect("released");
+    });
     // Who we are is told at each connect, to servers that want to know.
     let refused = refusals(&redis);
     assert!(refused.iter().all(|what| what.starts_with("client")), "refused: {refused:?}");

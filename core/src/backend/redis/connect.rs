@@ -200,6 +200,10 @@ impl Server {
             (Topology::Redlock, Some((host, port))) => server.place = Place::One(Address::Tcp(host.clone(), *port)),
             (Topology::Redlock, None) => return Err(Error::new(ErrorKind::Invalid, "open", "the host is missing")),
         }
+        if server.user.is_some() {
+            // One without a password (`nopass`) is asked for as well: without a login it would be the default user.
+            server.secret.get_or_insert_default();
+        }
         if let Some(tls) = &server.tls {
             // A file that cannot be used is told now, in its own words.
             tls.config()?;
@@ -282,7 +286,8 @@ impl Server {
     /// secret alone. What worked last comes first.
     fn logins(&self, learned: &Learned) -> impl Iterator<Item = bool> + use<> {
         let first = self.user.is_none() || learned.alone.load(Ordering::Relaxed);
-        let second = (self.user.is_some() && self.secret.is_some()).then_some(!first);
+        let second =
+            (self.user.is_some() && self.secret.as_ref().is_some_and(|secret| !secret.is_empty())).then_some(!first);
         std::iter::once(first).chain(second)
     }
 
