@@ -631,7 +631,7 @@ impl Wait {
     }
 }
 
-/// The future of [`Mutex::acquire_async`]. It lines up when it is first polled.
+/// The future of [`Mutex::acquire_async`]. It is on its way to the line from its first poll on.
 #[must_use = "a future does nothing until it is awaited"]
 pub struct Acquire {
     mutex: Mutex,
