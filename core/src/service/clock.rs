@@ -40,18 +40,18 @@ pub(crate) fn at(when: Instant, job: Job) -> Result<u64> {
     timers.by_time.insert((when, id), job);
     timers.times.insert(id, when);
     let first = timers.by_time.first_key_value().is_some_and(|((_, first), _)| *first == id);
-    let start = !std::mem::replace(&mut timers.running, true);
-    drop(timers);
-    if start {
+    if !timers.running {
+        // Under the lock: nobody adds a timer to a thread that does not come.
         if let Err(error) = thread::spawn("ipcmutex-clock", thread::SMALL_STACK, tick) {
-            let mut timers = clock.state.lock();
-            timers.running = false;
-            if let Some(when) = timers.times.remove(&id) {
-                timers.by_time.remove(&(when, id));
-            }
+            timers.times.remove(&id);
+            let job = timers.by_time.remove(&(when, id));
+            drop(timers);
+            drop(job); // outside the lock: it may own what cancels another timer
             return Err(error);
         }
+        timers.running = true;
     } else if first {
+        drop(timers);
         ring(clock);
     }
     Ok(id)

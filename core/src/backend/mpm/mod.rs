@@ -263,13 +263,17 @@ impl Backend for Mpm {
             crate::service::call::run(Box::new(move || notify(lost("on_lost", "somebody broke the lock"))));
             return Ok(());
         };
-        site.losses.listen(token, notify);
+        let number = site.losses.listen(token, notify);
         match site.check_path(token) {
             Err(error) => {
                 site.losses.tell(token, &error);
                 Ok(())
             }
-            Ok(()) => watch_loss(site, token),
+            Ok(()) => match watch_loss(site.clone(), token) {
+                // Who is told that it was not heard is not called later.
+                Err(error) if site.losses.unlisten(token, number) => Err(error),
+                _ => Ok(()),
+            },
         }
     }
 
