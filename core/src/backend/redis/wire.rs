@@ -10,6 +10,7 @@ use crate::backend::contract::{Owner, State, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::MAX_NAME_BYTES;
 use crate::numbers::Numbers;
+use crate::sys::fork::PerProcess;
 
 /// A Lua script of this engine, and the digest by which the server knows it.
 pub(super) struct Script {
@@ -97,7 +98,8 @@ pub(super) enum Kind {
 impl Scripts {
     /// Which of the scripts for one server `word` means, by digest or text.
     pub(super) fn kind_of(word: &str) -> Option<Kind> {
-        static KNOWN: std::sync::OnceLock<Scripts> = std::sync::OnceLock::new();
+        // A child may be forked while its parent makes it.
+        static KNOWN: PerProcess<Scripts> = PerProcess::new();
         let known = KNOWN.get_or_init(|| Scripts::new(false));
         let kinds = [
             (&known.take, Kind::Take),

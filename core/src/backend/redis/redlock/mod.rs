@@ -485,10 +485,14 @@ impl Backend for Redlock {
         waiter.ticket.store(serial, Ordering::Release);
         let mut queue = self.0.queue.lock();
         queue.waiters.push_back((serial, waiter.clone()));
-        if !std::mem::replace(&mut queue.served, true) {
-            drop(queue);
+        if !queue.served {
+            // Under the lock: nobody lines up for a thread that does not come.
             let lock = Arc::downgrade(&self.0);
-            self.0.quorum.spawn(move |voters| Box::pin(serve(lock, voters)))?;
+            if let Err(error) = self.0.quorum.spawn(move |voters| Box::pin(serve(lock, voters))) {
+                queue.waiters.pop_back();
+                return Err(error);
+            }
+            queue.served = true;
         }
         Ok(())
     }
