@@ -502,7 +502,7 @@ int ipcmutex_hold_on_lost(ipcmutex_hold_t hold, ipcmutex_lost_fn callback, void 
  * waits is called.
  *
  * Does not block: a waiter costs memory, not a thread, and a lock in Redis is asked for by a
- * thread of the library.
+ * thread of the library. In a forked child the first call opens the lock anew, as ipcmutex_open().
  */
 int ipcmutex_hold_async(ipcmutex_t mutex,
                         int64_t timeout_ms,

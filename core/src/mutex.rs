@@ -194,7 +194,7 @@ impl Mutex {
     /// the lock afterwards.
     ///
     /// # Blocking
-    /// A poll waits for nobody: a server is asked by a thread of the library.
+    /// A poll waits for nobody: a server is asked by a thread of the library. In a forked child the first one opens the lock anew.
     ///
     /// ```
     /// async fn work(jobs: &ipcmutex::Mutex) -> ipcmutex::Result<u64> {
@@ -211,7 +211,8 @@ impl Mutex {
     /// Acquires without a thread that waits. `done` is called exactly once, on a library thread, perhaps before this returns.
     ///
     /// # Blocking
-    /// The call waits for nobody: a server is asked by a thread of the library.
+    /// The call waits for nobody: a server is asked by a thread of the library. In a forked child the first one opens the lock
+    /// anew.
     ///
     /// ```
     /// use std::sync::mpsc;

@@ -11,6 +11,8 @@
 use std::sync::TryLockError;
 use std::sync::{Condvar, PoisonError};
 use std::time::Duration;
+#[cfg(feature = "redis")]
+use std::time::Instant;
 
 #[cfg(all(test, feature = "schedules"))]
 pub(crate) use crate::schedules::{barrier, futex, thread};
@@ -58,6 +60,18 @@ impl<T> Guarded<T> {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// The lock if it is free by `end`. A mutex has no wait that ends, so it is looked at again each millisecond: for the end of
+    /// the process alone, which another thread that waits for a server must not hold up.
+    #[cfg(feature = "redis")]
+    pub(crate) fn lock_by(&self, end: Instant) -> Option<MutexGuard<'_, T>> {
+        loop {
+            match self.try_lock() {
+                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
+                turn => return turn,
+            }
         }
     }
 

@@ -49,6 +49,8 @@ const REDIS_KEYS: &[&str] = &[
     "sentinel_user",
     SENTINEL_SECRET,
 ];
+/// No lease and no connecting takes longer.
+const DAY: Duration = Duration::from_secs(86_400);
 /// The one secret that stands in a query.
 const SENTINEL_SECRET: &str = "sentinel_password";
 
@@ -614,9 +616,7 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
     };
     let ttl_form = "100ms to 24h, as 500ms, 10s, 2m, 1h";
     let ttl = query
-        .read("ttl", ttl_form, |value| {
-            duration(value).filter(|ttl| (Duration::from_millis(100)..=Duration::from_secs(86_400)).contains(ttl))
-        })?
+        .read("ttl", ttl_form, |value| duration(value).filter(|ttl| (Duration::from_millis(100)..=DAY).contains(ttl)))?
         .unwrap_or(Duration::from_secs(10));
     Ok(RedisTarget {
         topology,
@@ -634,7 +634,7 @@ fn redis(scheme: &str, body: &str, query: &Query) -> Result<RedisTarget> {
         redis_key: query.read("redis_key", "a key", |value| (!value.is_empty()).then(|| value.to_owned()))?,
         replicas: query.read("replicas", "a number", |value| value.parse().ok())?.unwrap_or(0),
         connect_timeout: query.read("connect_timeout", "a time up to 24h, as 500ms, 2s", |value| {
-            duration(value).filter(|limit| !limit.is_zero() && *limit <= Duration::from_secs(86_400))
+            duration(value).filter(|limit| !limit.is_zero() && *limit <= DAY)
         })?,
         any_policy: query.read("policy", "any", |value| (value == "any").then_some(true))?.unwrap_or(false),
         protocol: query.read("protocol", "2, 3", |value| match value {

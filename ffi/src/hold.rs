@@ -155,7 +155,7 @@ pub unsafe extern "C" fn ipcmutex_hold_on_lost(
 /// waits is called.
 ///
 /// Does not block: a waiter costs memory, not a thread, and a lock in Redis is asked for by a
-/// thread of the library.
+/// thread of the library. In a forked child the first call opens the lock anew, as ipcmutex_open().
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ipcmutex_hold_async(
     mutex: ipcmutex_t,

@@ -592,15 +592,8 @@ impl Engine {
         }
         let left = || end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let cluster = self.server.is_cluster();
-        let mut caller = loop {
-            match self.caller.try_lock() {
-                Some(caller) => break caller,
-                // Another thread waits for an answer; it will not outlive this process either. A mutex has no wait that ends, so
-                // it is looked at again, at the end of the process alone and for no longer than FAREWELL.
-                None if Instant::now() >= end => return,
-                None => std::thread::sleep(Duration::from_millis(1)),
-            }
-        };
+        // Who waits for an answer on it will not outlive this process either.
+        let Some(mut caller) = self.caller.lock_by(end) else { return };
         fence(Ordering::SeqCst);
         // No call begins any more. Those that were answered are on the board in a moment: a few instructions of another thread, which
         // has nobody to wake for them. In a cluster one may wait for a node that hangs: the others' have the rest of the time.

@@ -221,13 +221,7 @@ impl Nodes {
         let turn = match &self.left_out {
             None => Some(seat.lock()),
             Some(nodes) if nodes.contains(node) => None,
-            // A mutex has no wait that ends, so it is looked at again, at the end of the process alone.
-            Some(_) => loop {
-                match seat.try_lock() {
-                    None if queued.elapsed() < self.limit => std::thread::sleep(Duration::from_millis(1)),
-                    turn => break turn,
-                }
-            },
+            Some(_) => seat.lock_by(queued + self.limit),
         };
         let Some(mut seat) = turn else {
             self.leave_out(node);
