@@ -250,6 +250,33 @@ fn r1_a_lease_ends_when_it_ends_also_for_who_came_while_the_background_thread_re
     kept.release().expect("released");
 }
 
+/// Scripts count in floating point, which ends at 2^53.
+#[test]
+fn r29_the_token_rises_beyond_what_a_script_can_count() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("beyond"));
+    redis.command(&["HSET", "{ipcmutex:beyond}:state", "f", "9007199254740993"]);
+    for token in 9_007_199_254_740_994..9_007_199_254_740_999 {
+        let hold = mutex.acquire().expect("acquired");
+        assert_eq!(hold.token(), token);
+        hold.release().expect("released");
+    }
+}
+
+/// A server that lost the state of a lock that is held gets back what the release writes, and not for ever.
+#[test]
+fn what_a_release_writes_ends_also_if_the_rest_was_lost() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (mutex, state) = (open(&redis.url("lost")), "{ipcmutex:lost}:state");
+    let hold = mutex.acquire().expect("acquired");
+    redis.command(&["DEL", state]);
+    hold.release().expect("released");
+    let lives = redis.command(&["PTTL", state]).number();
+    assert!((1..=604_800_000).contains(&lives), "{lives}");
+}
+
 #[test]
 fn a_lock_that_nobody_waits_for_is_abandoned_too() {
     needs_redis!();
@@ -343,6 +370,7 @@ fn the_loss_of_the_key_is_told() {
     let hold = mutex.acquire().expect("acquired");
     redis.command(&["DEL", "ipcmutex:quick"]);
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    assert!(mutex.acquire().expect("acquired").abandoned(), "that release was none");
 }
 
 #[test]
@@ -372,6 +400,50 @@ fn a_broken_hold_is_lost_and_the_next_one_hears_abandoned() {
     hold.release().expect("released");
     kept.release().expect("released");
     waits.reply().ok();
+}
+
+/// Who broke it tells who waits: the holder, who would pass it on, does not answer.
+#[test]
+fn a_broken_hold_of_a_stopped_process_goes_to_who_waits_at_once() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("stopped?ttl=60s");
+    let holder = rust();
+    holder.open(1, &url).ok();
+    holder.call("hold 1 1 forever").ok();
+    freeze(&holder);
+    let mutex = open(&url);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        assert!(mutex.break_lock().expect("broken"));
+        let hold = waits.join().expect("no panic").expect("acquired");
+        assert!(hold.abandoned());
+        hold.release().expect("released");
+    });
+    signal(&holder, rustix::process::Signal::CONT);
+    holder.call("end 1").err(ErrorKind::Lost);
+}
+
+/// Whoever finds it free lets those go first who came before.
+#[test]
+fn a_try_that_finds_the_lock_free_does_not_pass_who_waits() {
+    needs_redis!();
+    let redis = Redis::start();
+    // Nobody looks for a while by himself.
+    let url = redis.url("free?ttl=60s&renew=off");
+    let (mutex, other) = (open(&url), open(&url));
+    let hold = mutex.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        redis.command(&["DEL", "ipcmutex:free"]);
+        assert!(other.try_acquire().expect("no error").is_none(), "it passed who waits");
+        let next = waits.join().expect("no panic").expect("acquired");
+        assert!(next.abandoned());
+        next.release().expect("released");
+    });
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
 }
 
 #[test]
@@ -410,6 +482,8 @@ fn r8_a_wait_that_ended_leaves_nothing_behind() {
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() }));
         until("it waits", || waiters(&mutex) == 1);
+        let lives = redis.command(&["PTTL", "{ipcmutex:r8}:line"]).number();
+        assert!((1..=60_000).contains(&lives), "a line that nobody comes back to ends: {lives}");
         cancel.cancel();
         assert_eq!(kind_of(waits.join().expect("no panic")), ErrorKind::Canceled);
     });

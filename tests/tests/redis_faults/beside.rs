@@ -336,6 +336,24 @@ fn a_head_that_is_stopped_delays_and_does_not_block() {
     }
 }
 
+/// What keeps others off until it comes is gone when it has come: once it is released the lock is anybody's.
+#[test]
+fn a_turn_that_was_taken_keeps_nobody_off() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (mutex, other) = (shared(&redis, ""), shared(&redis, ""));
+    let hold = mutex.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 1);
+        hold.release().expect("released");
+        let hold = next.join().expect("no panic").expect("acquired");
+        assert_eq!(redis.command(&["EXISTS", &format!("{{{KEY}}}:next")]).number(), 0);
+        hold.release().expect("released");
+    });
+    other.try_acquire().expect("no error").expect("it is free").release().expect("released");
+}
+
 /// Whoever would have noticed that the head does not come has left: the next one must.
 #[test]
 fn a_head_that_is_stopped_blocks_nobody_when_the_second_leaves() {

@@ -49,6 +49,28 @@ fn r3_a_host_that_slept_longer_than_the_lease_has_lost() {
     }
 }
 
+/// The server has lost the last token and its clock is behind it: who had that token says so.
+#[test]
+fn r29_the_token_rises_for_who_had_it_when_the_clock_goes_back_and_all_is_forgotten() {
+    needs_redis!();
+    let Some(clock) = Clock::new("r29_the_token_rises_for_who_had_it_when_the_clock_goes_back_and_all_is_forgotten")
+    else {
+        return;
+    };
+    let redis = Redis::by_clock(&clock);
+    for url in [redis.url("forgotten"), redis.url("forgotten?redis_key=forgotten")] {
+        let mutex = open(&url);
+        let hold = mutex.acquire().expect("acquired");
+        let token = hold.token();
+        hold.release().expect("released");
+        clock.set(Jump::Back(HOUR));
+        redis.command(&["FLUSHALL"]);
+        let next = mutex.acquire().expect("acquired");
+        assert!(next.token() > token, "{} after {token}", next.token());
+        next.release().expect("released");
+    }
+}
+
 /// Nobody asks, and no renewal would be due soon, if at all.
 #[test]
 fn a_host_that_slept_longer_than_a_long_lease_is_told_soon() {

@@ -108,6 +108,40 @@ fn in_lanes(redis: &Redis, lanes: usize, test: impl Fn(&Proxy, (usize, usize)) +
     });
 }
 
+/// The answer to its first question was lost: asked again it stands where it stood, and comes back there.
+#[test]
+fn a_place_in_the_line_outlives_the_answer_that_named_it() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "place");
+    let hold = straight.acquire().expect("acquired");
+    let line = "{ipcmutex:place}:line";
+    let stands = || match redis.command(&["ZRANGE", line, "0", "-1", "WITHSCORES"]) {
+        Reply::List(found) => found.iter().map(|word| word.text().to_owned()).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Cut, on: On::Caller });
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&straight) == 1);
+        let first = stands();
+        let (process, token) = first[0].split_once('.').expect("a member");
+        // Who is told of a turn looks; it does when it has heard its answer.
+        let channel = format!("ipcmutex:w:{process}");
+        until("it listens", || redis.command(&["PUBLISH", &channel, &format!("H {token} 0")]).number() == 1);
+        assert_eq!(proxy.struck(), 1, "its first answer was cut off");
+        redis.command(&["DEL", line]);
+        until("it is back", || {
+            redis.command(&["PUBLISH", &channel, &format!("H {token} 0")]);
+            !stands().is_empty()
+        });
+        assert_eq!(stands(), first);
+        hold.release().expect("released");
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+}
+
 #[test]
 fn r5_a_renewal_that_is_cut_anywhere_costs_nothing() {
     needs_redis!();
