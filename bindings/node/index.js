@@ -1,8 +1,8 @@
 "use strict"
 
 const net = require("node:net")
-/*  Not the global one, which a test may have replaced for a while.  */
-const { setImmediate } = require("node:timers")
+/*  Not the global ones, which a test may have replaced for a while.  */
+const { clearTimeout, setImmediate, setTimeout } = require("node:timers")
 
 const addon = require("./native.js").load()
 
@@ -126,15 +126,23 @@ function wait (native, timeout, signal) {
     })
 }
 
-/*  `promise`, or the reason of `signal` if that comes first.  */
-function orAborted (promise, signal) {
-    if (signal === undefined) {
+/*  As long as a timer can wait.  */
+const LONGEST_MS = 2 ** 31 - 1
+
+/*  `promise`, or the reason of `signal`, or after `timeout` milliseconds what `late` makes, if that comes first. A try waits for it.  */
+function unlessEnded (promise, timeout, signal, late) {
+    const timed = timeout > 0 && timeout <= LONGEST_MS
+    if (signal === undefined && !timed) {
         return promise
     }
     return new Promise((resolve, reject) => {
         const onAbort = () => reject(signal.reason)
-        signal.addEventListener("abort", onAbort, { once: true })
-        promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort))
+        signal?.addEventListener("abort", onAbort, { once: true })
+        const timer = timed ? setTimeout(() => reject(late()), timeout) : undefined
+        promise.then(resolve, reject).finally(() => {
+            clearTimeout(timer)
+            signal?.removeEventListener("abort", onAbort)
+        })
     })
 }
 
@@ -428,7 +436,7 @@ class Mutex {
             const since = performance.now()
             native = this.#opened("acquire")
             if (this.#remote) {
-                native = await orAborted(native, signal)
+                native = await unlessEnded(native, timeout, signal, () => this.#late(timeout))
                 /*  It may have aborted since the opening ended, when nobody listened.  */
                 signal?.throwIfAborted()
                 timeout = Math.max(0, timeout - (performance.now() - since))
@@ -497,6 +505,11 @@ class Mutex {
             throw this.#notOpened(operation)
         }
         throw failure(CODES.NOT_OWNER, `${operation} ${this.#shown}: still not acquired; acquire it first`)
+    }
+
+    #late (timeout) {
+        const seconds = (timeout / 1000).toFixed(3)
+        return failure(CODES.TIMEOUT, `acquire ${this.#shown}: not acquired within ${seconds} s: it is not opened yet`)
     }
 
     #notOpened (operation) {

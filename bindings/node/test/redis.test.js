@@ -1,6 +1,9 @@
 "use strict"
 
 const assert = require("node:assert")
+const { once } = require("node:events")
+const fs = require("node:fs")
+const net = require("node:net")
 const test = require("node:test")
 const { setTimeout: sleep } = require("node:timers/promises")
 
@@ -97,6 +100,31 @@ test("redis", async (t) => {
         await assert.rejects(mutex.acquire(), code("UNAVAILABLE"))
         await assert.rejects(mutex.open(), code("UNAVAILABLE"))
         await assert.rejects(mutex.release(), code("CLOSED"))
+    })
+
+    await t.test("a timeout or an abort does not wait for an opening, which goes on", { timeout: 60000 }, async () => {
+        const [before, socket] = server.split("@")
+        const gate = `${socket}-gate`
+        const accepted = []
+        const silent = net.createServer((client) => accepted.push(client.on("error", () => {}))).listen(gate)
+        await once(silent, "listening")
+        const mutex = new Mutex(`${before}@${gate}?id=gate&connect_timeout=20s`)
+        const begun = performance.now()
+        const late = { ...code("TIMEOUT"), message: /not acquired within 0\.100 s: it is not opened yet/ }
+        await Promise.all([
+            assert.rejects(mutex.acquire({ timeout: 100 }), late),
+            assert.rejects(mutex.execute(() => {}, { timeout: 100 }), late),
+            assert.rejects(mutex.acquire({ timeout: 1e9, signal: AbortSignal.timeout(100) }), { name: "TimeoutError" })
+        ])
+        const waiting = mutex.acquire({ timeout: 20000 })
+        assert.ok(performance.now() - begun < 10000)
+        assert.strictEqual(accepted.length, 1, "it was not begun anew")
+        fs.unlinkSync(gate)
+        fs.symlinkSync(socket, gate)
+        accepted[0].destroy()
+        await (await waiting).release()
+        await mutex.close()
+        await new Promise((resolve) => silent.close(resolve))
     })
 
     await t.test("n5 aborts leave the line and nothing held", { timeout: 60000 }, async () => {

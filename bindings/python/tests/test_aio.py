@@ -195,6 +195,52 @@ async def test_a_timeout_counts_while_the_server_is_slow_to_be_reached(redis: st
     await mutex.close()
 
 
+async def test_a_timeout_does_not_wait_for_an_opening_which_goes_on(redis: str, name: str) -> None:
+    server = redis.partition("@")[2]
+    gate = os.path.join(os.path.dirname(server), name)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(gate)
+        listener.listen()
+        mutex = AsyncMutex(f"rpm+{redis.replace(server, gate)}?id={name}&connect_timeout=20s")
+        unanswered, _ = listener.accept()
+        begun = time.monotonic()
+        assert not await mutex.acquire(timeout=0.1)
+        with pytest.raises(AcquireTimeout, match="not acquired within 0.100 s: .*not opened yet"):
+            await mutex.hold(timeout=0.1)
+        assert time.monotonic() - begun < 10
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()  # it was not begun anew
+        os.unlink(gate)
+        os.symlink(server, gate)
+        unanswered.close()
+        assert await mutex.acquire(timeout=20)
+        await mutex.release()
+        await mutex.close()
+        os.unlink(gate)
+
+
+async def test_why_an_opening_failed_that_was_given_up_is_told_to_nobody_later(redis: str, name: str) -> None:
+    server = redis.partition("@")[2]
+    gate = os.path.join(os.path.dirname(server), name)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(gate)
+        listener.listen()
+        mutex = AsyncMutex(f"rpm+{redis.replace(server, gate)}?id={name}&connect_timeout=20s")
+        unanswered, _ = listener.accept()
+        assert not await mutex.acquire(timeout=0.1)
+        os.unlink(gate)
+        unanswered.close()
+        assert mutex._opening is not None
+        while not mutex._opening.outcome.done():  # nobody is there
+            await asyncio.sleep(0.01)
+        os.symlink(server, gate)
+        assert await mutex.acquire(timeout=20)
+        await mutex.release()
+        await mutex.close()
+        os.unlink(gate)
+
+
 async def test_y9_a_cancelled_release_completes(url: str) -> None:
     mutex = AsyncMutex(url)
     await mutex.acquire()

@@ -253,7 +253,7 @@ class _Holding:
 class _Opening:
     """The opening of a mutex, which no other process than that which began it can see the end of."""
 
-    __slots__ = ("_process", "mutex", "outcome")
+    __slots__ = ("_given_up", "_process", "mutex", "outcome")
 
     def __init__(self, url: str, remote: bool) -> None:
         self._process = os.getpid()
@@ -263,14 +263,34 @@ class _Opening:
             self.mutex = Mutex(url)
             return self.mutex
 
+        self._given_up = False  # by somebody who waited for it
         self.outcome = _run(remote, job)
 
     def is_ours(self) -> bool:
         """Whether it is done or will be: in a forked child the thread that was at it is not there."""
         return self.mutex is not None or self._process == os.getpid()
 
-    async def opened(self) -> Mutex:
-        return await _result(self.outcome) if self.mutex is None else self.mutex
+    def is_of_use(self) -> bool:
+        """Whether it is to be waited for. Why it failed behind the back of who gave it up is no news to who comes later."""
+        return self.is_ours() and (self.mutex is not None or not (self._given_up and self.outcome.done()))
+
+    async def opened(self, limit: float | None = None) -> Mutex:
+        """The mutex. After limit seconds TimeoutError, and it goes on."""
+        if self.mutex is not None:
+            return self.mutex
+        if self.outcome.done():
+            return self.outcome.result()
+        opened = asyncio.wrap_future(self.outcome)
+        try:
+            await asyncio.wait([opened], timeout=limit)
+            if not opened.done():
+                raise TimeoutError
+            return opened.result()
+        finally:
+            if opened.cancel():
+                self._given_up = True
+            else:
+                opened.exception()  # else it would be said that nobody saw it
 
 
 class AsyncMutex:
@@ -293,14 +313,17 @@ class AsyncMutex:
             opening.outcome.result()  # raises here what opening it met
         return opening
 
-    async def _mutex(self) -> Mutex:
+    async def _mutex(self, limit: float | None = None) -> Mutex:
         if self._closed:
             raise self._not_opened("acquire")
         opening = self._opening
-        if opening is None or not opening.is_ours():
+        if opening is None or not opening.is_of_use():
             opening = self._opening = self._open()
         try:
-            return await opening.opened()
+            return await opening.opened(limit)
+        except TimeoutError:
+            text = f"acquire {self._shown}: not acquired within {limit or 0:.3f} s: it is not opened yet"
+            raise AcquireTimeout(text) from None
         except IpcMutexError:
             if self._opening is opening:
                 self._opening = None  # the next use tries again
@@ -318,12 +341,15 @@ class AsyncMutex:
         return NotOwner(f"{operation} {self._shown}: still not acquired: nothing is held through this handle")
 
     async def _take(self, blocking: bool, timeout: float | None) -> Hold:
-        begun = time.monotonic()
-        opens = self._opened() is None
-        mutex = await self._mutex()
-        # To wait for the opening is to wait. What is no time to wait is refused below.
-        if opens and isinstance(timeout, (int, float)) and 0 < timeout <= threading.TIMEOUT_MAX:
-            timeout = max(0.0, timeout - (time.monotonic() - begun))
+        mutex = self._opened()
+        if mutex is None:
+            # To wait for the opening is to wait; a try lasts as long as that does. What is no time to wait is refused below.
+            begun, limit = time.monotonic(), None
+            if blocking and isinstance(timeout, (int, float)) and 0 < timeout <= threading.TIMEOUT_MAX:
+                limit = timeout
+            mutex = await self._mutex(limit)
+            if limit is not None:
+                timeout = max(0.0, limit - (time.monotonic() - begun))
         loop = asyncio.get_running_loop()
         arrival: asyncio.Future[Hold] = loop.create_future()
         waiting = True
@@ -369,7 +395,7 @@ class AsyncMutex:
 
     async def open(self) -> None:
         """Opens it anew after close(). The constructor has opened it already."""
-        if not self._closed and self._opening is not None:
+        if not self._closed and self._opening is not None and self._opening.is_of_use():
             raise InvalidArgument(f"open {self._shown}: already opened; close it first")
         opening = self._open()
         self._opening, self._closed = opening, False
