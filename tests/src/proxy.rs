@@ -72,6 +72,7 @@ pub struct Fault {
 struct Plan {
     fault: Option<Fault>,
     delay: Duration,
+    drip: Duration,
     /// Every new connection is refused.
     closed: bool,
     /// Where new connections lead.
@@ -166,6 +167,11 @@ impl Proxy {
     /// From now on each piece of data is this late, in both directions.
     pub fn delay(&self, by: Duration) {
         self.shared.plan().delay = by;
+    }
+
+    /// From now on what the server says comes byte by byte, each this late; no fault strikes there then.
+    pub fn drip(&self, by: Duration) {
+        self.shared.plan().drip = by;
     }
 
     /// Refuses new connections, or takes them again.
@@ -296,7 +302,7 @@ fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStr
         if from == From::Client {
             plan.said.extend_from_slice(data);
         }
-        let delay = plan.delay;
+        let (delay, drip) = (plan.delay, if from == From::Server { plan.drip } else { Duration::ZERO });
         let is = |what| kind.load(Ordering::SeqCst) & what != 0;
         let strikes = match &mut plan.fault {
             Some(fault) if fault.from == from && fault.on.is_so(is(SUBSCRIBES), is(EAR)) => {
@@ -316,6 +322,15 @@ fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStr
         while from == From::Client && kind.load(Ordering::SeqCst) & EAR != 0 && shared.keeping.load(Ordering::SeqCst) {
             shared.keeps.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(1));
+        }
+        if !drip.is_zero() {
+            for byte in data {
+                std::thread::sleep(drip);
+                if target.write_all(&[*byte]).is_err() {
+                    return;
+                }
+            }
+            continue;
         }
         let _passing = shared.passing.lock().unwrap_or_else(PoisonError::into_inner);
         if kind.load(Ordering::SeqCst) & SILENT != 0 {

@@ -336,3 +336,48 @@ fn behind_another_of_an_event_loop_a_timeout_is_kept() {
     redis.thaw();
     told.recv_timeout(LONG).expect("told").expect("served").release().expect("released");
 }
+
+/// Each byte comes in time, and all of them together do not.
+#[test]
+fn an_answer_that_comes_byte_by_byte_is_waited_for_no_longer() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "drip?ttl=60s&connect_timeout=300ms");
+    let commands = redis.commands();
+    proxy.drip(Duration::from_millis(100));
+    let begun = Instant::now();
+    // The answer has about 90 bytes.
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    assert!(redis.commands() > commands, "it was asked");
+    // Nor is what is said while it connects.
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    assert_eq!(
+        kind_of(Mutex::open(&redis.url_at(proxy.address(), "drip?connect_timeout=301ms"))),
+        ErrorKind::Unavailable
+    );
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    proxy.drip(Duration::ZERO);
+    // What was taken unheard is given back.
+    straight.acquire_with(within(LONG)).expect("it comes free").release().expect("released");
+}
+
+/// The server lets it in, and says nothing.
+#[test]
+fn to_connect_anew_takes_no_longer_than_the_caller_has() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "anew?connect_timeout=20s"));
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    proxy.lead_to(&silent.local_addr().expect("its address").to_string());
+    proxy.cut_all();
+    let begun = Instant::now();
+    assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(300)))), ErrorKind::Unavailable);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    proxy.lead_to(&redis.address());
+    proxy.cut_all();
+    mutex.acquire_with(within(LONG)).expect("it is there again").release().expect("released");
+}

@@ -2,9 +2,11 @@
 
 use std::io::Read;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::certificates::Authority;
+use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
 
@@ -155,4 +157,23 @@ fn a_release_that_only_a_new_server_hears_of_is_a_loss_over_tls_too() {
     let next = open(&redis.url("tls")).acquire_with(within(LONG)).expect("the new server knows of nobody");
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
     next.release().expect("it is still the other's");
+}
+
+/// Each byte comes in time, and all of them together do not.
+#[test]
+fn a_handshake_that_comes_byte_by_byte_does_not_outlast_connect_timeout() {
+    needs_redis!();
+    let authority = Authority::new();
+    let redis = Redis::with_tls(&authority, &authority.sign("server", "localhost", true), false);
+    let proxy = Proxy::before(&format!("127.0.0.1:{}", redis.second_port()));
+    let (_, port) = proxy.address().rsplit_once(':').expect("a port");
+    let url = format!("rpm+rediss://localhost:{port}/tls?ca={}", authority.file().display());
+    proxy.drip(Duration::from_millis(10));
+    let begun = Instant::now();
+    // More than 1000 bytes.
+    assert_eq!(refusal(&format!("{url}&connect_timeout=500ms")).0, ErrorKind::Unavailable);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    proxy.drip(Duration::ZERO);
+    carries_a_lock(&url);
 }

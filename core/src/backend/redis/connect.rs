@@ -4,7 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use redis::aio::{MultiplexedConnection, PubSub};
@@ -342,12 +342,14 @@ impl Server {
 
     /// One to the server at `address`, by the login that works there.
     pub(super) fn open_at(&self, learned: &Learned, address: &Address, limit: Duration) -> redis::RedisResult<Single> {
+        let end = Instant::now() + limit;
         let mut refused = None;
         for alone in self.logins(learned) {
-            match Single::open(address, self.tls.as_ref(), &self.login(alone), limit) {
-                Ok(single) => {
+            let left = end.saturating_duration_since(Instant::now());
+            match Single::open(address, self.tls.as_ref(), &self.login(alone), left) {
+                Ok(mut single) => {
                     learned.alone.store(alone, Ordering::Relaxed);
-                    single.set_limit(self.patience())?;
+                    single.set_limit(self.patience());
                     return Ok(single);
                 }
                 // What the first refusal says is about what the URL says.

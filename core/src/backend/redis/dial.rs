@@ -36,8 +36,11 @@ impl fmt::Display for Address {
 
 /// A stream of a thread's own.
 pub(super) trait Stream: Read + Write + Send {
-    /// How long a read and a write may take from now on.
-    fn set_limit(&self, limit: Duration) -> io::Result<()>;
+    /// How long what is asked now may take, until all of the answer has come.
+    fn set_limit(&mut self, limit: Duration) -> io::Result<()>;
+
+    /// There is none, for who looks after that otherwise.
+    fn lift_limit(&mut self);
 
     /// Its socket, if what goes over that is what is written and read here.
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -51,9 +54,12 @@ pub(super) trait Stream: Read + Write + Send {
 }
 
 impl Stream for Prompt<TcpStream> {
-    fn set_limit(&self, limit: Duration) -> io::Result<()> {
-        let socket = Prompt::socket(self)?;
-        socket.set_read_timeout(Some(limit)).and(socket.set_write_timeout(Some(limit)))
+    fn set_limit(&mut self, limit: Duration) -> io::Result<()> {
+        Prompt::set_limit(self, limit)
+    }
+
+    fn lift_limit(&mut self) {
+        Prompt::lift_limit(self);
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -62,9 +68,12 @@ impl Stream for Prompt<TcpStream> {
 }
 
 impl Stream for Prompt<UnixStream> {
-    fn set_limit(&self, limit: Duration) -> io::Result<()> {
-        let socket = Prompt::socket(self)?;
-        socket.set_read_timeout(Some(limit)).and(socket.set_write_timeout(Some(limit)))
+    fn set_limit(&mut self, limit: Duration) -> io::Result<()> {
+        Prompt::set_limit(self, limit)
+    }
+
+    fn lift_limit(&mut self) {
+        Prompt::lift_limit(self);
     }
 
     fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -76,6 +85,8 @@ impl Stream for Prompt<UnixStream> {
 impl Stream for rustls::StreamOwned<rustls::ClientConnection, Prompt<TcpStream>> {
     /// Its end may be said within TLS: what has come is understood first. It answers nothing that was asked.
     fn has_ended(&mut self) -> bool {
+        // Nothing is waited for here, and the limit was that of the last answer.
+        self.sock.lift_limit();
         while self.sock.socket().is_ok_and(|socket| prompt::has_come(socket.as_fd())) {
             let read = self.conn.read_tls(&mut self.sock).is_ok_and(|read| read > 0);
             if !read || !self.conn.process_new_packets().is_ok_and(|state| !state.peer_has_closed()) {
@@ -85,8 +96,12 @@ impl Stream for rustls::StreamOwned<rustls::ClientConnection, Prompt<TcpStream>>
         self.sock.has_ended()
     }
 
-    fn set_limit(&self, limit: Duration) -> io::Result<()> {
+    fn set_limit(&mut self, limit: Duration) -> io::Result<()> {
         self.sock.set_limit(limit)
+    }
+
+    fn lift_limit(&mut self) {
+        self.sock.lift_limit();
     }
 }
 
@@ -146,21 +161,22 @@ async fn reach_async(addresses: &[SocketAddr], end: Instant) -> io::Result<tokio
     Err(failure)
 }
 
-/// Connects within `limit`, which then also bounds each read and write.
+/// Connects within `limit`, in which all that is read until another is set must come as well.
 pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io::Result<Box<dyn Stream>> {
+    let end = Instant::now() + limit;
+    let left = || end.saturating_duration_since(Instant::now());
     let (host, port) = match address {
         Address::Unix(path) => {
-            let stream = Prompt::new(dial_path(path, limit)?);
-            stream.set_limit(limit)?;
+            let mut stream = Prompt::new(dial_path(path, limit)?);
+            stream.set_limit(left())?;
             return Ok(Box::new(stream));
         }
         Address::Tcp(host, port) => (host.as_str(), *port),
     };
-    let end = Instant::now() + limit;
     let stream = reach(&names::resolve(host, port, limit)?, end)?;
     tune(SockRef::from(&stream))?;
-    let stream = Prompt::new(stream);
-    stream.set_limit(end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1)))?;
+    let mut stream = Prompt::new(stream);
+    stream.set_limit(left())?;
     let Some(tls) = tls else { return Ok(Box::new(stream)) };
     secure(stream, host, tls)
 }

@@ -169,9 +169,8 @@ impl Engine {
         // The server has just answered; a wait may end while this goes on.
         match self.server.connect(&self.learned, self.server.connect_timeout.min(PATIENT))? {
             Connection::One(single, _) if single.can_be_watched() => {
-                single.set_limit(PATIENT)?;
                 let channel = format!("ipcmutex:w:{}", self.ear_process);
-                Ear::open(single.into_stream(), changes, &channel).map(Some)
+                Ear::open(single.into_stream(), changes, &channel, PATIENT).map(Some)
             }
             _ => Ok(None),
         }

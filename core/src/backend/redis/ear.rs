@@ -30,8 +30,9 @@ impl Ear {
     ///
     /// # Errors
     /// What the server says of RESP3 or of the channel.
-    pub(super) fn open(stream: Box<dyn Stream>, changes: u64, channel: &str) -> RedisResult<Ear> {
+    pub(super) fn open(stream: Box<dyn Stream>, changes: u64, channel: &str, limit: Duration) -> RedisResult<Ear> {
         let mut ear = Ear { stream, changes, unread: Vec::new(), told: Vec::new() };
+        ear.set_limit(limit)?;
         ear.ask(redis::cmd("HELLO").arg(3))?;
         ear.send(redis::cmd("SUBSCRIBE").arg(channel))?;
         loop {
@@ -42,7 +43,8 @@ impl Ear {
         }
     }
 
-    pub(super) fn set_limit(&self, limit: Duration) -> RedisResult<()> {
+    /// How long what is asked from now on may take, all together.
+    pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
         Ok(self.stream.set_limit(limit)?)
     }
 
@@ -72,6 +74,8 @@ impl Ear {
     /// # Errors
     /// The end of the connection, and an answer that nobody asked for.
     pub(super) fn listen(&mut self, mut bell: &UnixStream, until: Instant) -> RedisResult<Option<Woken>> {
+        // It sleeps for `until` alone.
+        self.stream.lift_limit();
         while frame(&self.unread).is_none() {
             let limit = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
             let socket = self.stream.socket().ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported))?;

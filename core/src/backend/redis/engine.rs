@@ -21,7 +21,7 @@ use redis::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::arrival::Arrivals;
-use super::connect::{Learned, Server};
+use super::connect::{Learned, PATIENT, Server};
 use super::direct::Direct;
 use super::exchange::Exchange;
 use super::hold::{Hold, Loss, Token};
@@ -233,22 +233,23 @@ impl Engine {
         operation: &'static str,
         call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
-        self.call_on(&self.caller, self.server.patience(), operation, call)
+        self.call_on(&self.caller, None, operation, call)
     }
 
-    /// The same on `caller`'s, by somebody who waits for an answer for as long as `patience`.
+    /// The same on `place`'s, by somebody who has until `deadline`.
     pub(super) fn call_on<T>(
         &self,
         place: &Guarded<Caller>,
-        patience: Duration,
+        deadline: Option<Instant>,
         operation: &'static str,
         mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
         let queued = Instant::now();
         let mut caller = place.lock();
+        let left = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()).max(PATIENT));
         if let Some((at, waited, error)) = &caller.failure
             && *at > queued
-            && *waited >= patience
+            && *waited >= left()
         {
             return Err(Failed { error: error.clone(), in_doubt: false });
         }
@@ -261,9 +262,10 @@ impl Engine {
         }
         let (mut moved, mut dropped) = (false, false);
         loop {
+            let most = left();
             let mut connection = match caller.connection.take() {
                 Some(connection) => connection,
-                None => match self.server.connect(&self.learned, self.server.connect_timeout) {
+                None => match self.server.connect(&self.learned, most.min(self.server.connect_timeout)) {
                     Ok(connection) => {
                         if self.changes() != changes {
                             // Who listens to the old server should know.
@@ -274,8 +276,10 @@ impl Engine {
                     // Closed as it was being set up: once more, as if it had been closed before.
                     Err(error) if wire::is_cut(&error) && !std::mem::replace(&mut dropped, true) => continue,
                     Err(error) => {
+                        let cut_short = error.is_timeout() && most < self.server.connect_timeout;
                         let error = self.server.failed(operation, &error);
-                        caller.failure = Some((Instant::now(), Duration::MAX, error.clone()));
+                        let waited = if cut_short { most } else { Duration::MAX };
+                        caller.failure = Some((Instant::now(), waited, error.clone()));
                         return Err(Failed { error, in_doubt });
                     }
                 },
@@ -310,7 +314,8 @@ impl Engine {
                 Err(error) => {
                     // A server that is silent will not answer a new connection either.
                     if std::mem::replace(&mut in_doubt, true) || error.is_timeout() {
-                        let waited = if error.is_timeout() { asked.elapsed() } else { Duration::MAX };
+                        let cut_short = error.is_timeout() && most < self.server.patience();
+                        let waited = if cut_short { asked.elapsed() } else { Duration::MAX };
                         let error = self.server.failed(operation, &error);
                         // That one node failed says nothing of another.
                         if !self.server.is_cluster() {
@@ -383,13 +388,12 @@ impl Engine {
         call: Arc<impl Fn(bool) -> redis::Cmd + Send + Sync + 'static>,
     ) -> redis::RedisResult<Value> {
         let engine = self.clone();
-        let patience = self.server.patience();
         let ask = move |connection: &mut Connection| match call(false).query::<Value>(connection) {
             // What the server says of one lock is no word about the way to it.
             Err(error) if wire::is_answer(&error) && !wire::is_demoted(&error) => Ok(Err(error)),
             answer => answer.map(Ok),
         };
-        let work = move || engine.call_on(&engine.aside, patience, "acquire", ask);
+        let work = move || engine.call_on(&engine.aside, None, "acquire", ask);
         match tokio::task::spawn_blocking(work).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(failed)) => Err(std::io::Error::other(failed.error).into()),
@@ -615,9 +619,7 @@ impl Engine {
         let alone = cluster || self.learned.forbids_scripts();
         for chunk in owed.chunks(if alone { 1 } else { 100 }) {
             // In a cluster a node that hangs leaves the others half of the time, and is not asked again.
-            if connection.set_limit(if cluster { left() / 2 } else { left() }).is_err() {
-                return;
-            }
+            connection.set_limit(if cluster { left() / 2 } else { left() });
             let mut pipeline = redis::pipe();
             for (at, (token, debt)) in chunk.iter().enumerate() {
                 // By text once: that also teaches it to a server that has forgotten it.

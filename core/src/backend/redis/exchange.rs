@@ -114,8 +114,9 @@ impl State {
 
 impl Exchange {
     /// On a stream that is nobody else's any more. `None` for one whose bytes are not the server's own.
-    pub(super) fn lay(stream: Box<dyn Stream>, changes: u64, owner: &EventLoop) -> Option<Arc<Exchange>> {
+    pub(super) fn lay(mut stream: Box<dyn Stream>, changes: u64, owner: &EventLoop) -> Option<Arc<Exchange>> {
         SockRef::from(&stream.socket()?).set_nonblocking(true).ok()?;
+        stream.lift_limit();
         let state = Guarded::new(State {
             stream,
             watched: false,
@@ -441,7 +442,9 @@ mod tests {
             }
         }
         impl Stream for Wrapped {
-            fn set_limit(&self, _: Duration) -> io::Result<()> {
+            fn lift_limit(&mut self) {}
+
+            fn set_limit(&mut self, _: Duration) -> io::Result<()> {
                 Ok(())
             }
             fn socket(&self) -> Option<BorrowedFd<'_>> {

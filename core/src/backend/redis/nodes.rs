@@ -98,8 +98,8 @@ struct All {
 /// Whoever has it asks this node.
 #[derive(Default)]
 struct Seat {
-    /// With its number, and how long an answer may take on it.
-    connection: Option<(Single, u64, Duration)>,
+    /// With its number.
+    connection: Option<(Single, u64)>,
     /// When it last failed, how long it was waited for, and how it failed: who waited for the seat by then, and would not wait
     /// for longer, shares the outcome.
     failure: Option<(Instant, Duration, RedisError)>,
@@ -234,10 +234,10 @@ impl Nodes {
             return Err(error.clone());
         }
         // What nobody would hear is not said.
-        if seat.connection.as_mut().is_some_and(|(single, ..)| single.has_ended()) {
+        if seat.connection.as_mut().is_some_and(|(single, _)| single.has_ended()) {
             seat.connection = None;
         }
-        if same.is_some() && same != seat.connection.as_ref().map(|(_, number, _)| *number) {
+        if same.is_some() && same != seat.connection.as_ref().map(|(_, number)| *number) {
             return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
         let begun = Instant::now();
@@ -268,18 +268,15 @@ impl Nodes {
 
     /// Its connection, and the number of that.
     fn connected<'a>(&self, seat: &'a mut Seat, node: &Address) -> RedisResult<(&'a mut Single, u64)> {
-        let (single, number, limit) = match &mut seat.connection {
+        let (single, number) = match &mut seat.connection {
             Some(connection) => connection,
             place => {
                 let limit = self.all.server.connect_timeout.min(self.limit);
                 let single = self.all.server.open_at(&self.all.learned, node, limit)?;
-                place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed), Duration::ZERO))
+                place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed)))
             }
         };
-        if *limit != self.limit {
-            single.set_limit(self.limit)?;
-            *limit = self.limit;
-        }
+        single.set_limit(self.limit);
         Ok((single, *number))
     }
 }

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use redis::io::tcp::socket2::SockRef;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -39,11 +40,45 @@ pub(super) struct Prompt<S: AsFd> {
     vain: u32,
     /// How many reads are to be made without one.
     passed: u32,
+    /// How long the system lets a read and a write sleep.
+    sleeps: Option<Duration>,
+    /// When all that is read must have come.
+    end: Option<Instant>,
+    /// Some of it has.
+    begun: bool,
 }
 
 impl<S: AsFd> Prompt<S> {
     pub(super) fn new(socket: S) -> Prompt<S> {
-        Prompt { socket: Unshared::new(socket), vain: 0, passed: 0 }
+        Prompt { socket: Unshared::new(socket), vain: 0, passed: 0, sleeps: None, end: None, begun: false }
+    }
+
+    /// How long what is read from now on may take: together, in however many pieces it comes.
+    pub(super) fn set_limit(&mut self, limit: Duration) -> io::Result<()> {
+        // None at all would be no limit.
+        self.let_sleep(limit.max(Duration::from_millis(1)))?;
+        (self.end, self.begun) = (Some(Instant::now() + limit), false);
+        Ok(())
+    }
+
+    /// For who does not sleep in a read.
+    pub(super) fn lift_limit(&mut self) {
+        self.end = None;
+    }
+
+    fn let_sleep(&mut self, limit: Duration) -> io::Result<()> {
+        if self.sleeps != Some(limit) {
+            let socket = SockRef::from(self.socket.get()?);
+            socket.set_read_timeout(Some(limit)).and(socket.set_write_timeout(Some(limit)))?;
+            self.sleeps = Some(limit);
+        }
+        Ok(())
+    }
+
+    /// How long the next piece of what has come in part may take.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.end.filter(|_| self.begun).map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
     }
 
     /// # Errors
@@ -84,10 +119,18 @@ impl<S: AsFd> Prompt<S> {
 
 impl<S: AsFd + Read> Read for Prompt<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.look(buffer) {
+        let left = self.left()?;
+        let read = match self.look(buffer) {
             Some(found) => found,
-            None => self.socket.get_mut()?.read(buffer),
-        }
+            None => {
+                if let Some(left) = left {
+                    self.let_sleep(left.max(Duration::from_millis(1)))?;
+                }
+                self.socket.get_mut()?.read(buffer)
+            }
+        };
+        self.begun |= read.is_ok();
+        read
     }
 }
 

@@ -54,7 +54,7 @@ impl Server {
     fn ask(&self, sentinel: &Address, master: &str, limit: Duration) -> RedisResult<Option<Address>> {
         let ask = |login: &Login<'_>| {
             let mut connection = Single::open(sentinel, self.tls.as_ref(), login, limit)?;
-            connection.set_limit(limit)?;
+            connection.set_limit(limit);
             redis::cmd("SENTINEL")
                 .arg("get-master-addr-by-name")
                 .arg(master)

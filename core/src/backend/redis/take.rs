@@ -92,16 +92,16 @@ impl Lock {
             let patience = engine.server.patience();
             let left = self.limit(deadline);
             if left < patience {
-                connection.set_limit(left)?;
+                connection.set_limit(left);
             }
             let reply = engine::run(connection, |by_text| self.take_command(by_text, attempt));
             if left < patience {
-                connection.set_limit(patience)?;
+                connection.set_limit(patience);
             }
             wire::taken(&reply?, &attempt.token).map(Some).map_err(wire::unasked)
         };
         let answer = loop {
-            match engine.call_on(&engine.caller, self.limit(deadline), "acquire", &mut call) {
+            match engine.call_on(&engine.caller, deadline, "acquire", &mut call) {
                 // The process ends, most probably in this sleep: there is one, not one after another.
                 Ok(None) => std::thread::sleep(pause().unwrap_or_default()),
                 Ok(Some(taken)) => break Ok(taken),

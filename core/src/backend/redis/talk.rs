@@ -30,6 +30,8 @@ pub(super) struct Single {
     stream: Box<dyn Stream>,
     parser: Parser,
     db: i64,
+    /// How long an answer may take.
+    limit: Duration,
 }
 
 impl Single {
@@ -40,7 +42,7 @@ impl Single {
         limit: Duration,
     ) -> RedisResult<Single> {
         let stream = dial(address, tls, limit)?;
-        let mut connection = Single { stream, parser: Parser::new(), db: login.db };
+        let mut connection = Single { stream, parser: Parser::new(), db: login.db, limit };
         connection.greet(login)?;
         Ok(connection)
     }
@@ -57,16 +59,17 @@ impl Single {
         // Servers before 7.2 do not know these two; to be named is not worth a failure.
         words.cmd("CLIENT").arg("SETINFO").arg("LIB-NAME").arg("ipcmutex");
         words.cmd("CLIENT").arg("SETINFO").arg("LIB-VER").arg(env!("CARGO_PKG_VERSION"));
-        let replies = self.req_packed_commands(&words.get_packed_pipeline(), 0, words.len())?;
-        for reply in replies.into_iter().take(needed) {
+        // Within the limit of the connecting.
+        self.say(&words.get_packed_pipeline())?;
+        for reply in self.replies(words.len())?.into_iter().take(needed) {
             reply.extract_error()?;
         }
         Ok(())
     }
 
     /// How long an answer may take from now on.
-    pub(super) fn set_limit(&self, limit: Duration) -> RedisResult<()> {
-        Ok(self.stream.set_limit(limit)?)
+    pub(super) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
     }
 
     /// Whether the server has ended it, so that nobody hears what is asked now.
@@ -85,6 +88,11 @@ impl Single {
     }
 
     fn send(&mut self, words: &[u8]) -> RedisResult<()> {
+        self.stream.set_limit(self.limit)?;
+        self.say(words)
+    }
+
+    fn say(&mut self, words: &[u8]) -> RedisResult<()> {
         self.stream.write_all(words)?;
         self.stream.flush()?;
         Ok(())
@@ -98,6 +106,10 @@ impl Single {
         }
         value
     }
+
+    fn replies(&mut self, count: usize) -> RedisResult<Vec<Value>> {
+        (0..count).map(|_| self.read()).collect::<Result<_, RedisError>>()
+    }
 }
 
 impl ConnectionLike for Single {
@@ -108,8 +120,7 @@ impl ConnectionLike for Single {
 
     fn req_packed_commands(&mut self, words: &[u8], offset: usize, count: usize) -> RedisResult<Vec<Value>> {
         self.send(words)?;
-        let replies: Vec<Value> = (0..offset + count).map(|_| self.read()).collect::<Result<_, RedisError>>()?;
-        Ok(replies.into_iter().skip(offset).collect())
+        Ok(self.replies(offset + count)?.into_iter().skip(offset).collect())
     }
 
     fn get_db(&self) -> i64 {
@@ -180,13 +191,10 @@ impl Connection {
         }
     }
 
-    pub(super) fn set_limit(&mut self, limit: Duration) -> RedisResult<()> {
+    pub(super) fn set_limit(&mut self, limit: Duration) {
         match self {
             Connection::One(single, _) => single.set_limit(limit),
-            Connection::Cluster(nodes) => {
-                nodes.set_limit(limit);
-                Ok(())
-            }
+            Connection::Cluster(nodes) => nodes.set_limit(limit),
         }
     }
 }

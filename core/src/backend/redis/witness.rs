@@ -25,11 +25,11 @@ impl Engine {
     pub(super) fn witness(&self, lock: &Lock, token: &Token) -> Result<()> {
         let hold = (&lock.keys, &**token, lock.ttl);
         let (renewed, copies) = self
-            .call_on(&self.aside, self.server.patience(), "acquire", |connection| {
-                connection.set_limit(self.server.patience())?;
+            .call_on(&self.aside, None, "acquire", |connection| {
+                connection.set_limit(self.server.patience());
                 let renewed = engine::run(connection, |by_text| self.scripts.renew(by_text, std::iter::once(hold)))?;
                 // Its answer may take as long as the replicas may, and on its way as long as any.
-                connection.set_limit(PATIENCE + self.server.patience())?;
+                connection.set_limit(PATIENCE + self.server.patience());
                 let patience = PATIENCE.as_millis() as u64;
                 let copies = redis::cmd("WAIT").arg(lock.replicas).arg(patience).query::<Value>(connection)?;
                 Ok((renewed, copies))
