@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::backend::contract::Grant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mutex::{Inner, Mutex, Session, ended, forked};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::service::call;
+use crate::sync::Guarded;
+use crate::sync::atomic::{AtomicBool, Ordering, fence};
 use crate::sys::fork;
 
 /// One acquisition. It belongs to whoever has it, not to a thread. Dropping it releases, as well as that can be done
@@ -112,13 +114,22 @@ impl Hold {
     pub fn on_lost(&self, callback: impl FnOnce(Error) + Send + 'static) -> Result<()> {
         let session = self.live("on_lost")?;
         let mutex = Arc::downgrade(&self.mutex);
-        let notify = Box::new(move |error: Error| {
+        let told = Arc::new(Told::by(move |error: Error| {
             callback(match mutex.upgrade() {
                 Some(mutex) => mutex.named(error),
                 None => error,
             });
-        });
-        session.backend.on_lost(self.token, notify).map_err(|error| self.mutex.named(error))
+        }));
+        let heard = told.clone();
+        session.backend.on_lost(self.token, Box::new(move |error| heard.tell(error))).map_err(|error| {
+            told.settle(false);
+            self.mutex.named(error)
+        })?;
+        // The engine has it on its list before this is asked; a release is seen here before it looks at that list.
+        fence(Ordering::SeqCst);
+        let stands = self.stands(session);
+        told.settle(stands);
+        if stands { Ok(()) } else { Err(self.mutex.named(ended("on_lost"))) }
     }
 
     /// Ends this hold, and no other.
@@ -196,6 +207,56 @@ impl Drop for Hold {
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hold").field("token", &self.token).field("abandoned", &self.abandoned).finish_non_exhaustive()
+    }
+}
+
+/// Who is to hear of a loss, once. To an engine a hold that another thread releases as somebody begins to listen looks like one
+/// that is lost: so nothing is told before it is known that it was not released.
+struct Told<F>(Guarded<Listener<F>>);
+
+enum Listener<F> {
+    Begins(F),
+    /// And was to be told meanwhile.
+    Early(F, Error),
+    Listens(F),
+    /// It was told, or is not to be.
+    Over,
+}
+
+impl<F: FnOnce(Error) + Send + 'static> Told<F> {
+    fn by(callback: F) -> Told<F> {
+        Told(Guarded::new(Listener::Begins(callback)))
+    }
+
+    /// On the callback thread.
+    fn tell(&self, error: Error) {
+        let mut listener = self.0.lock();
+        match std::mem::replace(&mut *listener, Listener::Over) {
+            Listener::Begins(callback) => *listener = Listener::Early(callback, error),
+            Listener::Listens(callback) => {
+                drop(listener);
+                callback(error);
+            }
+            Listener::Early(..) | Listener::Over => {}
+        }
+    }
+
+    /// It listens from now on, unless the hold was released.
+    fn settle(&self, stands: bool) {
+        let mut listener = self.0.lock();
+        let before = std::mem::replace(&mut *listener, Listener::Over);
+        match before {
+            Listener::Begins(callback) if stands => *listener = Listener::Listens(callback),
+            Listener::Early(callback, error) if stands => {
+                drop(listener);
+                call::run(Box::new(move || callback(error)));
+            }
+            // What the callback has is let go of outside the lock.
+            released => {
+                drop(listener);
+                drop(released);
+            }
+        }
     }
 }
 

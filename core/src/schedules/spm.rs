@@ -1,5 +1,8 @@
 //! The lock of one process.
 
+use std::sync::Arc;
+
+use shuttle::sync::mpsc::channel;
 use shuttle::thread;
 
 use super::{Inside, must_be_free, play};
@@ -52,5 +55,43 @@ fn a_break_against_a_release() {
         next.release().expect("it was held");
         drop(mutex);
         must_be_free("spm:schedules-break");
+    });
+}
+
+/// Who listens hears that the hold has ended, or nothing: that it was lost is not so.
+#[test]
+fn a_release_against_one_who_begins_to_listen() {
+    play(|| {
+        let mutex = Mutex::open("spm:schedules-listen").expect("it opens");
+        let hold = Arc::new(mutex.acquire().expect("it is free"));
+        let (tell, told) = channel();
+        let listens = thread::spawn({
+            let hold = hold.clone();
+            move || hold.on_lost(move |error| tell.send(error.kind()).expect("the test waits"))
+        });
+        mutex.release().expect("it was held");
+        if let Err(error) = listens.join().expect("it went well") {
+            assert_eq!(error.kind(), ErrorKind::NotOwner, "{error}");
+        }
+        told.recv().expect_err("it is let go of, and not told");
+        must_be_free("spm:schedules-listen");
+    });
+}
+
+/// A break is told to who listened before or begins to.
+#[test]
+fn a_break_against_one_who_begins_to_listen() {
+    play(|| {
+        let mutex = Mutex::open("spm:schedules-heard").expect("it opens");
+        let hold = mutex.acquire().expect("it is free");
+        let breaker =
+            thread::spawn(|| Mutex::open("spm:schedules-heard").expect("it opens").break_lock().expect("it answers"));
+        let (tell, told) = channel();
+        hold.on_lost(move |error| tell.send(error.kind()).expect("the test waits")).expect("it was not released");
+        assert!(breaker.join().expect("it went well"));
+        assert_eq!(told.recv().expect("it is told"), ErrorKind::Lost);
+        assert_eq!(hold.release().expect_err("it is lost").kind(), ErrorKind::Lost);
+        mutex.acquire().expect("it is free").release().expect("it was held");
+        must_be_free("spm:schedules-heard");
     });
 }
