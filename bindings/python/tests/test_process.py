@@ -107,6 +107,51 @@ def test_a_forked_child_keeps_no_connection_of_its_parents_open(redis: str, name
     assert code == 0, out + err
 
 
+@pytest.mark.parametrize("scheme", ["rpm+redis", "rpm+redlock"])  # by the thread that asks, and by an event loop of the library's
+def test_a_forked_child_keeps_nothing_that_its_parent_is_connecting(scheme: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import os, socket, sys, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        from ipcmutex import Mutex, Unavailable
+        def connecting():
+            found = set()
+            for number in os.listdir("/proc/self/fd"):
+                try:
+                    name = os.readlink(f"/proc/self/fd/{number}")
+                except FileNotFoundError:  # that of the directory
+                    continue
+                if name.startswith("socket:"):
+                    found.add(name[8:-1])
+            table = [line.split() for line in open("/proc/net/tcp")]
+            return sum(line[3] == "02" and line[9] in found for line in table)  # SYN_SENT
+        hole = socket.create_server(("127.0.0.1", 0), backlog=0)
+        crowd = []
+        try:
+            while True:
+                crowd.append(socket.create_connection(hole.getsockname(), timeout=0.2))
+        except TimeoutError:
+            pass  # nobody more is let in, nor refused
+        def opens():
+            try:
+                Mutex(f"{sys.argv[1]}://127.0.0.1:{hole.getsockname()[1]}/x?connect_timeout=3s")
+            except Unavailable:
+                pass
+        opening = threading.Thread(target=opens)
+        opening.start()
+        while not connecting():
+            time.sleep(0.001)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(connecting())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "it has a socket of its parent's"
+        opening.join()
+        """,
+        scheme,
+    ).end()
+    assert code == 0, out + err
+
+
 def test_a_forked_child_keeps_no_connection_that_an_event_loop_reads(redis: str, name: str, child: Start) -> None:
     code, out, err = child(
         """

@@ -241,6 +241,31 @@ impl<S: AsFd> Unshared<S> {
         Unshared { socket: ManuallyDrop::new(socket), epoch }
     }
 
+    /// What `make` makes; no child has it for a moment either.
+    ///
+    /// # Errors
+    /// As `make`.
+    #[cfg(feature = "redis")]
+    pub(crate) fn made(make: impl FnOnce() -> std::io::Result<S>) -> std::io::Result<Unshared<S>> {
+        let _gate = ForkGate::enter();
+        make().map(Unshared::new)
+    }
+
+    /// The same socket as something else.
+    ///
+    /// # Errors
+    /// As `into`; BrokenPipe in a child.
+    #[cfg(feature = "redis")]
+    pub(crate) fn turned<T: AsFd>(self, into: impl FnOnce(S) -> std::io::Result<T>) -> std::io::Result<Unshared<T>> {
+        self.get()?;
+        let mut this = ManuallyDrop::new(self);
+        Unshared::made(|| {
+            keep_in_child(&*this.socket);
+            // SAFETY: `this` is neither used nor dropped after this.
+            into(unsafe { ManuallyDrop::take(&mut this.socket) })
+        })
+    }
+
     /// # Errors
     /// BrokenPipe in a child.
     pub(crate) fn get(&self) -> std::io::Result<&S> {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use redis::io::tcp::socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::names;
@@ -116,16 +117,21 @@ fn tune(socket: SockRef<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// One that no child has, were it forked while this connects.
+fn socket(domain: Domain) -> io::Result<Unshared<Socket>> {
+    Unshared::made(|| Socket::new(domain, Type::STREAM, None))
+}
+
 /// Where a server that hangs has no room for one more who waits to be let in, connecting waits as long as a write would.
-fn dial_path(path: &Path, limit: Duration) -> io::Result<UnixStream> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+fn dial_path(path: &Path, limit: Duration) -> io::Result<Unshared<UnixStream>> {
+    let socket = socket(Domain::UNIX)?;
     // None at all would be no limit.
-    socket.set_write_timeout(Some(limit.max(Duration::from_millis(1))))?;
-    socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
+    socket.get()?.set_write_timeout(Some(limit.max(Duration::from_millis(1))))?;
+    socket.get()?.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
         _ => error,
     })?;
-    Ok(OwnedFd::from(socket).into())
+    socket.turned(|socket| Ok(OwnedFd::from(socket).into()))
 }
 
 /// How long one address may take of the time until `end`, with so many to try: where the first one swallows everything the
@@ -135,11 +141,32 @@ fn share(end: Instant, addresses: usize) -> io::Result<Duration> {
     if each.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(each) }
 }
 
+fn connect(address: &SocketAddr, limit: Duration) -> io::Result<Unshared<TcpStream>> {
+    let socket = socket(Domain::for_address(*address))?;
+    socket.get()?.connect_timeout(&(*address).into(), limit)?;
+    socket.turned(|socket| Ok(socket.into()))
+}
+
+async fn connect_async(address: &SocketAddr) -> io::Result<Unshared<tokio::net::TcpStream>> {
+    let socket = socket(Domain::for_address(*address))?;
+    socket.get()?.set_nonblocking(true)?;
+    match socket.get()?.connect(&(*address).into()) {
+        Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
+        _ => {}
+    }
+    let stream = socket.turned(|socket| tokio::net::TcpStream::from_std(socket.into()))?;
+    stream.get()?.writable().await?;
+    match stream.get()?.take_error()? {
+        None => Ok(stream),
+        Some(error) => Err(error),
+    }
+}
+
 /// The first of a host's addresses that takes a connection.
-fn reach(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
+fn reach(addresses: &[SocketAddr], end: Instant) -> io::Result<Unshared<TcpStream>> {
     let mut failure = io::ErrorKind::AddrNotAvailable.into();
     for (at, address) in addresses.iter().enumerate() {
-        match TcpStream::connect_timeout(address, share(end, addresses.len() - at)?) {
+        match connect(address, share(end, addresses.len() - at)?) {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
         }
@@ -148,11 +175,11 @@ fn reach(addresses: &[SocketAddr], end: Instant) -> io::Result<TcpStream> {
 }
 
 /// As [`reach`], for the event loop.
-async fn reach_async(addresses: &[SocketAddr], end: Instant) -> io::Result<tokio::net::TcpStream> {
+async fn reach_async(addresses: &[SocketAddr], end: Instant) -> io::Result<Unshared<tokio::net::TcpStream>> {
     let mut failure = io::ErrorKind::AddrNotAvailable.into();
     for (at, address) in addresses.iter().enumerate() {
         let each = share(end, addresses.len() - at)?;
-        match tokio::time::timeout(each, tokio::net::TcpStream::connect(address)).await {
+        match tokio::time::timeout(each, connect_async(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => failure = error,
             Err(_) => failure = io::ErrorKind::TimedOut.into(),
@@ -167,15 +194,15 @@ pub(super) fn dial(address: &Address, tls: Option<&Tls>, limit: Duration) -> io:
     let left = || end.saturating_duration_since(Instant::now());
     let (host, port) = match address {
         Address::Unix(path) => {
-            let mut stream = Prompt::new(dial_path(path, limit)?);
+            let mut stream = Prompt::of(dial_path(path, limit)?);
             stream.set_limit(left())?;
             return Ok(Box::new(stream));
         }
         Address::Tcp(host, port) => (host.as_str(), *port),
     };
     let stream = reach(&names::resolve(host, port, limit)?, end)?;
-    tune(SockRef::from(&stream))?;
-    let mut stream = Prompt::new(stream);
+    tune(SockRef::from(stream.get()?))?;
+    let mut stream = Prompt::of(stream);
     stream.set_limit(left())?;
     let Some(tls) = tls else { return Ok(Box::new(stream)) };
     secure(stream, host, tls)
@@ -255,8 +282,8 @@ pub(super) async fn dial_async(
         Address::Tcp(host, port) => {
             let end = Instant::now() + limit;
             let stream = reach_async(&names::resolve_async(host, *port).await?, end).await?;
-            tune(SockRef::from(&stream))?;
-            let stream = Looped(Unshared::new(stream));
+            tune(SockRef::from(stream.get()?))?;
+            let stream = Looped(stream);
             match tls {
                 None => Ok(Box::new(stream)),
                 Some(tls) => secure_async(stream, host, tls).await,

@@ -49,8 +49,13 @@ pub(super) struct Prompt<S: AsFd> {
 }
 
 impl<S: AsFd> Prompt<S> {
+    #[cfg(test)]
     pub(super) fn new(socket: S) -> Prompt<S> {
-        Prompt { socket: Unshared::new(socket), vain: 0, passed: 0, sleeps: None, end: None, begun: false }
+        Prompt::of(Unshared::new(socket))
+    }
+
+    pub(super) fn of(socket: Unshared<S>) -> Prompt<S> {
+        Prompt { socket, vain: 0, passed: 0, sleeps: None, end: None, begun: false }
     }
 
     /// How long what is read from now on may take: together, in however many pieces it comes.
