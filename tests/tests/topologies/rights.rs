@@ -163,6 +163,33 @@ fn who_loses_its_rights_is_told_also_behind_one_of_its_own_process() {
     }
 }
 
+/// Of a script the server undoes nothing when a command in it is refused.
+#[test]
+fn what_a_user_may_take_by_half_is_not_left_taken() {
+    needs_redis!();
+    let redis = Redis::start();
+    let commands = documented().into_iter().filter(|rule| rule.starts_with('+'));
+    // Who may delete nothing can undo nothing.
+    let mut refused = Vec::new();
+    for (at, right) in commands.filter(|right| !["+del", "+eval", "+evalsha"].contains(&right.as_str())).enumerate() {
+        let user = format!("user{at}");
+        let mut rules: Vec<String> = documented().into_iter().filter(|rule| *rule != right).collect();
+        rules[2].clone_from(&user);
+        set_user(&redis, &rules);
+        let id = format!("half-{at}");
+        let mutex = open(&redis.url_with_user(&user, "c4nary", &format!("{id}?ttl=60s")));
+        // What only a release needs leaves a hold to its lease.
+        let Err(error) = mutex.try_acquire() else { continue };
+        assert_eq!(error.kind(), ErrorKind::Permission, "{right}: {error}");
+        let next = open(&redis.url(&id)).try_acquire().expect("it answers");
+        let next = next.unwrap_or_else(|| panic!("without {right} it was left taken"));
+        assert!(!next.abandoned(), "without {right} it was left as if held");
+        next.release().expect("released");
+        refused.push(right);
+    }
+    assert!(refused.contains(&"+hset".to_owned()) && refused.contains(&"+set".to_owned()), "{refused:?}");
+}
+
 #[test]
 fn another_prefix_is_refused() {
     needs_redis!();

@@ -11,8 +11,9 @@ local clock = call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local HOUR = 3600000000
 
--- The key is ours: makes it a hold.
-local function own(unlined)
+-- The key is ours: makes it a hold, and takes `member` out of the line.
+local function make(unlined, member)
+  if member then unlined = unlined - call('ZREM', line, member) end
   local abandoned = (owner and owner ~= '') and 1 or 0
   -- Taken before, and it has lapsed: what it was told then, if anybody heard it.
   if owner == token then abandoned = tonumber(call('HGET', state, 'a')) or 0 end
@@ -31,6 +32,15 @@ local function own(unlined)
   -- Once an hour is enough for what lives a week: a token is about the time of its take.
   if now - now % HOUR ~= last - last % HOUR then call('PEXPIRE', state, WEEK) end
   return {1, fence, abandoned, unlined, token}
+end
+
+-- The same. Where a part of it is refused, for want of a right, it is undone: else the key would be nobody's for a lease.
+local function own(unlined, member)
+  local made, answer = pcall(make, unlined, member)
+  if made then return answer end
+  redis.pcall('DEL', key)
+  redis.pcall('HSET', state, 'o', owner or '')
+  error(answer, 0)
 end
 
 -- A newcomer, nobody waits, and nobody holds it. Out of memory it stops here, and nothing is done.

@@ -18,7 +18,7 @@ else
     call('SET', key, token, 'PX', ttl)
     if reserved then call('DEL', reserved) end
     -- Who was granted it was taken out of the line; who was not must still stand there, or the line was lost.
-    return own(1 - call('ZREM', line, me))
+    return own(1, me)
   else
     left = reserved and RESERVED or CLAIM
   end
