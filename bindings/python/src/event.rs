@@ -128,7 +128,7 @@ pub(crate) fn start(
         handle.acquire_on(&on.0, timeout, move |outcome| {
             with_interpreter(move |py| {
                 let outcome = match outcome {
-                    Ok(hold) => Bound::new(py, Hold::new(hold, remote)).map(Bound::into_any),
+                    Ok(hold) => Bound::new(py, Hold::looped(hold, remote)).map(Bound::into_any),
                     Err(error) => Err(raise(py, &error)),
                 };
                 tell(done.bind(py), outcome);

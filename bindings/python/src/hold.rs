@@ -22,6 +22,8 @@ use crate::guest;
 pub(crate) struct Hold {
     core: ipcmutex::Hold,
     remote: bool,
+    /// An event loop's.
+    looped: bool,
     /// Kept here and not in core, so that the garbage collector sees them: they often refer to the hold.
     callbacks: StdMutex<Vec<Py<PyAny>>>,
 }
@@ -29,7 +31,14 @@ pub(crate) struct Hold {
 impl Hold {
     #[inline]
     pub(crate) fn new(core: ipcmutex::Hold, remote: bool) -> Hold {
-        Hold { core, remote, callbacks: StdMutex::new(Vec::new()) }
+        Hold { core, remote, looped: false, callbacks: StdMutex::new(Vec::new()) }
+    }
+
+    /// One that an event loop took: its thread waits for no server, not to release what it has lost sight of either.
+    pub(crate) fn looped(core: ipcmutex::Hold, remote: bool) -> Hold {
+        let mut hold = Hold::new(core, remote);
+        hold.looped = true;
+        hold
     }
 
     fn callbacks(&self) -> MutexGuard<'_, Vec<Py<PyAny>>> {
@@ -182,7 +191,11 @@ impl Drop for Hold {
         if self.core.is_live() {
             collected(&format!("unreleased hold of {}", self.core.mutex().url().redacted()), || {
                 // Best effort: a loss was told by `check` and `on_lost`, and nobody is left to hear of it here.
-                let _ = self.core.end();
+                if self.looped && self.remote {
+                    self.core.release_on(&ipcmutex::EventLoop::blind(), drop);
+                } else {
+                    let _ = self.core.end();
+                }
             });
         }
     }

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import pickle
 import random
 import re
+import signal
 import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -351,6 +353,41 @@ def test_y9_a_loop_that_ends_with_waiters_leaves_nothing_held(url: str, child: C
         url,
     ).end()
     assert code == 0, out + err
+
+
+@contextlib.contextmanager
+def frozen(redis: str) -> Iterator[None]:
+    """The server does not answer meanwhile."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(redis.partition("@")[2])
+        asking.sendall(f"AUTH {SECRET}\r\nINFO server\r\n".encode())
+        said = b""
+        while not (found := re.search(rb"process_id:(\d+)\r", said)):
+            said += asking.recv(1 << 16)
+    pid = int(found[1])
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while "T (stopped)" not in Path(f"/proc/{pid}/status").read_text():
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+async def test_what_is_collected_does_not_keep_the_loop_from_turning(redis: str, name: str) -> None:
+    mutex, other = AsyncMutex(f"rpm+{redis}?id={name}"), AsyncMutex(f"rpm+{redis}?id={name}-other")
+    hold = await mutex.hold()
+    assert await other.acquire()
+    with pytest.warns(ResourceWarning, match="unreleased hold") as warned, frozen(redis):
+        begun = time.monotonic()
+        del hold, other
+        while len(warned) < 2:  # the thread that brought one may still be on its way out
+            gc.collect()
+            await asyncio.sleep(0)
+        assert time.monotonic() - begun < 1  # a server has two seconds to answer
+    for freed in f"{name}", f"{name}-other":
+        async with AsyncMutex(f"rpm+{redis}?id={freed}").hold(timeout=20):
+            pass
 
 
 def askers() -> int:
