@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use ipcmutex::{Error, ErrorKind, Hold, Mutex, Result, Waiting};
+use ipcmutex::url::{LockUrl, Target};
+use ipcmutex::{Error, ErrorKind, Hold, Mutex, Result, Timeout, Waiting};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use crate::args::{Limit, Run, Wait};
@@ -18,10 +20,13 @@ pub(crate) fn run(args: Run) -> Result<i32> {
     // What runs under the lock is the command: that is who others see.
     let program = args.command.first().map(Path::new).and_then(Path::file_name).unwrap_or_default();
     let url = lock::parse(&args.lock, args.ttl)?.or_label(program.to_string_lossy());
-    let mutex = Mutex::open_url(url)?;
-    let waiting = Waiting { timeout: args.limit.timeout(), cancel: Some(&watch.cancel), ..Waiting::default() };
-    let hold = match mutex.acquire_with(waiting) {
-        Ok(hold) => hold,
+    let acquire = |timeout| {
+        let (mutex, timeout) = open(url, timeout, &watch)?;
+        let hold = mutex.acquire_with(Waiting { timeout, cancel: Some(&watch.cancel), ..Waiting::default() })?;
+        Ok((mutex, hold))
+    };
+    let (mutex, hold) = match acquire(args.limit.timeout()) {
+        Ok(taken) => taken,
         Err(error) => return in_vain(error, &args.limit, &watch),
     };
     let mut command = exec::command(&args.command);
@@ -89,15 +94,35 @@ fn wait_for(child: &mut Child, pid: Pid, watch: &Watch) -> Result<ExitStatus> {
     child.wait().map_err(failed)
 }
 
+/// Opens the lock, and says what is left of the time to wait: to open one of a server's may take as long. A try waits for that.
+fn open(url: LockUrl, timeout: Timeout, watch: &Arc<Watch>) -> Result<(Mutex, Timeout)> {
+    if !matches!(url.target(), Target::Redis(_)) {
+        return Ok((Mutex::open_url(url)?, timeout));
+    }
+    let (begun, shown) = (Instant::now(), url.redacted().clone());
+    let limit = timeout.limit().filter(|limit| !limit.is_zero());
+    let ended = |kind, text: String| Err(Error::new(kind, "acquire", text).with_url(shown));
+    match (watch.unless_ended(limit, || Mutex::open_url(url))?, limit) {
+        (Some(opened), None) => Ok((opened?, timeout)),
+        (Some(opened), Some(limit)) => Ok((opened?, limit.saturating_sub(begun.elapsed()).into())),
+        (None, Some(limit)) if watch.ended_by().is_none() => {
+            ended(ErrorKind::Timeout, format!("not acquired within {:.3} s: it is not opened yet", limit.as_secs_f64()))
+        }
+        (None, _) => ended(ErrorKind::Canceled, "the wait was cancelled".to_owned()),
+    }
+}
+
 pub(crate) fn wait(args: Wait) -> Result<i32> {
     let watch = Watch::start()?;
     let url = lock::parse(&args.lock, None)?;
     if !ipcmutex::list::is_made(&url)? {
         return Ok(0);
     }
-    let mutex = Mutex::open_url(url)?;
-    let waiting = Waiting { timeout: args.limit.timeout(), cancel: Some(&watch.cancel), ..Waiting::default() };
-    match mutex.wait_until_free(waiting) {
+    let wait = |timeout| {
+        let (mutex, timeout) = open(url, timeout, &watch)?;
+        mutex.wait_until_free(Waiting { timeout, cancel: Some(&watch.cancel), ..Waiting::default() })
+    };
+    match wait(args.limit.timeout()) {
         Ok(()) => Ok(0),
         Err(error) => in_vain(error, &args.limit, &watch),
     }

@@ -1,7 +1,8 @@
 //! Signals: while we wait for the lock they end that, while the command runs they are its.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::{Cancel, Error, ErrorKind, Result};
 use rustix::process::{Pid, Signal, kill_process};
@@ -71,6 +72,7 @@ impl Watch {
             Stage::Waiting => {
                 *stage = Stage::Ended(signal);
                 drop(stage);
+                self.changed.notify_all();
                 self.cancel.cancel();
             }
             // The terminal's own signals went to the whole foreground group, the command included: twice is once too often.
@@ -84,6 +86,42 @@ impl Watch {
         match *self.stage() {
             Stage::Ended(signal) => Some(signal),
             _ => None,
+        }
+    }
+
+    /// What `work` comes to, on a thread of its own; `None` if that was not within `limit`, or before a signal: then it is left
+    /// to itself.
+    ///
+    /// # Errors
+    /// RESOURCE if there is no thread for it.
+    pub(crate) fn unless_ended<T: Send + 'static>(
+        self: &Arc<Watch>,
+        limit: Option<Duration>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Option<T>> {
+        let (done, watch) = (Arc::new(Mutex::new(None)), self.clone());
+        let place = done.clone();
+        let spawned = std::thread::Builder::new().name("open".to_owned()).spawn(move || {
+            let came = catch_unwind(AssertUnwindSafe(work));
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(came);
+            drop(watch.stage()); // who waits sees it, or is woken
+            watch.changed.notify_all();
+        });
+        spawned.map_err(|error| Error::new(ErrorKind::Resource, "open", error.to_string()).with_source(error))?;
+        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let mut stage = self.stage();
+        loop {
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            match done.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                Some(Ok(came)) => return Ok(Some(came)),
+                Some(Err(panic)) => resume_unwind(panic),
+                None if *stage != Stage::Waiting || left.is_some_and(|left| left.is_zero()) => return Ok(None),
+                None => {}
+            }
+            stage = match left {
+                Some(left) => self.changed.wait_timeout(stage, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.changed.wait(stage).unwrap_or_else(PoisonError::into_inner),
+            };
         }
     }
 

@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+#[cfg(feature = "redis")]
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
@@ -285,6 +287,30 @@ fn a_signal_ends_the_wait_for_the_lock() {
         }
     }
     holder.end();
+}
+
+/// It lets everybody in and says nothing.
+#[test]
+#[cfg(feature = "redis")]
+fn a_silent_server_holds_up_neither_the_end_of_a_wait_nor_a_signal() {
+    let place = Place::new();
+    let socket = place.path().join("s");
+    let silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let url = format!("rpm+redis+unix://{}?id=jobs&connect_timeout=50s", socket.display());
+    let begun = Instant::now();
+    for args in [&["run", "-w", "0.1", "-E", "3", &url, "true"][..], &["wait", "-w", "0.1", "-E", "3", &url]] {
+        let (code, text) = place.code(args);
+        assert_eq!(code, Some(3), "{text}");
+        assert!(text.contains("not acquired within 0.100 s: it is not opened yet"), "{text}");
+        silent.accept().unwrap();
+    }
+    for args in [&["run", &url, "true"][..], &["wait", &url]] {
+        let mut opening = place.command(args).spawn().unwrap();
+        let _connected = silent.accept().unwrap();
+        kill_process(Pid::from_child(&opening), Signal::TERM).unwrap();
+        assert_eq!(opening.wait().unwrap().code(), Some(143), "{args:?}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
 #[test]
