@@ -355,6 +355,32 @@ def test_y9_a_loop_that_ends_with_waiters_leaves_nothing_held(url: str, child: C
     assert code == 0, out + err
 
 
+def test_a_loop_that_is_closed_while_an_acquire_opens_is_told_of_nothing(name: str, child: Callable[..., Child]) -> None:
+    code, out, err = child(
+        """
+        import asyncio, gc, os, socket, sys, tempfile
+        from ipcmutex import AsyncMutex
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(f"{folder}/silent")
+            silent.listen()
+            mutex = AsyncMutex(f"rpm+redis+unix://{folder}/silent?id={sys.argv[1]}&connect_timeout=1s")
+            async def abandon():
+                asyncio.get_running_loop().create_task(mutex.acquire())
+                await asyncio.sleep(0)
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(abandon())
+            loop._ready.clear()
+            loop.close()
+            del loop
+            gc.collect()  # of the task it is said that it was pending
+            opening = mutex._opening.outcome
+            assert "does not answer" in str(opening.exception())
+        """,
+        name,
+    ).end()
+    assert code == 0 and "Traceback" not in err, out + err
+
+
 @contextlib.contextmanager
 def frozen(redis: str) -> Iterator[None]:
     """The server does not answer meanwhile."""

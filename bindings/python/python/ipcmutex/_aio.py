@@ -287,10 +287,14 @@ class _Opening:
                 raise TimeoutError
             return opened.result()
         finally:
-            if opened.cancel():
-                self._given_up = True
-            else:
+            if opened.done():
                 opened.exception()  # else it would be said that nobody saw it
+            else:
+                self._given_up = True
+                try:
+                    opened.cancel()
+                except RuntimeError:  # the loop is closed: nobody is told
+                    pass
 
 
 class AsyncMutex:
