@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import math
 import pickle
@@ -11,6 +12,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,6 +20,7 @@ import pytest
 import ipcmutex
 from ipcmutex import (
     AcquireTimeout,
+    AsyncMutex,
     Closed,
     Hold,
     InvalidArgument,
@@ -221,10 +224,21 @@ def test_decorator(url: str) -> None:
     assert held.__name__ == "held" and held.__doc__
     assert not mutex.locked()
 
+    # These would be made under the lock, and run without it.
     async def coroutine() -> None: ...
 
-    with pytest.raises(TypeError):
-        mutex(coroutine)
+    def generator() -> Iterator[None]:
+        yield
+
+    async def async_generator() -> AsyncIterator[None]:
+        yield
+
+    for function in coroutine, generator, async_generator, functools.partial(generator):
+        with pytest.raises(TypeError, match="decorated"):
+            mutex(function)
+    for function in generator, async_generator:
+        with pytest.raises(TypeError, match="decorated"):
+            AsyncMutex(url)(function)
 
 
 def test_repr_says_whether_this_object_holds_it_and_no_secret(url: str) -> None:

@@ -15,11 +15,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def _refuse_generators(function: Callable[..., object]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        # As with a coroutine; and when it ends is known to nobody here.
+        raise TypeError("a generator function cannot be decorated: hold the mutex in a block within it")
+
+
 def guarded(mutex: Mutex, function: Callable[P, R]) -> Callable[P, R]:
     """Runs the function holding the mutex."""
     if inspect.iscoroutinefunction(function):
         # It would be held while the coroutine is made, and not while it runs.
         raise TypeError("a coroutine function is decorated with an AsyncMutex")
+    _refuse_generators(function)
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -31,6 +38,7 @@ def guarded(mutex: Mutex, function: Callable[P, R]) -> Callable[P, R]:
 
 def guarded_async(mutex: AsyncMutex, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
     """Awaits the function holding the mutex."""
+    _refuse_generators(function)
 
     @functools.wraps(function)
     async def run(*args: P.args, **kwargs: P.kwargs) -> R:
