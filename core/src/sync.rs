@@ -80,3 +80,129 @@ impl<T> Guarded<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A [`Guarded`] for what is held over an answer of a server: who waits for its turn may do so for a while only.
+#[cfg(feature = "redis")]
+#[derive(Default)]
+pub(crate) struct Turns<T> {
+    taken: Guarded<bool>,
+    free: Condvar,
+    value: Guarded<T>,
+}
+
+#[cfg(feature = "redis")]
+impl<T> Turns<T> {
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.value.get_mut()
+    }
+
+    pub(crate) fn lock(&self) -> Turn<'_, T> {
+        while !self.enters(Duration::MAX) {}
+        self.entered()
+    }
+
+    /// The turn if it comes by `end`.
+    pub(crate) fn lock_by(&self, end: Instant) -> Option<Turn<'_, T>> {
+        self.enters(end.saturating_duration_since(Instant::now())).then(|| self.entered())
+    }
+
+    fn enters(&self, limit: Duration) -> bool {
+        // As long as a system can wait; who has no limit comes back.
+        let end = Instant::now() + limit.min(Duration::from_secs(86_400));
+        let mut taken = self.taken.lock();
+        while *taken {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            taken = wait_for(&self.free, taken, left).0;
+        }
+        *taken = true;
+        true
+    }
+
+    fn entered(&self) -> Turn<'_, T> {
+        Turn { value: self.value.lock(), _leaves: Leaves { taken: &self.taken, free: &self.free } }
+    }
+}
+
+/// Whose turn it is has this.
+#[cfg(feature = "redis")]
+pub(crate) struct Turn<'a, T> {
+    value: MutexGuard<'a, T>,
+    /// Dropped behind it.
+    _leaves: Leaves<'a>,
+}
+
+#[cfg(feature = "redis")]
+struct Leaves<'a> {
+    taken: &'a Guarded<bool>,
+    free: &'a Condvar,
+}
+
+#[cfg(feature = "redis")]
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        *self.taken.lock() = false;
+        self.free.notify_one();
+    }
+}
+
+#[cfg(feature = "redis")]
+impl<T> std::ops::Deref for Turn<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+#[cfg(feature = "redis")]
+impl<T> std::ops::DerefMut for Turn<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+#[cfg(all(test, feature = "redis", not(feature = "schedules")))]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_and_who_has_waited_long_enough_leaves() {
+        let turns = Turns::<u32>::default();
+        let mut first = turns.lock();
+        *first = 7;
+        assert!(turns.lock_by(Instant::now() + Duration::from_millis(5)).is_none());
+        thread::scope(|scope| {
+            let next = scope.spawn(|| turns.lock_by(Instant::now() + Duration::from_secs(30)).map(|turn| *turn));
+            drop(first);
+            assert_eq!(next.join().expect("no panic"), Some(7));
+        });
+    }
+
+    /// Nor is the one behind it left asleep.
+    #[test]
+    fn some_leave_as_their_turn_comes_and_everybody_gets_there() {
+        let (turns, inside) = (Turns::<u32>::default(), AtomicU32::new(0));
+        let visit = |mut turn: Turn<'_, u32>| {
+            assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two at once");
+            *turn += 1;
+            inside.fetch_sub(1, Ordering::SeqCst);
+        };
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..2000).for_each(|_| visit(turns.lock())));
+                scope.spawn(|| {
+                    for micros in 0..2000 {
+                        let _ = turns.lock_by(Instant::now() + Duration::from_micros(micros % 50)).map(visit);
+                    }
+                });
+            }
+        });
+        assert!(*turns.lock() >= 6000);
+    }
+}

@@ -381,3 +381,28 @@ fn to_connect_anew_takes_no_longer_than_the_caller_has() {
     proxy.cut_all();
     mutex.acquire_with(within(LONG)).expect("it is there again").release().expect("released");
 }
+
+/// The one ahead of it has no limit, and connects to a server that says nothing.
+#[test]
+fn behind_another_thread_a_timeout_is_kept() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "ahead?connect_timeout=20s"));
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    proxy.lead_to(&silent.local_addr().expect("its address").to_string());
+    proxy.cut_all();
+    let before = proxy.connections().len();
+    std::thread::scope(|scope| {
+        let ahead = scope.spawn(|| mutex.acquire_with(within(LONG)).and_then(Hold::release));
+        until("it connects", || proxy.connections().len() > before);
+        let begun = Instant::now();
+        let outcome = mutex.acquire_with(within(Duration::from_millis(300)));
+        let took = begun.elapsed();
+        proxy.lead_to(&redis.address());
+        proxy.cut_all();
+        assert_eq!(kind_of(outcome), ErrorKind::Timeout);
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        ahead.join().expect("no panic").expect("it is served");
+    });
+}

@@ -36,7 +36,7 @@ use super::worker::{self, Event};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
 use crate::numbers::count;
-use crate::sync::{Guarded, MutexGuard};
+use crate::sync::{Guarded, MutexGuard, Turns};
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::{exit, thread};
 use crate::wait::Waiter;
@@ -63,14 +63,14 @@ pub(super) struct Engine {
     serial: AtomicU64,
     /// Who is on the way to a line.
     pub(super) placings: Arc<Placings>,
-    pub(super) caller: Guarded<Caller>,
+    pub(super) caller: Turns<Caller>,
     exchange: Guarded<Option<Arc<Exchange>>>,
     /// How often an event loop asked and had none.
     unlaid: AtomicUsize,
     /// Takes that were sent on the caller's connection and of whose outcome the board does not know.
     taking: AtomicUsize,
     /// For what makes all behind it wait (`witness`).
-    pub(super) aside: Guarded<Caller>,
+    pub(super) aside: Turns<Caller>,
     board: Guarded<Board>,
 }
 
@@ -186,11 +186,11 @@ impl Engine {
             epoch: fork::epoch(),
             serial: AtomicU64::new(0),
             placings: Arc::default(),
-            caller: Guarded::default(),
+            caller: Turns::default(),
             exchange: Guarded::default(),
             unlaid: AtomicUsize::new(0),
             taking: AtomicUsize::new(0),
-            aside: Guarded::default(),
+            aside: Turns::default(),
             board: Guarded::new(Board {
                 thread: None,
                 holds: BTreeMap::new(),
@@ -239,13 +239,20 @@ impl Engine {
     /// The same on `place`'s, by somebody who has until `deadline`.
     pub(super) fn call_on<T>(
         &self,
-        place: &Guarded<Caller>,
+        place: &Turns<Caller>,
         deadline: Option<Instant>,
         operation: &'static str,
         mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
         let queued = Instant::now();
-        let mut caller = place.lock();
+        let turn = match deadline {
+            Some(end) => place.lock_by(end.max(queued + PATIENT)),
+            None => Some(place.lock()),
+        };
+        let Some(mut caller) = turn else {
+            let message = "not acquired in time: others of this process still wait for the server's answer";
+            return Err(Failed { error: Error::new(ErrorKind::Timeout, operation, message), in_doubt: false });
+        };
         let left = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()).max(PATIENT));
         if let Some((at, waited, error)) = &caller.failure
             && *at > queued
@@ -358,7 +365,7 @@ impl Engine {
         if place.as_ref().is_some_and(|exchange| !exchange.is_over()) || !self.direct.make_way() {
             return;
         }
-        let Some(mut caller) = self.caller.try_lock() else { return };
+        let Some(mut caller) = self.caller.lock_by(Instant::now()) else { return };
         if caller.changes != self.changes() {
             return;
         }
