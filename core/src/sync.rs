@@ -85,9 +85,17 @@ impl<T> Guarded<T> {
 #[cfg(feature = "redis")]
 #[derive(Default)]
 pub(crate) struct Turns<T> {
-    taken: Guarded<bool>,
+    queue: Guarded<Queue>,
     free: Condvar,
     value: Guarded<T>,
+}
+
+#[cfg(feature = "redis")]
+#[derive(Default)]
+struct Queue {
+    taken: bool,
+    /// Without one there is nobody to wake, which would be a call of the system.
+    waiting: usize,
 }
 
 #[cfg(feature = "redis")]
@@ -109,20 +117,22 @@ impl<T> Turns<T> {
     fn enters(&self, limit: Duration) -> bool {
         // As long as a system can wait; who has no limit comes back.
         let end = Instant::now() + limit.min(Duration::from_secs(86_400));
-        let mut taken = self.taken.lock();
-        while *taken {
+        let mut queue = self.queue.lock();
+        while queue.taken {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
             }
-            taken = wait_for(&self.free, taken, left).0;
+            queue.waiting += 1;
+            queue = wait_for(&self.free, queue, left).0;
+            queue.waiting -= 1;
         }
-        *taken = true;
+        queue.taken = true;
         true
     }
 
     fn entered(&self) -> Turn<'_, T> {
-        Turn { value: self.value.lock(), _leaves: Leaves { taken: &self.taken, free: &self.free } }
+        Turn { value: self.value.lock(), _leaves: Leaves { queue: &self.queue, free: &self.free } }
     }
 }
 
@@ -136,15 +146,19 @@ pub(crate) struct Turn<'a, T> {
 
 #[cfg(feature = "redis")]
 struct Leaves<'a> {
-    taken: &'a Guarded<bool>,
+    queue: &'a Guarded<Queue>,
     free: &'a Condvar,
 }
 
 #[cfg(feature = "redis")]
 impl Drop for Leaves<'_> {
     fn drop(&mut self) {
-        *self.taken.lock() = false;
-        self.free.notify_one();
+        let mut queue = self.queue.lock();
+        queue.taken = false;
+        if queue.waiting > 0 {
+            drop(queue);
+            self.free.notify_one();
+        }
     }
 }
 
