@@ -1,18 +1,21 @@
 //! Programs that end while something of theirs is on its way to the server: another thread's take, wait or release.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcmutex_tests::agent::{Agent, Language, talkative};
-use ipcmutex_tests::artifacts::installed;
 use ipcmutex_tests::asking::{open, until, waiters};
 use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::place::Place;
+use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::Redis;
+
+use super::built;
 
 #[test]
 fn an_exit_does_not_hand_the_lock_to_the_thread_that_ends_with_it() {
@@ -106,17 +109,7 @@ int main(int count, char **words) {
 "#;
     let redis = Redis::start();
     let place = Place::new();
-    let (source, program) = (place.dir.path().join("exit.c"), place.dir.path().join("exit"));
-    std::fs::write(&source, PROGRAM).expect("written");
-    let installed = installed();
-    let built = Command::new("gcc")
-        .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-o"])
-        .args([&program, &source])
-        .arg(format!("-I{}", installed.join("include").display()))
-        .arg(format!("-L{}", installed.join("lib").display()))
-        .args(["-lipcmutex", &format!("-Wl,-rpath,{}", installed.join("lib").display())])
-        .status();
-    assert!(built.expect("gcc").success());
+    let program = built(&place, PROGRAM);
     let majority = format!("rpm+redlock://{}{}/majority?ttl=60s", redis.login(), redis.address());
     for url in [redis.url("exits?ttl=60s"), majority] {
         let ended = Command::new(&program).arg(&url).stdin(Stdio::null()).status().expect("it runs");
@@ -125,6 +118,72 @@ int main(int count, char **words) {
         assert!(!next.abandoned());
         next.release().expect("released");
     }
+}
+
+/// Its take was under way when the process began to end, and is undone behind itself: what is answered to it is no hold.
+#[test]
+fn what_a_majority_grants_while_the_process_ends_is_not_believed() {
+    needs_redis!();
+    const PROGRAM: &str = r#"
+#include <ipcmutex.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <unistd.h>
+static ipcmutex_t mutex;
+static ipcmutex_hold_t hold;
+static volatile int acquired;
+static void *waits(void *unused) {
+    if (ipcmutex_hold(mutex, -1, &hold) == IPCMUTEX_OK) acquired = 1;
+    return unused;
+}
+static char told(void) { char word = 0; return read(0, &word, 1) == 1 ? word : 0; }
+static void handler(void) {
+    if (told() != 'c') _exit(4);
+    usleep(100000);
+    if (acquired && ipcmutex_hold_check(hold) == IPCMUTEX_OK) _exit(3);
+}
+int main(int count, char **words) {
+    pthread_t thread;
+    ipcmutex_hold_t once;
+    atexit(handler);
+    if (count != 2 || ipcmutex_open(words[1], &mutex) != IPCMUTEX_OK) return 2;
+    if (ipcmutex_hold(mutex, -1, &once) != IPCMUTEX_OK || ipcmutex_hold_release(once) != IPCMUTEX_OK) return 2;
+    if (write(1, "r", 1) != 1 || told() != 't' || pthread_create(&thread, NULL, waits, NULL) != 0) return 2;
+    exit(told() == 'e' ? 0 : 2);
+}
+"#;
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let place = Place::new();
+    let url = |address: &str| format!("rpm+redlock://{}{address}/grants?ttl=60s", redis.login());
+    let mut ends = Command::new(built(&place, PROGRAM))
+        .arg(url(proxy.address()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut tell = ends.stdin.take().expect("a pipe");
+    let mut ready = [0];
+    ends.stdout.as_mut().expect("a pipe").read_exact(&mut ready).expect("it is ready");
+    drop(proxy.said());
+    proxy.delay(Duration::from_millis(100));
+    tell.write_all(b"t").expect("it listens");
+    let mut said = String::new();
+    // The second round of a take: two keys, and two words more.
+    until("it is to be remembered", || {
+        said += &String::from_utf8_lossy(&proxy.said());
+        said.contains("*7\r\n$7\r\nEVALSHA")
+    });
+    tell.write_all(b"e").expect("it listens");
+    let next = open(&url(&redis.address()));
+    let mut held = None;
+    until("it has been released", || {
+        held = next.try_acquire().expect("no error");
+        held.is_some()
+    });
+    tell.write_all(b"c").expect("it listens");
+    assert_eq!(ends.wait().expect("it ends").code(), Some(0), "two hold it");
+    held.expect("acquired").release().expect("released");
 }
 
 #[test]

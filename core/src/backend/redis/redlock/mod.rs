@@ -185,7 +185,7 @@ impl Lock {
             Ok(took) => {
                 *self.trouble.lock() = None;
                 match took {
-                    Took::Won(won) => Ok(Some(self.adopt(token, &won, owed)?)),
+                    Took::Won(won) => self.adopt(token, &won, owed),
                     Took::Refused(refusal) => {
                         if let Some(refusal) = refusal {
                             *self.seen.lock() = Some((Instant::now(), refusal.sight));
@@ -257,7 +257,8 @@ impl Lock {
         self.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters).await }))?
     }
 
-    fn adopt(self: &Arc<Lock>, token: Token, won: &Won, owed: Owed) -> Result<Grant> {
+    /// `None`, if the process ends and has begun to release it.
+    fn adopt(self: &Arc<Lock>, token: Token, won: &Won, owed: Owed) -> Result<Option<Grant>> {
         self.floor.fetch_max(won.fence, Ordering::Relaxed);
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let shape = &self.rounds.shape;
@@ -269,12 +270,14 @@ impl Lock {
             changed: Notify::new(),
             renewing: tokio::sync::Mutex::default(),
         });
-        held.owed.is_held(&held);
+        if !held.owed.is_held(&held) {
+            return Ok(None);
+        }
         let (lock, kept) = (Arc::downgrade(self), held.clone());
         self.quorum.spawn(move |voters| Box::pin(keep(lock, kept, voters)))?;
         self.holds.lock().push(held);
         count(&self.tally.acquisitions);
-        Ok(Grant { token: won.fence, abandoned: won.abandoned })
+        Ok(Some(Grant { token: won.fence, abandoned: won.abandoned }))
     }
 
     fn find(&self, fence: u64) -> Option<Arc<Held>> {

@@ -42,9 +42,9 @@ impl Owed {
         Owed(number)
     }
 
-    /// It is a hold.
-    pub(super) fn is_held(&self, held: &Arc<Held>) {
-        self.is_now(|debt| (debt.ending, debt.held) = (Ending::Released, Arc::downgrade(held)));
+    /// It is a hold; false if the end of the process has come first, and releases it.
+    pub(super) fn is_held(&self, held: &Arc<Held>) -> bool {
+        self.is_now(|debt| (debt.ending, debt.held) = (Ending::Released, Arc::downgrade(held)))
     }
 
     /// What the next one hears if the process ends now.
@@ -52,11 +52,9 @@ impl Owed {
         self.is_now(|debt| debt.ending = ending);
     }
 
-    fn is_now(&self, change: impl FnOnce(&mut Debt)) {
-        let Some(debts) = DEBTS.get() else { return };
-        if let Some(debt) = debts.lock().get_mut(&self.0) {
-            change(debt);
-        }
+    /// Whether it is owed still.
+    fn is_now(&self, change: impl FnOnce(&mut Debt)) -> bool {
+        DEBTS.get().is_some_and(|debts| debts.lock().get_mut(&self.0).map(change).is_some())
     }
 }
 
