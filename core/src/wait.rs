@@ -11,6 +11,8 @@
 //! never takes the lock, and a grant that comes too late goes back to the engine. Who is told that its wait has ended may
 //! end the process with its next step: by then it has left the line.
 
+#[cfg(feature = "redis")]
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
 use std::time::Instant;
@@ -274,6 +276,35 @@ fn may_come_back(outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u6
 pub(crate) fn forked() -> Error {
     Error::new(ErrorKind::Forked, "acquire", "the wait belongs to the parent process")
         .with_help("acquire in this process")
+}
+
+/// Why nobody answers.
+#[cfg(feature = "redis")]
+pub(crate) enum Unanswered {
+    /// A signal's handler has forked, and this is the child: what was answered is its parent's.
+    Forked,
+    /// The thread that was to answer has ended by a bug.
+    Ended,
+}
+
+/// So often who waits for another thread's answer looks whether it is a child.
+#[cfg(feature = "redis")]
+const LOOK: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// What another thread of the library answers, which a forked child does not have.
+#[cfg(feature = "redis")]
+pub(crate) fn answer<T>(from: &Receiver<T>, is_ours: impl Fn() -> bool) -> Result<T, Unanswered> {
+    loop {
+        let answer = from.recv_timeout(LOOK);
+        if !is_ours() {
+            return Err(Unanswered::Forked);
+        }
+        match answer {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Err(Unanswered::Ended),
+        }
+    }
 }
 
 fn timed_out(backend: &dyn Backend, limit: Timeout) -> Error {

@@ -109,7 +109,7 @@ static char *command(char *at, char *words[], int *count) {
 
 static pthread_t who_asks;
 
-/* A server of which everybody gets the lock, and is disturbed while it asks. */
+/* A server of which everybody gets the lock, and is disturbed while it asks for it or gives it back. */
 static void *serve(void *listener) {
   static char asked[65536];
   char *words[64], answer[128];
@@ -121,8 +121,8 @@ static void *serve(void *listener) {
     asked[length] = 0;
     while (at < asked + length) {
       at = command(at, words, &count);
+      if (strncmp(words[0], "EVAL", 4) == 0) CHECK(pthread_kill(who_asks, SIGUSR1) == 0);
       if (strncmp(words[0], "EVAL", 4) == 0 && count == 12) { /* a take */
-        CHECK(pthread_kill(who_asks, SIGUSR1) == 0);
         snprintf(answer, sizeof answer, "*5\r\n:1\r\n$1\r\n7\r\n:0\r\n:0\r\n$%zu\r\n%s\r\n", strlen(words[6]), words[6]);
       } else {
         strcpy(answer, strncmp(words[0], "EVAL", 4) == 0 ? ":1\r\n" : "+OK\r\n");
@@ -133,24 +133,50 @@ static void *serve(void *listener) {
   return NULL;
 }
 
+/* Takes one more connection, and says nothing on it. */
+static void *take_in(void *listener) {
+  CHECK(accept(*(int *)listener, NULL, NULL) >= 0);
+  CHECK(pthread_kill(who_asks, SIGUSR1) == 0);
+  return NULL;
+}
+
 static volatile pid_t forked;
 
 static void fork_here(int number) {
   (void)number;
   forked = fork();
+  if (forked == 0) alarm(30); /* for a child that hangs */
 }
 
-static int acquire_for_a_second(ipcmutex_t lock) { return ipcmutex_acquire_timeout(lock, 1000); }
+static ipcmutex_hold_t remote_hold;
 
-/* A signal's handler forks while the lock is being asked for: the answer is the parent's alone. */
+static int acquire_for_a_second(ipcmutex_t lock) { return ipcmutex_acquire_timeout(lock, 1000); }
+static int hold_it(ipcmutex_t lock) { return ipcmutex_hold(lock, -1, &remote_hold); }
+static int extend_it(ipcmutex_t lock) { return (void)lock, ipcmutex_hold_extend(remote_hold, 60000); }
+static int release_it(ipcmutex_t lock) { return (void)lock, ipcmutex_hold_release(remote_hold); }
+
+/* A signal's handler forks while `way` goes on: the answer is the parent's alone. */
+static void forked_in(int (*way)(ipcmutex_t), ipcmutex_t lock, int expected) {
+  int code, status;
+  forked = -1;
+  code = way(lock);
+  if (forked == 0) {
+    EXPECT(code, IPCMUTEX_FORKED);
+    _exit(7);
+  }
+  EXPECT(code, expected);
+  CHECK(forked > 0 && waitpid(forked, &status, 0) == forked);
+  CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+}
+
 static void forked_while_it_asks(void) {
   int (*const ways[])(ipcmutex_t) = {ipcmutex_acquire, ipcmutex_try_acquire, acquire_for_a_second};
   struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   socklen_t size = sizeof address;
   struct sigaction action = {.sa_handler = fork_here};
   int listener = socket(AF_INET, SOCK_STREAM, 0);
-  char url[128];
-  pthread_t server;
+  char url[160];
+  pthread_t server, silent;
   ipcmutex_t remote;
   size_t i;
   CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 8) == 0);
@@ -158,21 +184,18 @@ static void forked_while_it_asks(void) {
   CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
   who_asks = pthread_self();
   CHECK(pthread_create(&server, NULL, serve, &listener) == 0);
-  snprintf(url, sizeof url, "rpm+redis://127.0.0.1:%d/fork?policy=any&ttl=60s&renew=off", ntohs(address.sin_port));
+  snprintf(url, sizeof url, "rpm+redis://127.0.0.1:%d/fork?policy=any&ttl=60s&renew=off&connect_timeout=1s",
+           ntohs(address.sin_port));
   OK(ipcmutex_open(url, &remote));
   for (i = 0; i < sizeof ways / sizeof *ways; i++) {
-    int code, status;
-    forked = -1;
-    code = ways[i](remote);
-    if (forked == 0) {
-      EXPECT(code, IPCMUTEX_FORKED);
-      _exit(7);
-    }
-    OK(code);
-    CHECK(forked > 0 && waitpid(forked, &status, 0) == forked);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 7);
-    OK(ipcmutex_release(remote));
+    forked_in(ways[i], remote, IPCMUTEX_OK);
+    forked_in(ipcmutex_release, remote, IPCMUTEX_OK);
   }
+  /* A renewal goes by way of a thread that the child does not have, on a connection of its own. */
+  forked_in(hold_it, remote, IPCMUTEX_OK);
+  CHECK(pthread_create(&silent, NULL, take_in, &listener) == 0);
+  forked_in(extend_it, remote, IPCMUTEX_UNAVAILABLE);
+  forked_in(release_it, remote, IPCMUTEX_OK);
   OK(ipcmutex_close(remote));
   close(listener);
 }

@@ -1,15 +1,19 @@
 //! A thread that waits for its turn on a connection of its own, by itself, and what makes it go on by way of the background thread.
 
+use std::io::Read;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ipcmutex::{Cancel, ErrorKind, Hold, Mutex, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters};
 use ipcmutex_tests::needs_redis;
-use ipcmutex_tests::place::{freeze, signal};
+use ipcmutex_tests::place::{Place, freeze, signal};
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::{Redis, Reply};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::built;
 
 /// Who stands in the line of the lock: whether each of them hears by itself.
 fn line(redis: &Redis, id: &str) -> Vec<bool> {
@@ -183,6 +187,50 @@ fn a_wait_ends_in_time_when_the_server_falls_silent_as_its_connection_is_made() 
     });
     hold.release().expect("released");
     served(&mutex).release().expect("released");
+}
+
+/// Signals are kept back meanwhile, and come before it waits: nobody wakes the child, which is told so.
+#[test]
+fn a_child_that_is_forked_as_a_wait_makes_its_connection_does_not_wait() {
+    needs_redis!();
+    const PROGRAM: &str = r#"
+#include <ipcmutex.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static volatile pid_t child = -1;
+static void fork_here(int number) {
+    (void)number;
+    child = fork();
+    if (child == 0) alarm(10);
+    else if (write(1, "f", 1) != 1) _exit(6);
+}
+int main(int count, char **words) {
+    struct sigaction action = {.sa_handler = fork_here};
+    ipcmutex_t mutex;
+    int code, status;
+    if (count != 2 || sigaction(SIGUSR1, &action, NULL) != 0) return 1;
+    if (ipcmutex_open(words[1], &mutex) != IPCMUTEX_OK) return 2;
+    if (ipcmutex_acquire_timeout(mutex, 100) != IPCMUTEX_TIMEOUT) return 3;
+    code = ipcmutex_acquire(mutex);
+    if (child == 0) _exit(code == IPCMUTEX_FORKED ? 7 : 8);
+    if (code != IPCMUTEX_OK || child < 0 || waitpid(child, &status, 0) != child) return 4;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 5;
+}
+"#;
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let place = Place::new();
+    let program = built(&place, PROGRAM);
+    let hold = served(&open(&redis.unix_url("forks")));
+    proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Silence, on: On::Ear });
+    let url = redis.url_at(proxy.address(), "forks");
+    let mut waits = Command::new(program).arg(url).stdout(Stdio::piped()).spawn().expect("it runs");
+    until("its connection is being made", || proxy.struck() == 1);
+    kill_process(Pid::from_child(&waits), Signal::USR1).expect("it is there");
+    waits.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("it has forked");
+    hold.release().expect("released");
+    assert_eq!(waits.wait().expect("it ends").code(), Some(7));
 }
 
 /// The server hears of the end of the wait before it hears of the look, which puts it in the line again.

@@ -148,7 +148,12 @@ impl Engine {
         *place = Place::Away;
         drop(place);
         let refused = |error: &RedisError| wire::is_without_resp3(error) || error.code() == Some("NOPERM");
-        self.direct.put(match self.make_ear() {
+        let made = self.make_ear();
+        if !self.is_ours() {
+            // Signals were kept back meanwhile: a handler has forked just now.
+            return;
+        }
+        self.direct.put(match made {
             Ok(Some(ear)) => Place::Idle(ear),
             Ok(None) => Place::Refused,
             Err(error) if refused(&error) => Place::Refused,
@@ -299,6 +304,10 @@ impl Lock {
             // It stands in the line by now, and has the time.
             if direct.wanted.swap(false, Ordering::Relaxed) {
                 self.engine.prepare_ear();
+                if !self.engine.is_ours() {
+                    // Nobody of this process would wake it.
+                    return Woken::Interrupted;
+                }
             }
             return waiter.park(until);
         };

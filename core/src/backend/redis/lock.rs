@@ -16,13 +16,14 @@ use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrL
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
 use crate::loss::Losses;
+use crate::mutex::forked;
 use crate::numbers::{Tally, count};
 use crate::service::call;
 use crate::sync::Guarded;
 use crate::sys::exit;
 use crate::sys::futex::Woken;
 use crate::url::RedisTarget;
-use crate::wait::Waiter;
+use crate::wait::{self, Unanswered, Waiter};
 
 /// Holds that were lost and not yet released, remembered for the release.
 const REMEMBERED: usize = 64;
@@ -306,10 +307,15 @@ impl Backend for Redis {
         let shortens = hold.left().is_some_and(|left| ttl < left);
         // All renewals of a hold go one way, one after the other: else a shorter one could undo this unseen.
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
-        self.0.engine.post(Event::Extend { hold, ttl, answer })?;
-        answered
-            .recv()
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Panic, "extend", "the background thread ended")))?;
+        let engine = &self.0.engine;
+        engine.post(Event::Extend { hold, ttl, answer })?;
+        match wait::answer(&answered, || engine.is_ours()) {
+            Ok(told) => told?,
+            Err(Unanswered::Forked) => return Err(forked("extend")),
+            Err(Unanswered::Ended) => {
+                return Err(Error::new(ErrorKind::Panic, "extend", "the background thread ended"));
+            }
+        }
         if shortens {
             self.0.forewarn();
         }

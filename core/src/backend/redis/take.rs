@@ -16,6 +16,7 @@ use super::wire::{self, Taken};
 use crate::backend::contract::{Grant, Released, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
+use crate::mutex::forked;
 use crate::numbers::count;
 use crate::service::offload::offload;
 use crate::wait;
@@ -291,6 +292,10 @@ impl Lock {
             }
             wire::released(&reply?).map_err(wire::unasked)
         });
+        if !engine.is_ours() {
+            // As in `take_as`: it is the parent's to tell.
+            return Err(forked("release"));
+        }
         // Sent twice, the first may have released it and somebody else may have held it since: the server remembers only
         // the last release. By our own clock the lease stood, so that is what a "not yours" to the second means.
         self.released(ended, answer.map(|stood| stood || sends > 1))

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::thread;
-use crate::wait;
+use crate::wait::{self, Unanswered};
 
 pub(super) fn bug() -> Error {
     Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug")
@@ -101,18 +101,10 @@ impl Quorum {
                 let _ = answer.send(work.await);
             })
         })?;
-        loop {
-            let answer = answered.recv_timeout(LINGER);
-            if !self.is_ours() {
-                // A signal's handler has forked: in this child nobody answers, and what was answered is its parent's.
-                return Err(wait::forked());
-            }
-            match answer {
-                Ok(outcome) => return Ok(outcome),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Err(bug()),
-            }
-        }
+        wait::answer(&answered, || self.is_ours()).map_err(|unanswered| match unanswered {
+            Unanswered::Forked => wait::forked(),
+            Unanswered::Ended => bug(),
+        })
     }
 
     fn start(self: &Arc<Quorum>, sender: UnboundedSender<Message>, receiver: UnboundedReceiver<Message>) -> Result<()> {
