@@ -42,15 +42,18 @@ pub enum On {
     Ear,
     /// The first on which it happens.
     Any,
+    /// The first on which this is said.
+    Saying(&'static str),
 }
 
 impl On {
-    fn is_so(self, link: bool, ear: bool) -> bool {
+    fn is_so(self, link: bool, ear: bool, data: &[u8]) -> bool {
         match self {
             On::Caller => !link,
             On::Link => link,
             On::Ear => ear,
             On::Any => true,
+            On::Saying(words) => data.windows(words.len()).any(|said| said == words.as_bytes()),
         }
     }
 }
@@ -305,7 +308,7 @@ fn pump(shared: &Shared, from: From, mut source: &TcpStream, mut target: &TcpStr
         let (delay, drip) = (plan.delay, if from == From::Server { plan.drip } else { Duration::ZERO });
         let is = |what| kind.load(Ordering::SeqCst) & what != 0;
         let strikes = match &mut plan.fault {
-            Some(fault) if fault.from == from && fault.on.is_so(is(SUBSCRIBES), is(EAR)) => {
+            Some(fault) if fault.from == from && fault.on.is_so(is(SUBSCRIBES), is(EAR), data) => {
                 let left = fault.bytes;
                 fault.bytes = left.saturating_sub(read);
                 (left < read).then_some((left, fault.end))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::certificates::Authority;
+use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
@@ -291,4 +292,31 @@ fn a_sentinel_that_has_not_heard_of_a_failover_leads_nobody_back() {
         assert!((0..5).all(|_| is_asked(master)), "{place} alone");
         mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released where it was taken");
     }
+}
+
+/// The connection on which it would wait the next time is made meanwhile, and whom the Sentinel names is asked whether it
+/// is the master.
+#[test]
+fn a_wait_ends_in_time_when_who_may_be_the_master_falls_silent() {
+    needs_redis!();
+    let master = Redis::with(None, &[]);
+    let proxy = Proxy::before(&master.address());
+    let sentinel = Seeming::new(proxy.address(), true);
+    let url = |id: &str| format!("rpm+redis+sentinel://{}/main/{id}?ttl=60s", sentinel.address);
+    let (mutex, _kept) = (open(&url("role")), open(&url("kept")).acquire().expect("acquired"));
+    let hold = open(&master.unix_url("role")).acquire().expect("acquired");
+    until("the connection was to be made", || {
+        let begun = Instant::now();
+        let outcome = mutex.acquire_with(within(Duration::from_millis(300)));
+        assert_eq!(kind_of(outcome), ErrorKind::Timeout);
+        assert!(begun.elapsed() < Duration::from_millis(1500), "a wait of 0.3 s took {:?}", begun.elapsed());
+        // By now there is all that asks for it, but for that connection.
+        let is_made = proxy.connections().len() > 2;
+        if !is_made {
+            proxy.arm(Fault { from: From::Client, bytes: 0, end: End::Silence, on: On::Saying("ROLE") });
+        }
+        is_made
+    });
+    assert_eq!(proxy.struck(), 1);
+    hold.release().expect("released");
 }

@@ -334,8 +334,11 @@ impl Server {
     ) -> redis::RedisResult<Single> {
         let mut single = self.open_at(learned, address, limit)?;
         if self.moves() {
+            // Who has little time for the connecting has no more for this.
+            single.set_limit(limit.min(self.patience()))?;
             let role = redis::cmd("ROLE").query(&mut single);
             self.check_role(learned, address, seen, role)?;
+            single.set_limit(self.patience())?;
         }
         Ok(single)
     }
