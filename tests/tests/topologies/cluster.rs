@@ -487,3 +487,27 @@ fn a_cluster_opens_without_its_first_node_whatever_policy_it_has() {
         carries_a_lock(&format!("{url}?{query}"));
     }
 }
+
+#[test]
+fn a_slot_that_nobody_had_is_found_when_somebody_has_it() {
+    needs_redis!();
+    let cluster = Cluster::start(2);
+    let slot = cluster.slot("ipcmutex:found").to_string();
+    let home = cluster.home("ipcmutex:found");
+    for node in &cluster.nodes {
+        assert_eq!(node.command(&["CLUSTER", "DELSLOTS", &slot]).text(), "OK");
+    }
+    let url = |query: &str| cluster.url(&format!("found?{query}"));
+    // Each with connections of its own.
+    let (tries, waits) = (open(&url("connect_timeout=1s")), open(&url("connect_timeout=1100ms")));
+    assert_eq!(kind_of(tries.try_acquire()), ErrorKind::Unavailable);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| waits.acquire_with(within(LONG)));
+        for node in &cluster.nodes {
+            let id = cluster.nodes[home].command(&["CLUSTER", "MYID"]);
+            assert_eq!(node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", id.text()]).text(), "OK");
+        }
+        waits.join().expect("no panic").expect("served").release().expect("released");
+    });
+    until("it is served", || tries.try_acquire().is_ok_and(|hold| hold.is_some_and(|hold| hold.release().is_ok())));
+}

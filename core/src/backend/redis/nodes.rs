@@ -171,7 +171,14 @@ impl Nodes {
                 Some(slot) => self.all.slots.lock().node(slot).cloned(),
                 None => self.masters().into_iter().next(),
             });
-            let Some(node) = node else { return Err(unknown()) };
+            let Some(node) = node else {
+                if std::mem::replace(&mut surveyed, true) {
+                    return Err(unknown());
+                }
+                // Somebody may have been given the slot since.
+                self.all.survey(self.limit)?;
+                continue;
+            };
             let answer = loop {
                 match self.ask_on(&node, asking, same, command) {
                     Err(error) if passes(&error) && Instant::now() < end => std::thread::sleep(AGAIN),
@@ -360,7 +367,12 @@ impl Net {
         for _ in 0..HOPS {
             let asking = forced.is_some();
             let node = forced.take().or_else(|| self.slots.lock().node(slot).cloned());
-            let Some(node) = node else { return Err(unknown()) };
+            let Some(node) = node else {
+                if std::mem::replace(&mut surveyed, true) || !self.survey_again().await {
+                    return Err(unknown());
+                }
+                continue;
+            };
             let answer = loop {
                 match self.ask_at(&node, asking, command).await {
                     Err(error) if passes(&error) && Instant::now() < end => tokio::time::sleep(AGAIN).await,
