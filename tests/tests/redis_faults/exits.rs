@@ -13,7 +13,7 @@ use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::place::Place;
 use ipcmutex_tests::proxy::Proxy;
-use ipcmutex_tests::servers::Redis;
+use ipcmutex_tests::servers::{Redis, Reply};
 
 use super::built;
 
@@ -120,11 +120,9 @@ int main(int count, char **words) {
     }
 }
 
-/// Its take was under way when the process began to end, and is undone behind itself: what is answered to it is no hold.
-#[test]
-fn what_a_majority_grants_while_the_process_ends_is_not_believed() {
-    needs_redis!();
-    const PROGRAM: &str = r#"
+/// Acquires in a thread, and ends when it is told so; a handler that runs after ours looks whether that thread believes that it
+/// holds the lock.
+const ENDS: &str = r#"
 #include <ipcmutex.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -133,7 +131,9 @@ static ipcmutex_t mutex;
 static ipcmutex_hold_t hold;
 static volatile int acquired;
 static void *waits(void *unused) {
-    if (ipcmutex_hold(mutex, -1, &hold) == IPCMUTEX_OK) acquired = 1;
+    /* Who has waited before may wait by itself. */
+    for (int i = 0; i < 2; i++) if (ipcmutex_acquire_timeout(mutex, 100) != IPCMUTEX_TIMEOUT) _exit(5);
+    if (write(1, "w", 1) == 1 && ipcmutex_hold(mutex, -1, &hold) == IPCMUTEX_OK) acquired = 1;
     return unused;
 }
 static char told(void) { char word = 0; return read(0, &word, 1) == 1 ? word : 0; }
@@ -144,38 +144,36 @@ static void handler(void) {
 }
 int main(int count, char **words) {
     pthread_t thread;
-    ipcmutex_hold_t once;
     atexit(handler);
     if (count != 2 || ipcmutex_open(words[1], &mutex) != IPCMUTEX_OK) return 2;
-    if (ipcmutex_hold(mutex, -1, &once) != IPCMUTEX_OK || ipcmutex_hold_release(once) != IPCMUTEX_OK) return 2;
-    if (write(1, "r", 1) != 1 || told() != 't' || pthread_create(&thread, NULL, waits, NULL) != 0) return 2;
+    if (pthread_create(&thread, NULL, waits, NULL) != 0) return 2;
     exit(told() == 'e' ? 0 : 2);
 }
 "#;
-    let redis = Redis::start();
-    let proxy = Proxy::before(&redis.address());
-    let place = Place::new();
-    let url = |address: &str| format!("rpm+redlock://{}{address}/grants?ttl=60s", redis.login());
-    let mut ends = Command::new(built(&place, PROGRAM))
+
+/// It stands behind another one, and begins to end when it has said `last` of what makes it the owner, on a slow line.
+fn ends_as_it_becomes_the_owner(redis: &Redis, url: impl Fn(&str) -> String, stands: impl Fn() -> bool, last: &str) {
+    let (proxy, place) = (Proxy::before(&redis.address()), Place::new());
+    let next = open(&url(&redis.address()));
+    let hold = next.acquire().expect("acquired");
+    let mut ends = Command::new(built(&place, ENDS))
         .arg(url(proxy.address()))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .expect("it runs");
     let mut tell = ends.stdin.take().expect("a pipe");
-    let mut ready = [0];
-    ends.stdout.as_mut().expect("a pipe").read_exact(&mut ready).expect("it is ready");
+    ends.stdout.as_mut().expect("a pipe").read_exact(&mut [0]).expect("it waits for ever");
+    until("it stands in line", stands);
+    proxy.delay(Duration::from_millis(150));
     drop(proxy.said());
-    proxy.delay(Duration::from_millis(100));
-    tell.write_all(b"t").expect("it listens");
+    hold.release().expect("released");
     let mut said = String::new();
-    // The second round of a take: two keys, and two words more.
-    until("it is to be remembered", || {
+    until("it has said it", || {
         said += &String::from_utf8_lossy(&proxy.said());
-        said.contains("*7\r\n$7\r\nEVALSHA")
+        said.contains(last)
     });
     tell.write_all(b"e").expect("it listens");
-    let next = open(&url(&redis.address()));
     let mut held = None;
     until("it has been released", || {
         held = next.try_acquire().expect("no error");
@@ -184,6 +182,29 @@ int main(int count, char **words) {
     tell.write_all(b"c").expect("it listens");
     assert_eq!(ends.wait().expect("it ends").code(), Some(0), "two hold it");
     held.expect("acquired").release().expect("released");
+}
+
+/// Its take was under way when the process began to end, and is undone behind itself: what is answered to it is no hold.
+#[test]
+fn what_a_majority_grants_while_the_process_ends_is_not_believed() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = |address: &str| format!("rpm+redlock://{}{address}/grants?ttl=60s", redis.login());
+    // The second round of a take: two keys, and two words more.
+    ends_as_it_becomes_the_owner(&redis, url, || true, "*7\r\n$7\r\nEVALSHA");
+}
+
+/// The same of one that waits by itself, on a connection of its own.
+#[test]
+fn what_is_confirmed_while_the_process_ends_is_not_believed() {
+    needs_redis!();
+    let redis = Redis::start();
+    let line = || redis.command(&["ZRANGE", "{ipcmutex:confirms}:line", "0", "-1"]);
+    // Its process has a longer name there.
+    let by_itself =
+        |reply| matches!(reply, Reply::List(list) if list.iter().any(|one| one.text().find('.') == Some(17)));
+    let url = |address: &str| redis.url_at(address, "confirms?ttl=60s");
+    ends_as_it_becomes_the_owner(&redis, url, || by_itself(line()), "*13\r\n$7\r\nEVALSHA");
 }
 
 #[test]

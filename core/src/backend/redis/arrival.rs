@@ -36,12 +36,26 @@ pub(super) struct Arrival {
     pub(super) heard: Option<Word>,
     /// Its thread hears by itself, as another process in the line.
     pub(super) direct: bool,
+    /// The end of the process has given it up: what it is granted is undone behind it.
+    undone: bool,
 }
 
 impl Arrival {
     fn new(token: Token, lock: Arc<Lock>, link: u64, direct: bool) -> Arrival {
         let sent = lease::now();
-        Arrival { token, lock, link, ticket: 0, left: 0, rank: 0, foreign: false, sent, heard: None, direct }
+        Arrival {
+            token,
+            lock,
+            link,
+            ticket: 0,
+            left: 0,
+            rank: 0,
+            foreign: false,
+            sent,
+            heard: None,
+            direct,
+            undone: false,
+        }
     }
 }
 
@@ -100,8 +114,17 @@ impl Arrivals {
         true
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arrival> {
-        self.by_serial.values()
+    /// All are given up, for the process ends.
+    pub(super) fn undo_all(&mut self) -> impl Iterator<Item = &Arrival> {
+        self.by_serial.values_mut().map(|arrival| {
+            arrival.undone = true;
+            &*arrival
+        })
+    }
+
+    /// Whether what `token` is granted will be undone.
+    pub(super) fn is_undone(&self, token: &str) -> bool {
+        self.by_serial.values().any(|arrival| arrival.undone && *arrival.token == *token)
     }
 
     /// Whether nobody is on the way to the background thread.

@@ -522,9 +522,12 @@ impl Engine {
         self.board.lock().end();
     }
 
-    /// Puts a hold under watch.
+    /// Puts a hold under watch; not one that the end of the process undoes.
     pub(super) fn watch(self: &Arc<Engine>, hold: &Arc<Hold>, due: u64) -> Result<()> {
         let mut board = self.board.lock();
+        if board.arrivals.is_undone(&hold.token) {
+            return Err(Error::new(ErrorKind::Unavailable, "acquire", "the process ends"));
+        }
         if due < board.wake_at {
             self.post_on(&mut board, Event::Look)?;
             board.wake_at = due;
@@ -645,8 +648,8 @@ impl Engine {
 
     /// All that stands in the server for this process and that the board knows of.
     fn owed(&self) -> Vec<(Token, Debt)> {
-        let board = self.board.lock();
-        let arrivals = board.arrivals.all();
+        let mut board = self.board.lock();
+        let arrivals = board.arrivals.undo_all();
         let mut owed: Vec<(Token, Debt)> = arrivals
             .map(|arrival| {
                 (arrival.token.clone(), Debt { by_ear: arrival.direct, ..arrival.lock.debt(Ending::Undone) })
