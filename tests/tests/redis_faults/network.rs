@@ -2,20 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::net::UdpSocket;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, EventLoop, Hold, Mutex, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
+use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::place::Place;
 use ipcmutex_tests::privilege::{skip, unshare, without_namespaces};
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::servers::Redis;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::both_ways;
+use super::{both_ways, built};
 
 #[test]
 fn r24_a_network_that_swallows_everything_is_noticed() {
@@ -405,4 +408,39 @@ fn behind_another_thread_a_timeout_is_kept() {
         assert!(took < Duration::from_secs(8), "{took:?}");
         ahead.join().expect("no panic").expect("it is served");
     });
+}
+
+/// The system refuses one thread, for a moment: which nodes there are is asked for on a thread of its own.
+#[test]
+fn a_thread_that_does_not_come_is_asked_for_again() {
+    needs_redis!();
+    const PROGRAM: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <ipcmutex.h>
+#include <pthread.h>
+static int begun = -1;
+int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*body)(void *), void *argument) {
+    static int (*begin)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+    if (begin == NULL) *(void **)&begin = dlsym(RTLD_NEXT, "pthread_create");
+    if (begun >= 0 && __atomic_fetch_add(&begun, 1, __ATOMIC_SEQ_CST) == 1) return EAGAIN;
+    return begin(thread, how, body, argument);
+}
+int main(int count, char **words) {
+    ipcmutex_t mutex;
+    if (count != 2 || ipcmutex_open(words[1], &mutex) != IPCMUTEX_OK) return 2;
+    begun = 0;
+    if (ipcmutex_acquire_timeout(mutex, 20000) != IPCMUTEX_OK) return 3;
+    return begun > 1 ? 0 : 4;
+}
+"#;
+    let (cluster, place) = (Cluster::start(1), Place::new());
+    let mutex = open(&cluster.url("refused"));
+    let hold = mutex.acquire().expect("acquired");
+    let program = built(&place, PROGRAM);
+    let mut waits = Command::new(program).arg(cluster.url("refused")).stderr(Stdio::null()).spawn().expect("it runs");
+    until("it stands in line", || waiters(&mutex) == 1 || waits.try_wait().expect("its state").is_some());
+    hold.release().expect("released");
+    assert_eq!(waits.wait().expect("it ends").code(), Some(0));
 }

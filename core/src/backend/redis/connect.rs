@@ -17,6 +17,7 @@ use super::plain::forbids_scripts;
 use super::talk::{Connection, Login, Single};
 use super::tls::{self, Tls};
 use super::wire;
+use super::worker::elsewhere;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Guarded;
 use crate::url::{RedisTarget, Topology};
@@ -335,10 +336,10 @@ impl Server {
         let mut single = self.open_at(learned, address, limit)?;
         if self.moves() {
             // Who has little time for the connecting has no more for this.
-            single.set_limit(limit.min(self.patience()))?;
+            single.set_limit(limit.min(self.patience()));
             let role = redis::cmd("ROLE").query(&mut single);
             self.check_role(learned, address, seen, role)?;
-            single.set_limit(self.patience())?;
+            single.set_limit(self.patience());
         }
         Ok(single)
     }
@@ -373,8 +374,7 @@ impl Server {
         let seen = learned.changes();
         let address = if self.moves() {
             let (server, learned, limit) = (self.clone(), learned.clone(), self.connect_timeout);
-            let located = tokio::task::spawn_blocking(move || server.locate(&learned, limit)).await;
-            located.map_err(|_| RedisError::from((redis::ErrorKind::Client, "the search for the server ended")))??
+            elsewhere(move || server.locate(&learned, limit)).await??
         } else {
             self.seed().clone()
         };

@@ -401,10 +401,9 @@ impl Engine {
             answer => answer.map(Ok),
         };
         let work = move || engine.call_on(&engine.aside, None, "acquire", ask);
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(failed)) => Err(std::io::Error::other(failed.error).into()),
-            Err(_) => Err((redis::ErrorKind::Client, "the call ended").into()),
+        match worker::elsewhere(work).await? {
+            Ok(answer) => answer,
+            Err(failed) => Err(std::io::Error::other(failed.error).into()),
         }
     }
 

@@ -26,7 +26,7 @@ use super::nodes::Road;
 use super::placing::Placing;
 use super::tracking;
 use super::wire::{self, Refusal, Taken};
-use super::worker::{AGAIN, Event, Worker, bug};
+use super::worker::{AGAIN, Event, Worker, bug, elsewhere};
 use crate::backend::contract::Grant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::numbers::count;
@@ -475,9 +475,10 @@ impl Worker {
         self.calls += 1;
         entry.call = Some(self.calls);
         let (call, lock, token) = (self.calls, entry.lock.clone(), entry.token.clone());
-        let witness = tokio::task::spawn_blocking(move || lock.engine.witness(&lock, &token));
         self.report(async move {
-            let outcome = witness.await.unwrap_or_else(|_| Err(bug()));
+            let (asking, asked) = (lock.clone(), token);
+            let told = elsewhere(move || asking.engine.witness(&asking, &asked)).await;
+            let outcome = told.unwrap_or_else(|error| Err(lock.engine.server.failed("acquire", &error)));
             Event::Witnessed { serial, call, owned, outcome }
         });
     }

@@ -15,6 +15,7 @@ use super::dial::Address;
 use super::slots::{Redirect, Slots, redirect, slot_of};
 use super::talk::Single;
 use super::wire::{self, Scripts};
+use super::worker::elsewhere;
 use crate::sync::Guarded;
 
 /// How soon a node is asked again that cannot serve for now: a slot on its way, a failover.
@@ -335,8 +336,7 @@ impl Net {
 
     async fn survey(server: &Server, learned: &Arc<Learned>) -> RedisResult<Slots> {
         let (server, learned) = (server.clone(), learned.clone());
-        let asked = tokio::task::spawn_blocking(move || server.survey(&learned, server.connect_timeout)).await;
-        asked.map_err(|_| unknown())?
+        elsewhere(move || server.survey(&learned, server.connect_timeout)).await?
     }
 
     /// Asks where the slots are now, or shares what somebody found who was just about it; whether that is known.

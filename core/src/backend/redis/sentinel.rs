@@ -13,6 +13,7 @@ use super::connect::{ANSWER, Learned, Place, Server};
 use super::dial::{Address, dial_async};
 use super::talk::{Login, Single};
 use super::wire;
+use super::worker::elsewhere;
 use crate::error::{Error, ErrorKind};
 
 /// How soon another Sentinel is asked to tell of changes when one has gone.
@@ -116,7 +117,7 @@ pub(super) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
         if let Ok(Ok(ear)) = ear {
             // It may have changed before anybody listened, and whoever looked for it may have found that: both count.
             let (server, known) = (server.clone(), learned.clone());
-            let _ = tokio::task::spawn_blocking(move || server.locate(&known, ANSWER)).await;
+            let _ = elsewhere(move || server.locate(&known, ANSWER)).await;
             if std::mem::replace(&mut seen, learned.changes()) != seen {
                 changed();
             }

@@ -164,6 +164,16 @@ pub(super) fn event_loop() -> Result<tokio::runtime::Runtime> {
     })
 }
 
+/// Has `work`, which blocks, done on one of the few threads that the event loop has for that.
+///
+/// # Errors
+/// RESOURCE if there is none to be had: at that the runtime panics, and whoever waits for what it was to tell would wait for ever.
+pub(super) async fn elsewhere<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> RedisResult<T> {
+    let none = |text: &str| sentinel::refusal(ErrorKind::Resource, text.to_owned(), "look after the limits of threads");
+    let begun = catch_unwind(AssertUnwindSafe(|| tokio::task::spawn_blocking(work)));
+    begun.map_err(|_| none("no thread can be started"))?.await.map_err(|_| none("a thread ended by a bug"))
+}
+
 /// The body of the thread.
 pub(super) fn work(
     engine: Arc<Engine>,
