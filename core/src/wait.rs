@@ -259,15 +259,19 @@ fn first_try(
     deadline: Option<Instant>,
     sleeps: bool,
 ) -> Result<Result<Grant, u64>> {
-    if timeout.is_try() {
-        return backend.try_take()?.map(Ok).ok_or_else(|| timed_out(backend, timeout));
-    }
-    may_come_back(backend.take_or_line_up(deadline, sleeps))
+    let outcome = if timeout.is_try() {
+        backend.try_take().map(|grant| grant.ok_or(0))
+    } else {
+        backend.take_or_line_up(deadline, sleeps)
+    };
+    tried(backend, timeout, outcome)
 }
 
-fn may_come_back(outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u64>> {
+/// What such an outcome comes to.
+fn tried(backend: &dyn Backend, timeout: Timeout, outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u64>> {
     match outcome {
-        Err(error) if error.kind() == ErrorKind::Unavailable => Ok(Err(0)),
+        Ok(Err(_)) if timeout.is_try() => Err(timed_out(backend, timeout)),
+        Err(error) if !timeout.is_try() && error.kind() == ErrorKind::Unavailable => Ok(Err(0)),
         outcome => outcome,
     }
 }
@@ -461,9 +465,6 @@ pub(crate) fn start(
     pending
 }
 
-/// How long a try that is made elsewhere waits for those before it, if their server does not answer. Then it is told what they were.
-const TRY: std::time::Duration = std::time::Duration::from_secs(1);
-
 /// Has the first try made: here, or, if it asks a server, `away`.
 fn set_out(
     backend: &Arc<dyn Backend>,
@@ -472,12 +473,9 @@ fn set_out(
     deadline: Option<Instant>,
     away: impl FnOnce(Job),
 ) {
-    let attempt = move |backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>| {
-        let outcome = first_try(&**backend, timeout, deadline, false);
-        go_on(backend, waiter, timeout, deadline, outcome);
-    };
     if !backend.is_remote() {
-        return attempt(backend, waiter);
+        let outcome = first_try(&**backend, timeout, deadline, false);
+        return go_on(backend, waiter, timeout, deadline, outcome);
     }
     // Those ahead may be kept by their server for longer than this one waits.
     if let Some(deadline) = deadline.filter(|_| !timeout.is_try()) {
@@ -487,28 +485,27 @@ fn set_out(
     away(Box::new(move || {
         // From here on the try knows when to end, and why it came to nothing.
         clock::cancel(waiter.timer.swap(0, Ordering::AcqRel));
-        if !waiter.is_waiting() {
-            return;
-        }
-        match backend.unserved().filter(|_| timeout.is_try() && waiter.created.elapsed() >= TRY) {
-            // Refused, it has ended meanwhile.
-            Some(error) => drop(waiter.settle(Err(error))),
-            None => attempt(&backend, &waiter),
+        if waiter.is_waiting() {
+            let outcome = first_try(&*backend, timeout, deadline, false);
+            go_on(&backend, &waiter, timeout, deadline, outcome);
         }
     }));
 }
 
-/// Its timeout ends the wait at `deadline`.
-fn end_at(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, deadline: Instant) {
+fn timer(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, at: Instant) -> Result<u64> {
     let pending = Pending::of(waiter, backend);
-    let timer = clock::at(
-        deadline,
+    clock::at(
+        at,
         Box::new(move || {
             pending.end_with(|backend| timed_out(backend, timeout));
         }),
-    );
-    match timer {
-        Ok(timer) => waiter.timer.store(timer, Ordering::Release),
+    )
+}
+
+/// Its timeout ends the wait at `deadline`.
+fn end_at(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, deadline: Instant) {
+    match timer(backend, waiter, timeout, deadline) {
+        Ok(timer) => clock::cancel(waiter.timer.swap(timer, Ordering::AcqRel)),
         Err(error) => {
             waiter.end(error, || backend.leave(waiter));
             return;
@@ -516,6 +513,24 @@ fn end_at(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, de
     }
     if !waiter.is_waiting() {
         clock::cancel(waiter.timer.load(Ordering::Acquire));
+    }
+}
+
+/// How long after its deadline a wait that is asked for elsewhere is ended, if nobody comes to ask for it: one that was begun in time
+/// mostly ends by then, and knows why it came to nothing.
+const UNBEGUN: std::time::Duration = std::time::Duration::from_millis(700);
+
+/// Ends the wait not long after `deadline` if it has not come so far as to be ended at it.
+fn end_unbegun(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, deadline: Instant) {
+    if waiter.timer.load(Ordering::Acquire) != 0 {
+        return;
+    }
+    let at = deadline.checked_add(UNBEGUN).unwrap_or(deadline);
+    // Without a thread for it the engine alone ends it.
+    let Ok(timer) = timer(backend, waiter, timeout, at) else { return };
+    let is_first = waiter.timer.compare_exchange(0, timer, Ordering::AcqRel, Ordering::Acquire).is_ok();
+    if !is_first || !waiter.is_waiting() {
+        clock::cancel(timer);
     }
 }
 
@@ -533,17 +548,16 @@ pub(crate) fn start_on(
     let waiter = Waiter::new(Audience::Inline(notify), timeout, deadline, 0, false);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
-    let engine = backend.clone();
+    let (engine, asked) = (backend.clone(), waiter.clone());
     let then = Box::new(move |outcome: Result<Result<Grant, u64>>| {
-        let outcome = match outcome {
-            Ok(Err(_)) if !waits => Err(timed_out(&*engine, timeout)),
-            outcome if waits => may_come_back(outcome),
-            outcome => outcome,
-        };
-        go_on(&engine, &waiter, timeout, deadline, outcome);
+        go_on(&engine, &asked, timeout, deadline, tried(&*engine, timeout, outcome));
         drop(place);
     });
-    backend.ask_take(on, waits, deadline.filter(|_| waits), then);
+    let late = backend.ask_take(on, waits, deadline.filter(|_| waits), then);
+    // Threads may be kept by other servers for longer than this one waits.
+    if let Some(deadline) = deadline.filter(|_| late && waits && waiter.is_waiting()) {
+        end_unbegun(backend, &waiter, timeout, deadline);
+    }
     pending
 }
 

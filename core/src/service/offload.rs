@@ -1,8 +1,9 @@
 //! Blocking work for those who must not block: event loops. A few threads, started when there is work, gone soon after it.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::Condvar;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sync::{Guarded, thread, wait_for};
 use crate::sys::fork::PerProcess;
@@ -23,9 +24,24 @@ struct Pool {
     come: Condvar,
 }
 
+/// And since when it has been wanted.
+type Wanted = (Instant, Job);
+
+thread_local! {
+    /// Since when what this thread does was wanted, until somebody has asked that.
+    static SINCE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Since when the caller has been about what it does: a job, since it was given here, if this is the first thing it does. What befell
+/// another one since then befalls it, too, of a server that does not answer.
+#[cfg(feature = "redis")]
+pub(crate) fn asked() -> Instant {
+    SINCE.take().unwrap_or_else(Instant::now)
+}
+
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Wanted>,
     threads: usize,
     lingering: usize,
 }
@@ -40,7 +56,7 @@ static POOL: PerProcess<Pool> = PerProcess::new();
 pub fn offload(job: impl FnOnce() + Send + 'static) {
     let pool = POOL.get_or_init(Pool::default);
     let mut queue = pool.queue.lock();
-    queue.jobs.push_back(Box::new(job));
+    queue.jobs.push_back((Instant::now(), Box::new(job)));
     if queue.lingering >= queue.jobs.len() {
         drop(queue);
         return pool.come.notify_one();
@@ -87,9 +103,11 @@ fn drain(linger: Duration) {
     }
 }
 
-fn run(job: Job) {
+fn run((since, job): Wanted) {
+    SINCE.set(Some(since));
     // A panic of one job must not end the others.
     let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    SINCE.set(None);
 }
 
 /// Jobs that run one after another, in the order in which they came.
@@ -97,7 +115,7 @@ pub(crate) struct Lane(PerProcess<Guarded<Lined>>);
 
 #[derive(Default)]
 struct Lined {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Wanted>,
     moving: bool,
 }
 
@@ -109,7 +127,7 @@ impl Lane {
     /// Adds `job`; whether the caller must have [`Lane::drain`] run on some thread.
     pub(crate) fn push(&self, job: impl FnOnce() + Send + 'static) -> bool {
         let mut lined = self.0.get_or_init(Guarded::default).lock();
-        lined.jobs.push_back(Box::new(job));
+        lined.jobs.push_back((Instant::now(), Box::new(job)));
         !std::mem::replace(&mut lined.moving, true)
     }
 

@@ -64,6 +64,108 @@ fn a_frozen_server_is_not_asked_by_each_of_those_that_came_at_once() {
     mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
 }
 
+/// Of many locks, too; and a lock on another server does not wait behind all of them.
+#[test]
+fn a_frozen_server_is_not_asked_by_each_of_its_locks() {
+    needs_redis!();
+    let (redis, well) = (Redis::start(), Redis::start());
+    let mutexes: Vec<Mutex> = (0..48).map(|at| open(&redis.url(&format!("many-{at}")))).collect();
+    let here = open(&well.url("here"));
+    let on = EventLoop::blind();
+    redis.freeze();
+    for timeout in [Timeout::TRY, Timeout::FOREVER] {
+        let (tell, told) = mpsc::channel();
+        let begun = Instant::now();
+        for mutex in &mutexes {
+            let tell = tell.clone();
+            mutex.acquire_on(&on, timeout, move |outcome| drop(tell.send(outcome)));
+        }
+        let (tell_too, told_too) = mpsc::channel();
+        here.acquire_on(&on, Timeout::FOREVER, move |outcome| drop(tell_too.send(outcome)));
+        told_too.recv_timeout(LONG).expect("told").expect("its server is there").release().expect("released");
+        if timeout.is_try() {
+            assert!(mutexes.iter().all(|_| kind_of(told.recv_timeout(LONG).expect("told")) == ErrorKind::Unavailable));
+        }
+        // Each by itself would ask for 2 s, and eight at a time can.
+        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+        if !timeout.is_try() {
+            redis.thaw();
+            assert!(mutexes.iter().all(|_| told.recv_timeout(LONG).expect("told").is_ok()));
+        }
+    }
+}
+
+/// Nor by each of those that are released: that goes on in the background.
+#[test]
+fn a_frozen_server_is_not_asked_by_each_of_the_releases() {
+    needs_redis!();
+    let (redis, well) = (Redis::start(), Redis::start());
+    let mutexes: Vec<Mutex> = (0..48).map(|at| open(&redis.url(&format!("held-{at}?ttl=60s")))).collect();
+    let here = open(&well.url("here"));
+    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
+    let on = EventLoop::blind();
+    redis.freeze();
+    let (tell, told) = mpsc::channel();
+    let begun = Instant::now();
+    for hold in &holds {
+        let tell = tell.clone();
+        hold.release_on(&on, move |outcome| drop(tell.send(outcome)));
+    }
+    let (tell, told_too) = mpsc::channel();
+    here.acquire_on(&on, Timeout::FOREVER, move |outcome| drop(tell.send(outcome)));
+    told_too.recv_timeout(LONG).expect("told").expect("its server is there").release().expect("released");
+    assert!(holds.iter().all(|_| kind_of(told.recv_timeout(LONG).expect("told")) == ErrorKind::Unavailable));
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    redis.thaw();
+    for mutex in &mutexes {
+        mutex.acquire_with(within(LONG)).expect("released since").release().expect("released");
+    }
+}
+
+/// Nor for anything else that a loop has done elsewhere.
+#[test]
+fn a_frozen_server_is_not_asked_by_each_of_those_who_look() {
+    needs_redis!();
+    let (redis, well) = (Redis::start(), Redis::start());
+    let mutex = open(&redis.url("looked-at"));
+    let here = open(&well.url("here"));
+    redis.freeze();
+    let (tell, told) = mpsc::channel();
+    let begun = Instant::now();
+    for _ in 0..48 {
+        let (tell, mutex) = (tell.clone(), mutex.clone());
+        ipcmutex::offload(move || drop(tell.send(mutex.status())));
+    }
+    let (tell, told_too) = mpsc::channel();
+    ipcmutex::offload(move || drop(tell.send(here.status())));
+    told_too.recv_timeout(LONG).expect("told").expect("its server is there");
+    assert!((0..48).all(|_| kind_of(told.recv_timeout(LONG).expect("told")) == ErrorKind::Unavailable));
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    redis.thaw();
+    mutex.status().expect("it is there");
+}
+
+/// Those that ask a server that is frozen have all threads meanwhile.
+#[test]
+fn a_wait_of_an_event_loop_ends_in_time_when_no_thread_is_free_for_it() {
+    needs_redis!();
+    let (redis, well) = (Redis::start(), Redis::start());
+    let mutexes: Vec<Mutex> = (0..8).map(|at| open(&redis.url(&format!("threads-{at}")))).collect();
+    let here = open(&well.url("here"));
+    let on = EventLoop::blind();
+    redis.freeze();
+    for mutex in &mutexes {
+        mutex.acquire_on(&on, Timeout::TRY, drop);
+    }
+    let (tell, told) = mpsc::channel();
+    let begun = Instant::now();
+    here.acquire_on(&on, Duration::from_millis(300).into(), move |outcome| drop(tell.send(outcome.map(drop))));
+    let outcome = told.recv_timeout(LONG).expect("told");
+    assert!(begun.elapsed() < Duration::from_millis(1500), "after {:?}: {outcome:?}", begun.elapsed());
+    redis.thaw();
+    here.acquire_with(within(LONG)).expect("it took nothing").release().expect("released");
+}
+
 #[test]
 fn a_wait_too_short_for_a_late_server_fails_alone() {
     needs_redis!();

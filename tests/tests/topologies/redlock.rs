@@ -283,3 +283,23 @@ fn a_wait_for_a_majority_that_hangs_ends_in_time() {
     // An answer is waited for 2 s; the bound leaves a busy machine most of that.
     assert!(begun.elapsed() < Duration::from_millis(1800), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_majority_that_hangs_is_not_asked_by_each_of_those_that_came_at_once() {
+    needs_redis!();
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let mutex = open(&url(&servers, "at-once"));
+    let on = EventLoop::blind();
+    servers.iter().for_each(Redis::freeze);
+    let (tell, told) = mpsc::channel();
+    let begun = Instant::now();
+    for _ in 0..48 {
+        let tell = tell.clone();
+        mutex.acquire_on(&on, Timeout::TRY, move |outcome| drop(tell.send(outcome)));
+    }
+    assert!((0..48).all(|_| kind_of(told.recv_timeout(LONG).expect("told")) == ErrorKind::Unavailable));
+    // Each by itself would ask for 2 s, and eight at a time can.
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    servers.iter().for_each(Redis::thaw);
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+}

@@ -36,6 +36,7 @@ use super::worker::{self, Event};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
 use crate::numbers::count;
+use crate::service::offload;
 use crate::sync::{Guarded, MutexGuard, Turns};
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::{exit, thread};
@@ -79,8 +80,8 @@ pub(super) struct Caller {
     connection: Option<Connection>,
     /// The engine's count of changes when it was made.
     changes: u64,
-    /// When the server last failed to be there, how long it was waited for, and how it failed: who queued up before that, and
-    /// would not wait for longer, shares the outcome.
+    /// When the server failed to be there, unless it has been since, how long it was waited for, and how it failed: who asked before
+    /// that, and would not wait for longer, shares the outcome.
     failure: Option<(Instant, Duration, Error)>,
 }
 
@@ -244,7 +245,7 @@ impl Engine {
         operation: &'static str,
         mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
-        let queued = Instant::now();
+        let (asked, queued) = (offload::asked(), Instant::now());
         let turn = match deadline {
             Some(end) => place.lock_by(end.max(queued + PATIENT)),
             None => Some(place.lock()),
@@ -255,7 +256,7 @@ impl Engine {
         };
         let left = || deadline.map_or(Duration::MAX, |end| end.saturating_duration_since(Instant::now()).max(PATIENT));
         if let Some((at, waited, error)) = &caller.failure
-            && *at > queued
+            && *at > asked
             && *waited >= left()
         {
             return Err(Failed { error: error.clone(), in_doubt: false });
@@ -274,6 +275,7 @@ impl Engine {
                 Some(connection) => connection,
                 None => match self.server.connect(&self.learned, most.min(self.server.connect_timeout)) {
                     Ok(connection) => {
+                        caller.failure = None;
                         if self.changes() != changes {
                             // Who listens to the old server should know.
                             self.direct.ring();
@@ -291,7 +293,8 @@ impl Engine {
                     }
                 },
             };
-            let asked = Instant::now();
+            connection.asked_for(asked);
+            let begun = Instant::now();
             let answer = match connection.another() {
                 // Who asks another node does not wait for this one.
                 Some(another) => {
@@ -310,6 +313,7 @@ impl Engine {
             match answer {
                 Ok(value) => {
                     caller.connection = Some(connection);
+                    caller.failure = None;
                     return Ok(value);
                 }
                 // Nothing was done: once more, where the master is now. The name may lead to another server since.
@@ -322,7 +326,7 @@ impl Engine {
                     // A server that is silent will not answer a new connection either.
                     if std::mem::replace(&mut in_doubt, true) || error.is_timeout() {
                         let cut_short = error.is_timeout() && most < self.server.patience();
-                        let waited = if cut_short { asked.elapsed() } else { Duration::MAX };
+                        let waited = if cut_short { begun.elapsed() } else { Duration::MAX };
                         let error = self.server.failed(operation, &error);
                         // That one node failed says nothing of another.
                         if !self.server.is_cluster() {

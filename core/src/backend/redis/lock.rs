@@ -283,8 +283,8 @@ impl Backend for Redis {
         self.0.release(token)
     }
 
-    fn ask_take(&self, on: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) {
-        self.0.ask_take(on, waits, deadline, then);
+    fn ask_take(&self, on: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) -> bool {
+        self.0.ask_take(on, waits, deadline, then)
     }
 
     fn ask_release(&self, on: &EventLoop, token: u64, then: Released) {

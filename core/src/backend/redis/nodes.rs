@@ -80,6 +80,8 @@ pub(super) struct Nodes {
     /// Where the last command went, and on which connection there.
     last: Option<(Address, u64)>,
     limit: Duration,
+    /// Since when somebody has been about it.
+    asked: Instant,
     /// At the end of the process: the nodes that do not answer, and nobody is waited for.
     left_out: Option<Vec<Address>>,
 }
@@ -101,8 +103,8 @@ struct All {
 struct Seat {
     /// With its number.
     connection: Option<(Single, u64)>,
-    /// When it last failed, how long it was waited for, and how it failed: who waited for the seat by then, and would not wait
-    /// for longer, shares the outcome.
+    /// When it failed, unless it has answered since, how long it was waited for, and how it failed: who asked before that, and
+    /// would not wait for longer, shares the outcome.
     failure: Option<(Instant, Duration, RedisError)>,
 }
 
@@ -137,7 +139,7 @@ impl Nodes {
 
     fn on(all: Arc<All>) -> Nodes {
         let limit = all.server.patience();
-        Nodes { all, last: None, limit, left_out: None }
+        Nodes { all, last: None, limit, asked: Instant::now(), left_out: None }
     }
 
     /// For another call.
@@ -147,7 +149,12 @@ impl Nodes {
 
     /// For the end of the process: a node that does not answer in time, this thread or another one, is not asked again.
     pub(super) fn hurry(&mut self) {
+        self.asked = Instant::now();
         self.left_out = Some(Vec::new());
+    }
+
+    pub(super) fn asked_for(&mut self, asked: Instant) {
+        self.asked = asked;
     }
 
     pub(super) fn set_limit(&mut self, limit: Duration) {
@@ -224,19 +231,19 @@ impl Nodes {
 
     /// Asks it on its connection, or on the `same` alone.
     fn ask_on(&mut self, node: &Address, asking: bool, same: Option<u64>, command: &Cmd) -> RedisResult<Value> {
-        let (all, queued) = (self.all.clone(), Instant::now());
+        let all = self.all.clone();
         let seat = all.seat(node);
         let turn = match &self.left_out {
             None => Some(seat.lock()),
             Some(nodes) if nodes.contains(node) => None,
-            Some(_) => seat.lock_by(queued + self.limit),
+            Some(_) => seat.lock_by(Instant::now() + self.limit),
         };
         let Some(mut seat) = turn else {
             self.leave_out(node);
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         };
         if let Some((at, waited, error)) = &seat.failure
-            && *at > queued
+            && *at > self.asked
             && *waited >= self.limit
         {
             return Err(error.clone());
@@ -256,7 +263,13 @@ impl Nodes {
             }
             Err(error) => (false, Err(error)),
         };
-        let Err(error) = told else { return told?.extract_error() };
+        let error = match told {
+            Ok(value) => {
+                seat.failure = None;
+                return value.extract_error();
+            }
+            Err(error) => error,
+        };
         seat.connection = None;
         // A silent one would keep who comes next for as long, one that cannot be reached from all it would say.
         if !asked || error.is_timeout() {

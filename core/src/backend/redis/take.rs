@@ -179,21 +179,28 @@ impl Lock {
         waits: bool,
         deadline: Option<Instant>,
         then: TookOrLinedUp,
-    ) {
+    ) -> bool {
         let attempt = match self.attempt(waits) {
             Ok(Some(attempt)) => attempt,
-            Ok(None) => return then(self.behind_our_own()),
-            Err(error) => return then(Err(error)),
+            Ok(None) => {
+                then(self.behind_our_own());
+                return false;
+            }
+            Err(error) => {
+                then(Err(error));
+                return false;
+            }
         };
         let lock = self.clone();
         let exchange = self.engine.exchange_of(on).filter(|_| self.replicas == 0 && pause().is_none());
         let Some(exchange) = exchange else {
             let on = on.clone();
-            return offload(move || {
+            offload(move || {
                 let outcome = lock.take_as(&attempt, deadline, false);
                 then(lock.attempted(&attempt, outcome));
                 lock.engine.lay_exchange(&on);
             });
+            return true;
         };
         let sent = lease::now();
         let words = self.take_command(false, &attempt).get_packed_command();
@@ -220,6 +227,7 @@ impl Lock {
         };
         let question = Question { words, limit: self.limit(deadline), leaves, then: Box::new(told) };
         exchange.ask(question);
+        false
     }
 
     // ---- letting go

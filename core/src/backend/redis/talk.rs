@@ -5,7 +5,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Cmd, ConnectionLike, Parser, RedisError, RedisResult, Value};
 
@@ -181,6 +181,13 @@ impl Connection {
         match self {
             Connection::One(..) => None,
             Connection::Cluster(nodes) => Some(Connection::Cluster(Box::new(nodes.another()))),
+        }
+    }
+
+    /// It is for somebody who has been about it since `asked`: to a node of a cluster that was not there since, nobody goes once more.
+    pub(super) fn asked_for(&mut self, asked: Instant) {
+        if let Connection::Cluster(nodes) = self {
+            nodes.asked_for(asked);
         }
     }
 

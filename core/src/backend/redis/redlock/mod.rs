@@ -472,11 +472,12 @@ impl Backend for Redlock {
     }
 
     /// The rounds take as long as a network does, and no event loop reads them: a thread waits for what they come to.
-    fn ask_take(&self, _: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) {
+    fn ask_take(&self, _: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) -> bool {
         let lock = self.0.clone();
         offload(move || {
             then(if waits { lock.take_or_line_up(deadline) } else { lock.try_take().map(|grant| grant.ok_or(0)) });
         });
+        true
     }
 
     fn is_remote(&self) -> bool {
