@@ -300,6 +300,20 @@ impl Redis {
         client
     }
 
+    /// Adds processes to the line of the lock `id` that have stopped: they hear, and do nothing. As long as what is returned
+    /// lives.
+    pub fn stopped_waiters(&self, id: &str, processes: &[&str]) -> Vec<Client> {
+        let stop = |(place, process): (u32, &&str)| {
+            let mut ear = self.client();
+            ear.send(&["SUBSCRIBE", &format!("ipcmutex:w:{process}")]);
+            ear.reply();
+            let member = format!("{process}.{place:032x}");
+            self.command(&["ZADD", &format!("{{ipcmutex:{id}}}:line"), &place.to_string(), &member]);
+            ear
+        };
+        (1..).zip(processes).map(stop).collect()
+    }
+
     /// A line of `INFO section`.
     pub fn info(&self, section: &str, name: &str) -> String {
         let info = self.command(&["INFO", section]);

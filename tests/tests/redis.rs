@@ -1143,6 +1143,26 @@ fn some_frozen_waiters_in_a_row_delay_and_do_not_block() {
     }
 }
 
+/// A thread that waits by itself has a name of its own in the line, and stops with its process all the same.
+#[test]
+fn two_frozen_processes_whose_threads_wait_in_either_way_delay_and_do_not_block() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("either-way?ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    let stopped = ["aaaaaaaaaaaaaaaae", "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbe", "bbbbbbbbbbbbbbbb"];
+    let _stopped = redis.stopped_waiters("either-way", &stopped);
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 5);
+        let begun = Instant::now();
+        hold.release().expect("released");
+        let hold = next.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(10), "by itself it looks in 20 s: {:?}", begun.elapsed());
+        hold.release().expect("released");
+    });
+}
+
 /// Two of one process that have just come are taken to be there. Who lines up behind them sees that the lock is being
 /// handed over, and that it may not be taken up.
 #[test]
@@ -1255,6 +1275,29 @@ fn a_lease_that_was_made_shorter_ends_for_who_waits_too() {
         let begun = Instant::now();
         let hold = waits.join().expect("no panic").expect("acquired");
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(hold.abandoned());
+        hold.release().expect("released");
+    });
+}
+
+#[test]
+fn a_lease_that_was_made_shorter_ends_behind_two_who_have_stopped_too() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("shorter-stopped?ttl=60s");
+    let mutex = open(&url);
+    let holder = rust();
+    holder.open(1, &url).ok();
+    holder.call("hold 1 1 forever").ok();
+    let _stopped = redis.stopped_waiters("shorter-stopped", &["aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"]);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&mutex) == 3);
+        holder.call("extend 1 1000").ok();
+        kill(&holder);
+        let begun = Instant::now();
+        let hold = waits.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(10), "by itself it looks in 20 s: {:?}", begun.elapsed());
         assert!(hold.abandoned());
         hold.release().expect("released");
     });

@@ -128,6 +128,26 @@ fn what_is_done_without_scripts_is_told_to_who_waits_with_them() {
     until("it has left", || waiters(&scripted) == 0);
 }
 
+/// A thread that waits by itself has a name of its own in the line, and stops with its process all the same.
+#[test]
+fn without_scripts_a_release_is_told_beyond_two_processes_that_have_stopped() {
+    needs_redis!();
+    let redis = without_scripts();
+    let (scripted, bare) = (open(&redis.url("stopped?ttl=60s")), open(&plain(&redis, "stopped?ttl=60s")));
+    let hold = bare.acquire().expect("acquired");
+    let stopped = ["aaaaaaaaaaaaaaaae", "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbbe", "bbbbbbbbbbbbbbbb"];
+    let _stopped = redis.stopped_waiters("stopped", &stopped);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| scripted.acquire_with(within(LONG)));
+        until("it waits", || waiters(&scripted) == 5);
+        let begun = Instant::now();
+        hold.release().expect("released");
+        let next = waits.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(10), "by itself it looks in 20 s: {:?}", begun.elapsed());
+        next.release().expect("released");
+    });
+}
+
 /// Another library's value may be any bytes, as are those of one that draws them at random.
 #[test]
 fn without_scripts_a_value_that_is_no_text_is_waited_for_and_broken() {

@@ -11,16 +11,35 @@ local function split(member)
   return string.match(member, '^(%x+)%.(%x+)$')
 end
 
--- Tells the one at `place` in the line (`member`, if that is known) that the lock may come free in `ms`; throws out
--- those to whom nobody listens.
+-- Tells the one at `place` in the line (`member`, if that is known) that the lock may come free in `ms`, and returns its
+-- process; throws out those to whom nobody listens.
 local function forewarn(ms, place, member)
   while true do
     member = member or call('ZRANGE', line, place, place)[1]
     if not member then return end
     local proc, token = split(member)
-    if proc and tell(proc, 'H ' .. token .. ' ' .. ms) ~= 0 then return end
+    if proc and tell(proc, 'H ' .. token .. ' ' .. ms) ~= 0 then return proc end
     call('ZREM', line, member)
     member = nil
+  end
+end
+
+-- Tells the first ones of two more processes than `first` and `second`, each to look a little later: who was told may
+-- have stopped.
+local function forewarn_more(ms, first, second)
+  -- A thread that waits by itself has a longer name, and stops with its process.
+  local function whole(proc) return string.sub(proc, 1, 16) end
+  local seen, others = {[whole(first)] = true, [whole(second)] = true}, 0
+  local members = call('ZRANGE', line, 0, 31)
+  -- One process may fill all of that.
+  members[#members + 1] = call('ZRANGE', line, -1, -1)[1]
+  for _, member in ipairs(members) do
+    local proc, token = split(member)
+    if proc and not seen[whole(proc)] then
+      seen[whole(proc)] = true
+      if tell(proc, 'H ' .. token .. ' ' .. ms + 20 * (others + 1)) ~= 0 then others = others + 1 end
+      if others == 2 then return end
+    end
   end
 end
 
@@ -66,18 +85,7 @@ local function advance(me, ticket)
       local waited = clock[1] * 1000000 + clock[2] - first[4]
       -- Less than nothing: the clock was set back, and since when it waits is not known.
       if waited > LONG or waited < 0 then
-        local seen, others = {[proc] = true, [split(first[3]) or ''] = true}, 0
-        local members = call('ZRANGE', line, 0, 31)
-        -- One process may fill all of that.
-        members[#members + 1] = call('ZRANGE', line, -1, -1)[1]
-        for _, member in ipairs(members) do
-          local proc, token = split(member)
-          if proc and not seen[proc] then
-            seen[proc] = true
-            if tell(proc, 'H ' .. token .. ' ' .. turn + 20 * (others + 1)) ~= 0 then others = others + 1 end
-            if others == 2 then break end
-          end
-        end
+        forewarn_more(turn, proc, split(first[3]) or proc)
       end
       return true
     end

@@ -231,10 +231,12 @@ fn forewarn(server: &mut Single, line: &str, mut waiters: Vec<Vec<u8>>, left: i6
         // Anybody may have written there: what is no text is no waiter.
         let members = waiters.iter().filter_map(|waiter| std::str::from_utf8(waiter).ok()?.split_once('.'));
         for (process, token) in members {
-            if processes.contains(&process) {
+            // A thread that waits by itself has a longer name, and stops with its process.
+            let whole = process.get(..16).unwrap_or(process);
+            if processes.contains(&whole) {
                 continue;
             }
-            processes.push(process);
+            processes.push(whole);
             let mut publish = redis::cmd("PUBLISH");
             publish.arg(format!("ipcmutex:w:{process}")).arg(format!("H {token} {left}"));
             match publish.query::<i64>(server) {
