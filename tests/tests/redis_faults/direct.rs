@@ -2,9 +2,10 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{Cancel, ErrorKind, Hold, Mutex, Timeout, Waiting};
+use ipcmutex::{Cancel, ErrorKind, EventLoop, Hold, Mutex, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters};
 use ipcmutex_tests::needs_redis;
@@ -103,6 +104,45 @@ fn who_waits_by_itself_is_served_and_told_of_a_break() {
     assert!(next.abandoned());
     next.release().expect("released");
     is_free_and_empty(&mutex);
+}
+
+/// Three connections are enough for all that a process does.
+#[test]
+fn an_event_loop_that_asks_no_more_makes_way_for_who_waits_by_itself() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("makes-way"));
+    let (tell, told) = channel();
+    let on = EventLoop::new(move |watched| tell.send(watched).expect("the loop runs"));
+    let pair = || {
+        let (acquired, holds) = channel();
+        mutex.acquire_on(&on, Timeout::FOREVER, move |outcome| acquired.send(outcome).expect("it is awaited"));
+        let hold = holds.recv_timeout(LONG).expect("told").expect("acquired");
+        let (released, ends) = channel();
+        hold.release_on(&on, move |outcome| released.send(outcome).expect("it is awaited"));
+        ends.recv_timeout(LONG).expect("told").expect("released");
+    };
+    let watched = loop {
+        pair();
+        if let Ok(watched) = told.try_recv() {
+            break watched;
+        }
+    };
+    watched.start();
+    pair();
+    let other = open(&redis.unix_url("makes-way"));
+    let theirs = |hold: Hold| {
+        let Reply::Text(list) = redis.command(&["CLIENT", "LIST"]) else { panic!("CLIENT LIST") };
+        let connections = list.lines().filter(|line| line.contains(" addr=127")).count();
+        assert!(connections <= 3, "{connections} connections:\n{list}");
+        released(hold)
+    };
+    directly_behind(&other, &redis, "makes-way", || served(&mutex).release(), theirs).expect("released");
+    // And back, when that one waits no more.
+    pair();
+    while told.try_recv().is_err() {
+        pair();
+    }
 }
 
 #[test]

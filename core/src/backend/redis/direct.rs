@@ -140,13 +140,17 @@ impl Engine {
 
     /// Makes it, for the next time. Where an event loop has a connection there is none: three are enough.
     fn prepare_ear(&self) {
-        let exchanging = self.is_exchanging();
-        let mut place = self.direct.place.lock();
-        if exchanging || !matches!(*place, Place::Empty) {
+        let begins = || {
+            let mut place = self.direct.place.lock();
+            let empty = matches!(*place, Place::Empty);
+            if empty {
+                *place = Place::Away;
+            }
+            empty
+        };
+        if !self.takes_place_of_exchange(begins) {
             return;
         }
-        *place = Place::Away;
-        drop(place);
         let refused = |error: &RedisError| wire::is_without_resp3(error) || error.code() == Some("NOPERM");
         let made = self.make_ear();
         if !self.is_ours() {

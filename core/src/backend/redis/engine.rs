@@ -350,9 +350,18 @@ impl Engine {
         exchange.is_idle().then_some(exchange)
     }
 
-    /// Whether an event loop has a connection.
-    pub(super) fn is_exchanging(&self) -> bool {
-        self.exchange.lock().as_ref().is_some_and(|exchange| !exchange.is_over())
+    /// Whether no event loop has a connection, and `takes` so has its place. One that has not been used for a while ends for that.
+    pub(super) fn takes_place_of_exchange(&self, takes: impl FnOnce() -> bool) -> bool {
+        let mut place = self.exchange.lock();
+        if place.as_ref().is_some_and(|exchange| !exchange.is_over()) || !takes() {
+            return false;
+        }
+        let before = place.take();
+        drop(place);
+        if let Some(before) = before {
+            before.end();
+        }
+        true
     }
 
     /// Makes the caller's connection the event loop's, if no loop has one. Somebody who only comes by needs none.
