@@ -373,6 +373,30 @@ fn the_loss_of_the_key_is_told() {
     assert!(mutex.acquire().expect("acquired").abandoned(), "that release was none");
 }
 
+/// By hand, of which nobody is told: its holder finds out, and then who waits need not look by itself.
+#[test]
+fn who_waits_is_told_by_the_holder_whose_key_was_deleted() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (holder, mutex) = (open(&redis.url("by-hand?ttl=3s")), open(&redis.unix_url("by-hand")));
+    let hold = holder.acquire().expect("acquired");
+    let told = listen(&hold);
+    // Until the next renewal, so that who waits means to look in 20 s.
+    until_renewed(&hold);
+    assert_eq!(redis.command(&["PEXPIRE", "ipcmutex:by-hand", "60000"]).number(), 1);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&holder) == 1);
+        let begun = Instant::now();
+        assert_eq!(redis.command(&["DEL", "ipcmutex:by-hand"]).number(), 1);
+        let next = waits.join().expect("no panic").expect("acquired");
+        assert!(begun.elapsed() < Duration::from_secs(10), "by itself it looks in 20 s: {:?}", begun.elapsed());
+        assert!(next.abandoned());
+        told_of_loss(hold, &told);
+        next.release().expect("released");
+    });
+}
+
 #[test]
 fn a_broken_hold_is_lost_and_the_next_one_hears_abandoned() {
     needs_redis!();

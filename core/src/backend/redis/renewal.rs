@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redis::{RedisResult, Value};
 
-use super::engine::Board;
+use super::engine::{Board, Ending};
 use super::hold::{Hold, Loss};
 use super::lease;
 use super::slots::slot;
@@ -166,6 +166,13 @@ impl Worker {
         );
     }
 
+    /// Who deletes a key tells nobody: what leaves the line for this hold finds the lock free, and tells who is next.
+    fn pass_on(&mut self, hold: &Hold) {
+        let Some(lock) = hold.lock.upgrade().filter(|_| hold.is_live()) else { return };
+        self.engine.board().debts.insert(hold.token.clone(), lock.debt_of(hold, Ending::Lost));
+        self.pay(&hold.token);
+    }
+
     pub(super) fn renewed(
         &mut self,
         batch: &Batch,
@@ -205,6 +212,7 @@ impl Worker {
                         let due = if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.deadline() };
                         schedule(&mut self.engine.board(), hold, due);
                     } else {
+                        self.pass_on(hold);
                         self.engine.lose(hold, Loss::Gone);
                     }
                 }

@@ -569,7 +569,7 @@ impl Worker {
 
     // ---- what is owed
 
-    fn pay(&mut self, token: &Token) {
+    pub(super) fn pay(&mut self, token: &Token) {
         let Some(link) = self.link() else { return };
         let road = link.road.clone();
         let Some(debt) = self.engine.board().debts.get(token).cloned() else { return };
