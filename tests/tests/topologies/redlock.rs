@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, EventLoop, Mutex, Timeout};
+use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::servers::Redis;
 
@@ -209,6 +210,32 @@ fn those_under_way_on_a_connection_that_is_cut_all_go_on() {
     for id in ids {
         until("no copy is left", || copies(&servers, &format!("ipcmutex:{id}")) == 0);
     }
+}
+
+/// Each server is asked for the lock, told the token, and told of the end: `docs/REDIS.md`.
+#[test]
+fn a_free_lock_costs_two_rounds_and_its_release_one() {
+    needs_redis!();
+    const PAIRS: u64 = 10;
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let mutex = open(&url(&servers, "rounds"));
+    let pair = || mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+    pair();
+    let asked = || servers.iter().map(Redis::commands).collect::<Vec<_>>();
+    let before = asked();
+    (0..PAIRS).for_each(|_| pair());
+    let each: Vec<u64> = asked().iter().zip(before).map(|(after, before)| after - before).collect();
+    assert!(each.iter().all(|asked| *asked <= 3 * PAIRS), "{each:?} for {PAIRS} holds");
+}
+
+#[test]
+fn over_tls_a_majority_carries_a_lock() {
+    needs_redis!();
+    let authority = Authority::new();
+    let certificate = authority.sign("server", "localhost", true);
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::with_tls(&authority, &certificate, false)).collect();
+    let hosts: Vec<String> = servers.iter().map(|redis| format!("localhost:{}", redis.second_port())).collect();
+    carries_a_lock(&format!("rpm+redlock://{}/tls?ca={}", hosts.join(","), authority.file().display()));
 }
 
 /// A server that counts twice makes no majority, and nothing but answers comes on these connections.

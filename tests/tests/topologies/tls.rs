@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
-use ipcmutex_tests::certificates::Authority;
+use ipcmutex_tests::certificates::{Authority, Certificate};
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
@@ -106,6 +106,29 @@ fn a_server_that_asks_for_a_certificate_gets_ours() {
     // By when the server says so the connection may be gone, and its reason with it.
     let (kind, text) = refusal(&url(&redis, "localhost", &ca));
     assert!(matches!(kind, ErrorKind::Auth | ErrorKind::Unavailable), "{text}");
+}
+
+/// The files are read at each connect.
+#[test]
+fn certificates_that_were_renewed_are_used_without_a_restart() {
+    needs_redis!();
+    let (before, after) = (Authority::new(), Authority::new());
+    let theirs = before.sign("server", "localhost", true);
+    let ours = before.sign("client", "client", true);
+    let mut redis = Redis::with_tls(&before, &theirs, true);
+    let query = format!("ca={}&crt={}&key={}", before.file().display(), ours.crt.display(), ours.key.display());
+    let mutex = open(&url(&redis, "localhost", &query));
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+    let renew = |old: &Certificate, new: &Certificate| {
+        for (old, new) in [(&old.crt, &new.crt), (&old.key, &new.key)] {
+            std::fs::copy(new, old).expect("it is renewed");
+        }
+    };
+    renew(&theirs, &after.sign("server", "localhost", true));
+    renew(&ours, &after.sign("client", "client", true));
+    std::fs::copy(after.file(), before.file()).expect("it is renewed");
+    redis.restart();
+    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
 }
 
 #[test]
