@@ -16,6 +16,7 @@ use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters,
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::occupancy::now;
+use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Client, Redis, Reply};
 
@@ -1163,6 +1164,66 @@ fn dead_waiters_are_passed_over() {
         hold.release().expect("released");
     });
     drop(waits);
+}
+
+/// Or it would grow for as long as one holds and others are killed that wait: nobody's turn comes.
+#[test]
+fn who_died_in_the_line_is_thrown_out_while_the_lock_is_held() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (holder, mutex) = (open(&redis.unix_url("tidy&ttl=1s")), open(&redis.url("tidy?ttl=1s")));
+    let hold = holder.acquire().expect("acquired");
+    let time = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("a time of day");
+    let die_in_line = |from: u128| {
+        for place in from..from + 10 {
+            let member = format!("{place:016x}.{place:032x}");
+            redis.command(&["ZADD", "{ipcmutex:tidy}:line", &place.to_string(), &member]);
+        }
+    };
+    die_in_line(1);
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it waits", || waiters(&holder) == 11);
+        // Behind it.
+        die_in_line(time.as_micros() + 3_600_000_000);
+        until("it waits alone", || waiters(&holder) == 1);
+        hold.release().expect("released");
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+}
+
+#[test]
+fn who_was_thrown_out_while_it_was_cut_off_comes_back_to_its_places() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let holder = open(&redis.unix_url("back&ttl=1s"));
+    let hold = holder.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    let mut line = 0;
+    let mut wait = |url: &str, name: &'static str| {
+        let tell = tell.clone();
+        let done = move |hold: ipcmutex::Result<ipcmutex::Hold>| {
+            tell.send(name).expect("the test waits");
+            hold.expect("acquired").release().expect("released");
+        };
+        open(url).acquire_callback(Timeout::FOREVER, done).expect("it begins");
+        line += 1;
+        until("it waits", || waiters(&holder) == line);
+    };
+    let (theirs, ours) = (redis.url_at(proxy.address(), "back?ttl=1s&connect_timeout=20s"), redis.url("back?ttl=1s"));
+    for _ in 0..3 {
+        wait(&theirs, "theirs");
+    }
+    wait(&ours, "ours");
+    proxy.close(true);
+    proxy.cut_all();
+    until("the others are taken for dead", || waiters(&holder) == 1);
+    proxy.close(false);
+    until("they are back", || waiters(&holder) == 4);
+    hold.release().expect("released");
+    let served: Vec<_> = (0..4).map(|_| told.recv_timeout(LONG).expect("served")).collect();
+    assert_eq!(served, ["theirs", "theirs", "theirs", "ours"]);
 }
 
 #[test]

@@ -43,6 +43,27 @@ local function forewarn_more(ms, first, second)
   end
 end
 
+-- Throws out those in front to whom nobody listens, up to the first living one; with `all` also those behind, among the first
+-- ones. In this order: who comes back and finds that its process's first was thrown out asks for the others, too. The living
+-- hear when the lock may come free, but for `mine`. Whether there were any.
+local function forget_dead(ms, mine, all)
+  local living, found = {[mine] = true}, false
+  for at, member in ipairs(call('ZRANGE', line, 0, 31)) do
+    local proc, token = split(member)
+    if not living[proc or 0] then
+      local later = ms < 0 and 0 or 20 * math.min(at - 1, 20)
+      living[proc or 0] = proc and tell(proc, 'H ' .. token .. ' ' .. ms + later) ~= 0
+    end
+    if not living[proc or 0] then
+      call('ZREM', line, member)
+      found = true
+    elseif not all then
+      break
+    end
+  end
+  return found
+end
+
 -- Grants the free lock to the first living waiter before `me`; whether there is one. A grant is a short claim that
 -- the waiter turns into a hold; beside other libraries the key stays free, and only our own clients are kept off.
 local function advance(me, ticket)

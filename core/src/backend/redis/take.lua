@@ -43,6 +43,10 @@ if ticket then
   size = call('ZCARD', line)
   -- A newcomer is the last one.
   rank = (fresh == 1 and ticket == 0) and size - 1 or call('ZRANK', line, me)
+  -- Who looks throws out those that died: else the line would grow for as long as one holds and others are killed that wait.
+  if fresh == 0 and ticket ~= 0 and size > 1 and forget_dead(left, proc, rank < 2) then
+    rank, size = call('ZRANK', line, me), call('ZCARD', line)
+  end
   ticket = place
 end
 local shown, held = '', 0
