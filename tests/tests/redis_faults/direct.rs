@@ -145,6 +145,19 @@ fn an_event_loop_that_asks_no_more_makes_way_for_who_waits_by_itself() {
     }
 }
 
+/// That one's release grants nothing, but says whose turn it is.
+#[test]
+fn who_waits_by_itself_is_told_by_who_shares_the_key_with_other_libraries() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("shares?ttl=60s"));
+    let other = open(&redis.unix_url("shares&redis_key=ipcmutex:shares&ttl=60s"));
+    let begun = Instant::now();
+    directly_behind(&other, &redis, "shares", || served(&mutex).release(), released).expect("released");
+    assert!(begun.elapsed() < Duration::from_secs(10), "by itself it looks in 20 s: {:?}", begun.elapsed());
+    is_free_and_empty(&mutex);
+}
+
 #[test]
 fn a_wait_by_itself_ends_by_timeout_by_cancellation_and_by_close() {
     needs_redis!();

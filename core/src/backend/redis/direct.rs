@@ -350,7 +350,8 @@ impl Lock {
             for text in wait.ear.told() {
                 // What is for another token is for one that has left.
                 match wire::message(&text) {
-                    Some(Message::Granted { token, .. }) => mine |= *token == *wait.token,
+                    // A turn is told by one of ours that shares the key with other libraries.
+                    Some(Message::Granted { token, .. } | Message::Turn { token }) => mine |= *token == *wait.token,
                     Some(Message::First { token, left }) if *token == *wait.token => {
                         // It may have lain unread for long: it puts no look off.
                         let look_at = Instant::now() + lease::recheck(left, 0, false, jitter());
