@@ -128,6 +128,62 @@ fn what_is_done_without_scripts_is_told_to_who_waits_with_them() {
     until("it has left", || waiters(&scripted) == 0);
 }
 
+/// How often the server was asked to `EXEC`.
+fn steps(redis: &Redis) -> u64 {
+    let stats = redis.command(&["INFO", "commandstats"]);
+    let line = stats.text().lines().find(|line| line.starts_with("cmdstat_exec:")).map(str::to_owned);
+    line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[test]
+fn without_scripts_many_holds_are_renewed_in_few_steps() {
+    needs_redis!();
+    const HOLDS: u64 = 60;
+    let redis = without_scripts();
+    let mutexes: Vec<_> = (0..HOLDS).map(|lock| open(&plain(&redis, &format!("few-{lock}?ttl=3s")))).collect();
+    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
+    let renewed_all = || {
+        let mut last: Vec<_> = holds.iter().map(Hold::valid_for).collect();
+        let mut renewed = vec![false; holds.len()];
+        until("all are renewed", || {
+            for ((hold, last), renewed) in holds.iter().zip(&mut last).zip(&mut renewed) {
+                let left = hold.valid_for();
+                *renewed |= std::mem::replace(last, left) < left;
+            }
+            renewed.iter().all(|renewed| *renewed)
+        });
+    };
+    renewed_all();
+    let before = steps(&redis);
+    renewed_all();
+    let taken = steps(&redis) - before;
+    assert!((1..=HOLDS / 3).contains(&taken), "{taken} steps for {HOLDS} holds");
+    // One that is gone, and one whose key is of another type, are lost alone.
+    redis.command(&["DEL", "ipcmutex:few-1", "ipcmutex:few-2"]);
+    redis.command(&["RPUSH", "ipcmutex:few-2", "a list"]);
+    until("they are told", || holds[1].check().is_err() && holds[2].check().is_err());
+    for (place, hold) in holds.into_iter().enumerate() {
+        let outcome = hold.release();
+        assert_eq!(outcome.is_err(), [1, 2].contains(&place), "{place}: {outcome:?}");
+    }
+}
+
+#[test]
+fn without_scripts_and_over_resp2_a_process_has_four_connections() {
+    needs_redis!();
+    let redis = without_scripts();
+    let mutexes = ["one", "two"].map(|id| open(&plain(&redis, &format!("{id}?ttl=1s&protocol=2"))));
+    let hold = mutexes[0].acquire().expect("acquired");
+    let wait = mutexes[0].acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until_renewed(&hold);
+    mutexes[1].acquire().expect("acquired").release().expect("released");
+    let list = redis.command(&["CLIENT", "LIST"]);
+    let theirs = list.text().lines().filter(|line| line.contains(" user=plain ")).count();
+    assert!((1..=4).contains(&theirs), "{theirs} connections:\n{}", list.text());
+    wait.cancel();
+    hold.release().expect("released");
+}
+
 /// A thread that waits by itself has a name of its own in the line, and stops with its process all the same.
 #[test]
 fn without_scripts_a_release_is_told_beyond_two_processes_that_have_stopped() {

@@ -333,6 +333,9 @@ fn release(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult
 
 /// KEYS: lock and state of each hold. ARGV: token and ttl of each.
 fn renew(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Value> {
+    if let Some(renewed) = renew_together(server, keys, args)? {
+        return Ok(renewed);
+    }
     let mut renewed = Vec::new();
     for (keys, args) in keys.chunks(2).zip(args.chunks(2)) {
         let (key, state, token, ttl) = (at(keys, 0), at(keys, 1), at(args, 0), at(args, 1));
@@ -359,6 +362,34 @@ fn renew(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<V
         })?);
     }
     Ok(Value::Array(renewed))
+}
+
+/// All in one step: one by one, many holds of a server that is far could not be renewed within their leases. `None` if somebody has
+/// disturbed it, or one of the keys is of another type.
+fn renew_together(server: &mut Single, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
+    let locks: Vec<&str> = keys.chunks(2).map(|keys| at(keys, 0)).collect();
+    let seen = look(server, &locks, |words| {
+        for lock in &locks {
+            words.cmd("GET").arg(lock);
+        }
+    });
+    let values = match seen {
+        Err(error) if error.code() == Some("WRONGTYPE") => {
+            unwatch(server)?;
+            return Ok(None);
+        }
+        values => values?,
+    };
+    let stands: Vec<bool> = args.chunks(2).zip(values).map(|(args, value)| value == bulk(at(args, 0))).collect();
+    let done = write(server, |words| {
+        for ((keys, args), stands) in keys.chunks(2).zip(args.chunks(2)).zip(&stands) {
+            if *stands && at(args, 1) != "0" {
+                words.cmd("PEXPIRE").arg(at(keys, 0)).arg(at(args, 1));
+                words.cmd("PEXPIRE").arg(at(keys, 1)).arg(WEEK);
+            }
+        }
+    })?;
+    Ok(done.then(|| Value::Array(stands.into_iter().map(|stands| Value::Int(stands.into())).collect())))
 }
 
 fn break_lock(server: &mut Single, keys: &[String]) -> RedisResult<Option<Value>> {
