@@ -1166,6 +1166,37 @@ fn dead_waiters_are_passed_over() {
     drop(waits);
 }
 
+/// While a script runs the server serves nobody else.
+#[test]
+fn the_many_waiters_of_one_that_died_are_passed_over_at_once() {
+    needs_redis!();
+    const MANY: u64 = 2_000;
+    let redis = Redis::start();
+    let mutex = open(&redis.url("crowd"));
+    let published = || {
+        let stats = redis.command(&["INFO", "commandstats"]);
+        let line = stats.text().lines().find(|line| line.starts_with("cmdstat_publish:")).map(str::to_owned);
+        line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    // In front; and behind one that is granted it, where the second is looked for.
+    for before in [&[][..], &["aaaaaaaaaaaaaaaa"]] {
+        let hold = mutex.acquire().expect("acquired");
+        let _stopped = redis.stopped_waiters("crowd", before);
+        let members: Vec<String> = (1..=MANY).map(|place| format!("dddddddddddddddd.{place:032x}")).collect();
+        let mut words = vec!["ZADD", "{ipcmutex:crowd}:line"];
+        for member in &members {
+            words.extend(["100", member]);
+        }
+        assert_eq!(redis.command(&words).number(), MANY as i64);
+        let until_now = published();
+        hold.release().expect("released");
+        let asked = published() - until_now;
+        assert!(asked < 10, "{asked} questions whether one listens");
+        assert!(!keys(&redis).iter().any(|key| key.ends_with(":line")), "they are gone");
+        until("it is free", || !keys(&redis).iter().any(|key| key == "ipcmutex:crowd"));
+    }
+}
+
 /// Or it would grow for as long as one holds and others are killed that wait: nobody's turn comes.
 #[test]
 fn who_died_in_the_line_is_thrown_out_while_the_lock_is_held() {

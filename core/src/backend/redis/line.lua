@@ -11,6 +11,19 @@ local function split(member)
   return string.match(member, '^(%x+)%.(%x+)$')
 end
 
+-- Throws out those of a process to whom nobody listens, as many as stand at `place` and behind it.
+local function forget(proc, place)
+  local of, gone = proc .. '.', nil
+  repeat
+    gone = {}
+    for _, member in ipairs(call('ZRANGE', line, place, place + 99)) do
+      if string.sub(member, 1, #of) ~= of then break end
+      gone[#gone + 1] = member
+    end
+    if gone[1] then call('ZREM', line, unpack(gone)) end
+  until not gone[100]
+end
+
 -- Tells the one at `place` in the line (`member`, if that is known) that the lock may come free in `ms`, and returns its
 -- process; throws out those to whom nobody listens.
 local function forewarn(ms, place, member)
@@ -20,6 +33,7 @@ local function forewarn(ms, place, member)
     local proc, token = split(member)
     if proc and tell(proc, 'H ' .. token .. ' ' .. ms) ~= 0 then return proc end
     call('ZREM', line, member)
+    if proc then forget(proc, place) end
     member = nil
   end
 end
@@ -86,6 +100,7 @@ local function advance(me, ticket)
         turn = RESERVED
       else
         call('ZREM', line, first[1])
+        if proc and not told then forget(proc, 0) end
       end
     else
       -- A grantee that does not answer must not stand first again; one that thaws comes back with its ticket. This is
@@ -94,6 +109,8 @@ local function advance(me, ticket)
       if proc and tell(proc, 'G ' .. token .. ' ' .. key) ~= 0 then
         call('SET', key, token, 'PX', CLAIM)
         turn = CLAIM
+      elseif proc then
+        forget(proc, 0)
       end
     end
     if turn then
