@@ -63,18 +63,6 @@ impl<T> Guarded<T> {
         }
     }
 
-    /// The lock if it is free by `end`. A mutex has no wait that ends, so it is looked at again each millisecond: for the end of
-    /// the process alone, which another thread that waits for a server must not hold up.
-    #[cfg(feature = "redis")]
-    pub(crate) fn lock_by(&self, end: Instant) -> Option<MutexGuard<'_, T>> {
-        loop {
-            match self.try_lock() {
-                None if Instant::now() < end => std::thread::sleep(Duration::from_millis(1)),
-                turn => return turn,
-            }
-        }
-    }
-
     /// A panic elsewhere does not make the state unusable: each section leaves it whole at every step.
     pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

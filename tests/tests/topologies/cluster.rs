@@ -438,6 +438,24 @@ fn a_call_about_one_node_waits_for_no_other_that_hangs() {
     });
 }
 
+/// The one ahead of it has all the time that an answer may take.
+#[test]
+fn behind_another_at_a_node_that_hangs_a_timeout_is_kept() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let mutex = open(&cluster.url(&ids_on(&cluster, 2).next().expect("one")));
+    cluster.nodes[2].freeze();
+    std::thread::scope(|scope| {
+        let ahead = scope.spawn(|| mutex.try_acquire());
+        // The first may have come before it.
+        for _ in 0..2 {
+            assert!(mutex.acquire_with(within(Duration::from_millis(300))).is_err());
+        }
+        assert!(!ahead.is_finished(), "it was waited for");
+        assert_eq!(kind_of(ahead.join().expect("no panic")), ErrorKind::Unavailable);
+    });
+}
+
 #[test]
 fn at_the_end_of_the_process_a_node_that_hangs_keeps_no_other_from_its_releases() {
     needs_redis!();

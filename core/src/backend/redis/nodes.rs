@@ -16,7 +16,7 @@ use super::slots::{Redirect, Slots, redirect, slot_of};
 use super::talk::Single;
 use super::wire::{self, Scripts};
 use super::worker::elsewhere;
-use crate::sync::Guarded;
+use crate::sync::{Guarded, Turns};
 
 /// How soon a node is asked again that cannot serve for now: a slot on its way, a failover.
 const AGAIN: Duration = Duration::from_millis(25);
@@ -93,7 +93,7 @@ struct All {
     slots: Guarded<Slots>,
     /// One of them did not answer, and may have a successor; or many slots have moved.
     doubted: AtomicBool,
-    seats: Guarded<HashMap<Address, Arc<Guarded<Seat>>>>,
+    seats: Guarded<HashMap<Address, Arc<Turns<Seat>>>>,
     /// How many connections there have been.
     made: AtomicU64,
 }
@@ -124,7 +124,7 @@ impl All {
         }
     }
 
-    fn seat(&self, node: &Address) -> Arc<Guarded<Seat>> {
+    fn seat(&self, node: &Address) -> Arc<Turns<Seat>> {
         self.seats.lock().entry(node.clone()).or_default().clone()
     }
 }
@@ -233,10 +233,10 @@ impl Nodes {
     fn ask_on(&mut self, node: &Address, asking: bool, same: Option<u64>, command: &Cmd) -> RedisResult<Value> {
         let all = self.all.clone();
         let seat = all.seat(node);
+        // No longer than one would for its answer: that may be asked by somebody with more time.
         let turn = match &self.left_out {
-            None => Some(seat.lock()),
             Some(nodes) if nodes.contains(node) => None,
-            Some(_) => seat.lock_by(Instant::now() + self.limit),
+            _ => seat.lock_by(Instant::now() + self.limit),
         };
         let Some(mut seat) = turn else {
             self.leave_out(node);
