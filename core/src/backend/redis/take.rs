@@ -148,11 +148,16 @@ impl Lock {
         self.served();
         match taken {
             Taken::Owned { fence, abandoned, .. } => {
-                if self.replicas > 0
-                    && let Err(error) = engine.witness(self, token)
-                {
-                    engine.owe(token, self.debt(Ending::Undone));
-                    return Err(error);
+                if self.replicas > 0 {
+                    let witnessed = engine.witness(self, token);
+                    if !engine.is_ours() {
+                        // As in `take_as`: it is the parent's hold.
+                        return Err(wait::forked());
+                    }
+                    if let Err(error) = witnessed {
+                        engine.owe(token, self.debt(Ending::Undone));
+                        return Err(error);
+                    }
                 }
                 self.adopt(token, fence, abandoned, sent).map(Ok)
             }
