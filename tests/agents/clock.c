@@ -1,6 +1,7 @@
-/* A clock that a test moves while a program runs: LD_PRELOAD=libclock.so IPCMUTEX_TEST_CLOCK=<file>. The file holds two numbers of
- * nanoseconds, added to CLOCK_REALTIME and to CLOCK_BOOTTIME; CLOCK_MONOTONIC is left alone, as it is by a suspend. Programs that
- * read the clock without libc do so through the kernel's vDSO, so its functions are what is replaced. */
+/* A clock that a test moves while a program runs: LD_PRELOAD=libclock.so IPCMUTEX_TEST_CLOCK=<file>. The file holds three numbers of
+ * nanoseconds: two are added to CLOCK_REALTIME and to CLOCK_BOOTTIME, and at the third, if it is not 0, CLOCK_REALTIME stands;
+ * CLOCK_MONOTONIC is left alone, as it is by a suspend. Programs that read the clock without libc do so through the kernel's vDSO,
+ * so its functions are what is replaced. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -37,6 +38,7 @@ static int gettime(clockid_t clock, struct timespec *now) {
     if (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) by = moved[0];
     if (clock == CLOCK_BOOTTIME) by = moved[1];
     int64_t ns = now->tv_sec * 1000000000LL + now->tv_nsec + by;
+    if ((clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE) && moved[2]) ns = moved[2];
     now->tv_sec = ns / 1000000000;
     now->tv_nsec = ns % 1000000000;
     return 0;
@@ -72,7 +74,7 @@ __attribute__((constructor)) static void begin(void) {
     must(path != NULL, "IPCMUTEX_TEST_CLOCK");
     int file = open(path, O_RDONLY | O_CLOEXEC);
     must(file >= 0, path);
-    moved = mmap(NULL, 2 * sizeof *moved, PROT_READ, MAP_SHARED, file, 0);
+    moved = mmap(NULL, 3 * sizeof *moved, PROT_READ, MAP_SHARED, file, 0);
     must(moved != MAP_FAILED, "mmap");
     close(file);
     void *vdso = dlopen("linux-vdso.so.1", RTLD_LAZY | RTLD_NOLOAD);

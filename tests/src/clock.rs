@@ -28,8 +28,9 @@ impl Clock {
         }
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let clock = Clock(file);
-        clock.write(0, 0);
-        clock.write(8, 0);
+        for at in [0, 8, 16] {
+            clock.write(at, 0);
+        }
         Some(clock)
     }
 
@@ -54,6 +55,11 @@ impl Clock {
     /// The host has slept for so long: what counts that goes on there, CLOCK_MONOTONIC does not.
     pub fn suspend(&self, lasting: Duration) {
         self.write(8, i64::try_from(lasting.as_nanos()).expect("not that far"));
+    }
+
+    /// The time of day stands, at so long after 1970.
+    pub fn stand(&self, at: Duration) {
+        self.write(16, i64::try_from(at.as_nanos()).expect("not that far"));
     }
 
     fn write(&self, at: u64, value: i64) {
