@@ -22,7 +22,7 @@
 //! not lie free for longer than a client waits until it looks by itself, twice (no time at all, where no process ever
 //! failed), and nothing stays on the server.
 //!
-//! Not among it: a copy of a take that comes after the lease was changed, and one for a waiter that gave up.
+//! Not among it: a copy of a take for a waiter that gave up.
 //!
 //! `CHAOS_SEED` says with which seed the walks begin (1), `CHAOS_SECONDS` for how long each variant walks.
 
@@ -180,6 +180,23 @@ fn keys_without_an_end_are_found() {
     is_found(PLAIN, &[("call('PEXPIRE', line, MINUTE)", "")], ":line has no end");
     let change = ("if now - now % HOUR ~= last - last % HOUR then call('PEXPIRE', state, WEEK) end", "");
     is_found(PLAIN, &[change], ":state has no end");
+}
+
+/// Walks find it, too, but not many of them.
+#[test]
+fn a_late_copy_makes_no_lease_shorter() {
+    needs_redis!();
+    let change =
+        ("if owner ~= token or call('PTTL', key) < tonumber(ttl) then call('PEXPIRE'", "if true then call('PEXPIRE'");
+    for (changes, lease) in [(&[][..], 20_000), (&[change][..], 1000)] {
+        let Some(mut server) = Server::start("late", changes) else { return };
+        let keys = ["m", "{m}:line", "{m}:state"].map(str::to_owned);
+        let take = ["t", "1000", "p", "info", "", "0"].map(str::to_owned);
+        server.run(Script::Take, &keys, &take);
+        server.run(Script::Renew, &[keys[0].clone(), keys[2].clone()], &["t", "20000"].map(str::to_owned));
+        server.run(Script::Take, &keys, &take);
+        assert_eq!(server.ask(&["PTTL", "m"]).number(), lease, "{changes:?}");
+    }
 }
 
 /// What walks is what the library sends: by their digests, the server has learned just these from it.

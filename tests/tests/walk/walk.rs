@@ -586,9 +586,6 @@ impl Walk<'_> {
                     self.waiters[who].ttl = self.any(&[100, 500, 20_000]).unwrap_or(100);
                     self.note(format!("the lease of {} is {} now", self.waiters[who].token, self.waiters[who].ttl));
                     self.renew(who)?;
-                    // A copy of its take would make the lease again what it was.
-                    let token = self.waiters[who].token.clone();
-                    self.copies.retain(|copied| copied.args[0] != token);
                     self.run(Script::Forewarn, self.waiters[who].process, Vec::new(), false)?;
                 }
             }

@@ -4,8 +4,9 @@ local now_ms = math.floor(now / 1000)
 local value = call('GET', key)
 local left = 0
 if value == token then
-  -- Out of memory, a confirm goes through since it begins with this.
-  call('PEXPIRE', key, ttl)
+  -- Out of memory, a confirm goes through since it begins with this. A copy of it that comes late makes no lease shorter that
+  -- was made longer since.
+  if owner ~= token or call('PTTL', key) < tonumber(ttl) then call('PEXPIRE', key, ttl) end
   if owner ~= token then return own(0) end
   return {1, was[3], tonumber(call('HGET', state, 'a')), 0, token}
 elseif value then
