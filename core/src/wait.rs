@@ -418,11 +418,8 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
             return outcome;
         }
         if !waiter.is_waiting() {
-            // Somebody ends it, and tells when it has left the line: nobody does in a child that a signal's handler forks.
-            waiter.park(Some(Instant::now() + INTERRUPT_SLICE));
-            if epoch != fork::epoch() {
-                return Err(forked());
-            }
+            // Somebody ends it, and tells when it has left the line.
+            waiter.park(None);
             continue;
         }
         let slice = interrupt.as_ref().map(|_| Instant::now() + INTERRUPT_SLICE);
