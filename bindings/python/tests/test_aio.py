@@ -197,14 +197,21 @@ async def test_a_timeout_counts_while_the_server_is_slow_to_be_reached(redis: st
     await mutex.close()
 
 
-async def test_a_timeout_does_not_wait_for_an_opening_which_goes_on(redis: str, name: str) -> None:
+@contextlib.contextmanager
+def opening(redis: str, name: str) -> Iterator[tuple[AsyncMutex, socket.socket, socket.socket, str, str]]:
+    """A mutex that opens at a gate that lets it in and says nothing: with who listens there, its connection, the gate and the server."""
     server = redis.partition("@")[2]
     gate = os.path.join(os.path.dirname(server), name)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(gate)
         listener.listen()
         mutex = AsyncMutex(f"rpm+{redis.replace(server, gate)}?id={name}&connect_timeout=20s")
-        unanswered, _ = listener.accept()
+        yield mutex, listener, listener.accept()[0], gate, server
+    os.unlink(gate)
+
+
+async def test_a_timeout_does_not_wait_for_an_opening_which_goes_on(redis: str, name: str) -> None:
+    with opening(redis, name) as (mutex, listener, unanswered, gate, server):
         begun = time.monotonic()
         assert not await mutex.acquire(timeout=0.1)
         with pytest.raises(AcquireTimeout, match="not acquired within 0.100 s: .*not opened yet"):
@@ -219,17 +226,10 @@ async def test_a_timeout_does_not_wait_for_an_opening_which_goes_on(redis: str, 
         assert await mutex.acquire(timeout=20)
         await mutex.release()
         await mutex.close()
-        os.unlink(gate)
 
 
 async def test_why_an_opening_failed_that_was_given_up_is_told_to_nobody_later(redis: str, name: str) -> None:
-    server = redis.partition("@")[2]
-    gate = os.path.join(os.path.dirname(server), name)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(gate)
-        listener.listen()
-        mutex = AsyncMutex(f"rpm+{redis.replace(server, gate)}?id={name}&connect_timeout=20s")
-        unanswered, _ = listener.accept()
+    with opening(redis, name) as (mutex, listener, unanswered, gate, server):
         assert not await mutex.acquire(timeout=0.1)
         os.unlink(gate)
         unanswered.close()
@@ -240,7 +240,6 @@ async def test_why_an_opening_failed_that_was_given_up_is_told_to_nobody_later(r
         assert await mutex.acquire(timeout=20)
         await mutex.release()
         await mutex.close()
-        os.unlink(gate)
 
 
 async def test_y9_a_cancelled_release_completes(url: str) -> None:
