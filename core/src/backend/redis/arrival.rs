@@ -4,7 +4,7 @@
 //! Who is in the line may be told that it is its turn. So the token is known here before it is sent, and what is heard
 //! of it is kept until the waiter has come.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::hold::Token;
@@ -36,26 +36,12 @@ pub(super) struct Arrival {
     pub(super) heard: Option<Word>,
     /// Its thread hears by itself, as another process in the line.
     pub(super) direct: bool,
-    /// The end of the process has given it up: what it is granted is undone behind it.
-    undone: bool,
 }
 
 impl Arrival {
     fn new(token: Token, lock: Arc<Lock>, link: u64, direct: bool) -> Arrival {
         let sent = lease::now();
-        Arrival {
-            token,
-            lock,
-            link,
-            ticket: 0,
-            left: 0,
-            rank: 0,
-            foreign: false,
-            sent,
-            heard: None,
-            direct,
-            undone: false,
-        }
+        Arrival { token, lock, link, ticket: 0, left: 0, rank: 0, foreign: false, sent, heard: None, direct }
     }
 }
 
@@ -64,6 +50,8 @@ pub(super) struct Arrivals {
     /// The link on which this process hears; 0 if there is none. Without, nobody may line up in this way.
     pub(super) hearing: u64,
     by_serial: HashMap<u64, Arrival>,
+    /// The tokens that the end of the process has given up: what they are granted is undone behind them.
+    undone: HashSet<Token>,
 }
 
 impl Arrivals {
@@ -116,15 +104,13 @@ impl Arrivals {
 
     /// All are given up, for the process ends.
     pub(super) fn undo_all(&mut self) -> impl Iterator<Item = &Arrival> {
-        self.by_serial.values_mut().map(|arrival| {
-            arrival.undone = true;
-            &*arrival
-        })
+        self.undone.extend(self.by_serial.values().map(|arrival| arrival.token.clone()));
+        self.by_serial.values()
     }
 
     /// Whether what `token` is granted will be undone.
     pub(super) fn is_undone(&self, token: &str) -> bool {
-        self.by_serial.values().any(|arrival| arrival.undone && *arrival.token == *token)
+        self.undone.contains(token)
     }
 
     /// Whether nobody is on the way to the background thread.
