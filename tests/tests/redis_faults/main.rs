@@ -1,5 +1,5 @@
 //! Faults of Redis and of the way to it that need more than a server: a proxy that cuts, clocks that jump, other
-//! libraries on the same key, and numbers. The simpler ones are in `../redis.rs`. A fault that has a number has it in its name.
+//! libraries on the same key, and numbers. The simpler ones are in `../redis`. A fault that has a number has it in its name.
 
 mod beside;
 mod clocks;

@@ -1,4 +1,4 @@
-//! Random walks over the scripts of the Redis engine (`core/src/backend/redis/*.lua`), on a server whose clock only the
+//! Random walks over the scripts of the Redis engine (`core/src/backend/redis/lua/*.lua`), on a server whose clock only the
 //! walk moves: what takes hours of bad luck passes in milliseconds, and the same seed is the same walk.
 //!
 //! Up to four processes live by the client's rules for one lock, each with up to three waiters. They take, try, give up

@@ -21,7 +21,7 @@ pub(super) enum Script {
 
 /// As the engine joins them.
 macro_rules! joined {
-    ($($file:literal)+) => { concat!($(include_str!(concat!("../../../core/src/backend/redis/", $file, ".lua"))),+) };
+    ($($file:literal)+) => { concat!($(include_str!(concat!("../../../core/src/backend/redis/lua/", $file, ".lua"))),+) };
 }
 
 /// Their texts, in the order of [`Script`].

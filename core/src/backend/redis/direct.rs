@@ -20,14 +20,13 @@ use std::time::{Duration, Instant};
 
 use redis::{RedisError, RedisResult, Value};
 
-use super::connect::PATIENT;
 use super::ear::Ear;
-use super::engine::{self, Debt, Ending, Engine, jitter};
-use super::hold::Token;
-use super::lease;
+use super::engine::{Debt, Engine};
+use super::lease::{self, jitter};
 use super::lock::{Lock, pause};
-use super::talk::Connection;
-use super::wire::{self, Message, Refusal, Taken};
+use super::server::{Connection, PATIENT};
+use super::token::{Token, new_token};
+use super::wire::{self, Ending, Message, Refusal, Taken};
 use super::worker::Event;
 use crate::backend::contract::Grant;
 use crate::error::{ErrorKind, Result};
@@ -217,7 +216,7 @@ impl Lock {
             return None;
         }
         let mut ear = engine.ear()?;
-        let attempt = engine::new_token().map(|token| (token, engine.next_serial()));
+        let attempt = new_token().map(|token| (token, engine.next_serial()));
         let (token, serial) = match attempt {
             Ok(attempt) if pause().is_none() => attempt,
             _ => {
@@ -431,7 +430,7 @@ impl Lock {
 
     /// The background thread goes on with a new token, at its old place.
     fn move_on(self: &Arc<Lock>, waiter: &Arc<Waiter>, serial: u64, old: &Token, ticket: u64) {
-        let moved = engine::new_token().and_then(|fresh| {
+        let moved = new_token().and_then(|fresh| {
             let moves = self.engine.board().arrivals.moves(serial, fresh, ticket);
             // It lines up before the old token is given up: if that was granted the lock, nobody behind is to get it.
             let posted = if moves {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, PushKind, RedisResult, Value};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::dial::Stream;
-use super::frame::{LONGEST, frame};
+use super::server::Stream;
 use super::wire;
+use super::wire::frame::{LONGEST, frame};
 use crate::sys::futex::Woken;
 
 pub(super) struct Ear {

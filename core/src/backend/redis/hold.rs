@@ -6,12 +6,10 @@ use std::time::Duration;
 use super::keys::Keys;
 use super::lease;
 use super::lock::Lock;
+use super::token::Token;
 use crate::error::Error;
 use crate::hold::lost;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-
-/// An owner token: what the key holds. 128 random bits, in hex.
-pub(super) type Token = Arc<str>;
 
 /// Why a hold is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use super::slots::slot;
-
 /// The key of a lock and those of its helpers, all in one hash slot.
 ///
 /// | key | type, life | content |
@@ -46,6 +44,15 @@ impl Keys {
     }
 }
 
+/// Redis's hash slot of a key: of the first `{…}` in it that is not empty, else of all of it.
+pub(super) fn slot(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|c| *c == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        rest.iter().position(|c| *c == b'}').filter(|end| *end > 0).map(|end| &rest[..end])
+    });
+    crc16::State::<crc16::XMODEM>::calculate(tag.unwrap_or(key)) % 16384
+}
+
 /// Whether Redis hashes only a part of the key: what stands between the first `{` and the next `}`, if anything does.
 fn has_tag(key: &str) -> bool {
     key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).is_some_and(|(tag, _)| !tag.is_empty())
@@ -65,6 +72,15 @@ pub(super) fn lock_under(prefix: &str, found: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_are_those_of_the_server() {
+        // From CLUSTER KEYSLOT of a server.
+        for (key, expected) in [("foo", 12182), ("{foo}bar", 12182), ("x{foo}", 12182), ("", 0), ("123456789", 12739)] {
+            assert_eq!(slot(key.as_bytes()), expected, "{key}");
+        }
+        assert_eq!(slot(b"{}foo"), crc16::State::<crc16::XMODEM>::calculate(b"{}foo") % 16384);
+    }
 
     #[test]
     fn helpers_hash_to_the_slot_of_their_lock() {

@@ -73,6 +73,12 @@ pub(super) fn possible(ttl: Duration) -> Result<Duration> {
         .with_help("possible: 100 ms to 24 h"))
 }
 
+/// A byte for spreading timers, from the clock's last digits; which one it is matters little.
+pub(super) fn jitter() -> u8 {
+    let now = now();
+    (now ^ now >> 8) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::engine::{self, Debt, Ending, Engine};
-use super::hold::{Hold, Loss, Token};
+use super::engine::{Debt, Engine};
+use super::hold::{Hold, Loss};
 use super::keys::Keys;
 use super::lease;
-use super::wire::{self, Ask, Refusal};
+use super::token::Token;
+use super::wire::{self, Ask, Ending, Refusal};
 use super::worker::Event;
 use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
@@ -113,7 +114,7 @@ impl Lock {
         let hold = Arc::new(Hold::new(self.engine.next_serial(), token.clone(), fence, self, sent, self.ttl));
         let due = if self.renew { lease::renewal(sent, self.ttl, hold.spread()) } else { hold.deadline() };
         let watched = if hold.left().is_some() {
-            exit::at_exit(engine::farewell);
+            exit::at_exit(super::farewell);
             self.engine.watch(&hold, due)
         } else {
             Err(Error::new(
@@ -246,7 +247,7 @@ impl Backend for Redis {
     fn join(&self, waiter: &Arc<Waiter>) -> Result<()> {
         let engine = &self.0.engine;
         // A place in the line is also left behind by a process that ends.
-        exit::at_exit(engine::farewell);
+        exit::at_exit(super::farewell);
         let arrived = waiter.ticket.load(Ordering::Acquire);
         if self.0.is_direct(arrived) {
             return Ok(());

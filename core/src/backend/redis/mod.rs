@@ -2,20 +2,13 @@
 //!
 //! | part | file |
 //! |---|---|
-//! | which server, who we are to it | `connect` |
-//! | how to reach it, and safely; the connection of a thread, that of an event loop | `dial`, `tls`, `prompt`, `talk`, `exchange` |
-//! | a host's addresses, in bounded time | `names` |
-//! | who the master is | `sentinel` |
-//! | the nodes of a cluster, and which has what | `nodes`, `slots` |
-//! | the keys of a lock | `keys` |
-//! | what is said and answered; the scripts | `wire`, `*.lua` |
+//! | which server, and the ways to it | `server` |
+//! | the keys of a lock, names that nobody has | `keys`, `token` |
+//! | what is said and answered; the scripts | `wire`, `lua` |
 //! | how long a lease can be relied on | `lease`, `hold` |
-//! | one engine per server and process | `engine` |
-//! | the background thread: its loop, the line, the renewals | `worker`, `line`, `renewal` |
-//! | beside other libraries | `tracking` |
-//! | on the way to the line | `arrival` (straight), `placing` (through the thread) |
-//! | a thread that waits by itself | `direct`, and what it listens to: `ear` |
-//! | the same without scripts | `plain` |
+//! | one engine per server and process: the callers' side, the end of the process | `engine` |
+//! | the background thread: the line, the renewals, beside other libraries | `worker` |
+//! | a thread that waits by itself, and what it listens to | `direct`, `ear` |
 //! | waiting for replicas | `witness` |
 //! | the backend; taking and letting go | `lock`, `take` |
 //! | many independent servers, another backend | `redlock` |
@@ -43,48 +36,33 @@
 //! waits. An acquisition without a timeout gives up with UNAVAILABLE when the server stayed unreachable for `connect_timeout`, at least
 //! 5 s; one with a timeout waits for it as long as that.
 
-mod arrival;
-mod connect;
-mod dial;
 mod direct;
 mod ear;
 mod engine;
-mod exchange;
-mod frame;
 mod hold;
 mod keys;
 mod lease;
-mod line;
 mod lock;
-mod names;
-mod nodes;
-mod placing;
-mod plain;
-mod prompt;
 mod redlock;
-mod renewal;
-#[cfg(all(test, feature = "schedules"))]
-mod schedules;
-mod sentinel;
-mod slots;
+mod server;
 mod take;
-mod talk;
-mod tls;
-mod tracking;
+mod token;
 mod wire;
 mod witness;
 mod worker;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
-use self::connect::Server;
-use self::engine::Engine;
+use self::engine::{Engine, FAREWELL};
 use self::keys::Keys;
 use self::lock::{Lock, Redis};
+use self::server::Server;
 use crate::backend::contract::{Backend, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::identity;
+use crate::sys::exit;
 use crate::url::{LockUrl, RedisTarget, Topology};
 
 pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backend>> {
@@ -157,4 +135,11 @@ pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>
             (key.strip_prefix(&target.prefix).unwrap_or(&key).to_owned(), status)
         })
         .collect())
+}
+
+/// At a normal end of the process: holds are released, so that nobody waits for their leases.
+extern "C" fn farewell() {
+    exit::begins_here();
+    redlock::farewell(Instant::now() + FAREWELL);
+    engine::farewell();
 }

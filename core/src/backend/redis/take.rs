@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 
-use super::connect::PATIENT;
-use super::engine::{self, Debt, Ending, Engine, Failed};
-use super::exchange::{Question, Unheard};
-use super::hold::{Hold, Loss, Token};
+use super::engine::exchange::{Question, Unheard};
+use super::engine::{self, Debt, Engine, Failed};
+use super::hold::{Hold, Loss};
 use super::lease;
 use super::lock::{Lock, pause};
-use super::talk::Connection;
-use super::wire::{self, Taken};
+use super::server::{Connection, PATIENT};
+use super::token::{Token, new_token};
+use super::wire::{self, Ending, Taken};
 use crate::backend::contract::{Grant, Released, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
@@ -54,7 +54,7 @@ impl Lock {
         if self.engine.placings.any(self.keys.lock()) {
             return Ok(None);
         }
-        let token = engine::new_token()?;
+        let token = new_token()?;
         let serial = self.engine.next_serial();
         let lines_up = waits && self.engine.board().arrivals.announce(serial, &token, self);
         Ok(Some(Attempt { token, serial: lines_up.then_some(serial) }))

@@ -9,8 +9,9 @@ use std::time::Duration;
 use redis::Value;
 
 use super::engine::{self, Engine};
-use super::hold::{Loss, Token};
+use super::hold::Loss;
 use super::lock::Lock;
+use super::token::Token;
 use super::wire;
 use crate::error::{Error, ErrorKind, Result};
 

@@ -27,12 +27,12 @@ use self::owed::Owed;
 pub(super) use self::owed::farewell;
 use self::quorum::{Quorum, Voters, bug};
 use self::round::{Rounds, Took, Won, gather};
-use super::connect::{ANSWER, PATIENT, Server};
-use super::engine::{self, Ending, jitter};
-use super::hold::{Hold, Loss, Token};
+use super::hold::{Hold, Loss};
 use super::keys::Keys;
-use super::lease;
-use super::wire::{self, Script, Scripts};
+use super::lease::{self, jitter};
+use super::server::{ANSWER, PATIENT, Server};
+use super::token::{Token, new_token};
+use super::wire::{self, Ending, Script, Scripts};
 use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
@@ -171,7 +171,7 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
 impl Lock {
     /// Asks the majority once.
     async fn attempt(self: &Arc<Lock>, voters: &Arc<Voters>) -> Result<Option<Grant>> {
-        let token = engine::new_token()?;
+        let token = new_token()?;
         let owe = || Owed::new(&self.quorum, &self.rounds, &token);
         let mut owed = owe();
         // Looked at when it is owed: the end of the process sees either this take, or that it has not gone out.

@@ -9,8 +9,8 @@ use std::time::Instant;
 use super::Held;
 use super::quorum::Quorum;
 use super::round::Rounds;
-use crate::backend::redis::engine::{self, Ending};
-use crate::backend::redis::hold::Token;
+use crate::backend::redis::token::Token;
+use crate::backend::redis::wire::Ending;
 use crate::sync::Guarded;
 use crate::sys::exit;
 use crate::sys::fork::PerProcess;
@@ -33,7 +33,7 @@ pub(super) struct Owed(u64);
 
 impl Owed {
     pub(super) fn new(quorum: &Arc<Quorum>, rounds: &Arc<Rounds>, token: &Token) -> Owed {
-        exit::at_exit(engine::farewell);
+        exit::at_exit(super::super::farewell);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // Until it is a hold it has reached nobody.
         let (quorum, rounds, token) = (quorum.clone(), rounds.clone(), token.clone());

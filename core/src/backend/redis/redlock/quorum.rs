@@ -13,9 +13,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::super::connect::{ANSWER, Learned, Server, Task};
 use super::super::engine::LINGER;
-use super::super::{wire, worker};
+use super::super::server::{ANSWER, Learned, Server, Task, event_loop};
+use super::super::wire;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
@@ -108,7 +108,7 @@ impl Quorum {
     }
 
     fn start(self: &Arc<Quorum>, sender: UnboundedSender<Message>, receiver: UnboundedReceiver<Message>) -> Result<()> {
-        let runtime = worker::event_loop()?;
+        let runtime = event_loop()?;
         let quorum = self.clone();
         thread::spawn("ipcmutex-redlock", thread::FULL_STACK, move || {
             let voters = Arc::new(Voters::new(&quorum));

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::super::engine::Ending;
-use super::super::hold::Token;
 use super::super::lease;
-use super::super::wire::{self, Ask, Refusal, Script, Scripts, Taken};
+use super::super::token::Token;
+use super::super::wire::{self, Ask, Ending, Refusal, Script, Scripts, Taken};
 use super::Shape;
 use super::quorum::Voters;
 use crate::backend::contract::{State, Status};

@@ -1,0 +1,42 @@
+//! Whether the server may carry a lock.
+
+use super::Engine;
+use crate::backend::redis::wire;
+use crate::error::{Error, ErrorKind, Result};
+
+impl Engine {
+    /// Why this server must not carry a lock: it may evict the key of one that is held.
+    pub(crate) fn check_policy(&self) -> Result<()> {
+        match self.policy()? {
+            Some(policy) => Err(Error::new(
+                ErrorKind::Config,
+                "open",
+                format!("the server {} may evict keys (maxmemory-policy is {policy})", self.server),
+            )
+            .with_help(
+                "a lock that is evicted is held twice: set maxmemory-policy noeviction, or accept it with ?policy=any",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn is_forbidden(&self, error: &redis::RedisError) -> bool {
+        matches!(self.server.failed("open", error).kind(), ErrorKind::Permission | ErrorKind::Config)
+    }
+
+    /// The eviction policy, if it is not the one that is needed and the server, or a node, tells.
+    fn policy(&self) -> Result<Option<String>> {
+        let asked = self.call("open", |connection| {
+            match connection.ask_each(redis::cmd("INFO").arg("memory")) {
+                // Managed servers forbid INFO; they are taken at their word.
+                Err(error) if wire::is_answer(&error) && self.is_forbidden(&error) => Ok(Vec::new()),
+                answer => answer,
+            }
+        });
+        let replies = asked.map_err(|failed| failed.error)?.into_iter();
+        let told = replies.filter_map(|reply| redis::from_redis_value::<String>(reply).ok());
+        let mut policies = told.filter_map(|info| wire::eviction_policy(&info).map(str::to_owned));
+        // The one that is unfit, if there is one.
+        Ok(policies.find(|policy| policy != "noeviction"))
+    }
+}

@@ -1,0 +1,310 @@
+//! The nodes of a cluster, as the threads that wait for an answer reach them: each command goes to the node that has its slot, and
+//! on to where that one sends it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, ConnectionLike, RedisError, RedisResult, Value};
+
+use super::super::wire;
+use super::dial::Address;
+use super::learned::Learned;
+use super::single::Single;
+use super::slots::{Redirect, Slots, redirect, slot_of};
+use super::{Place, Server};
+use crate::sync::{Guarded, Turns};
+
+/// How soon a node is asked again that cannot serve for now: a slot on its way, a failover.
+pub(super) const AGAIN: Duration = Duration::from_millis(25);
+/// How long that is tried. No request sent on takes longer to arrive than this.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// How often one command is sent on.
+pub(super) const HOPS: usize = 8;
+
+/// Whether the cluster is about to be able to serve this.
+pub(super) fn passes(error: &RedisError) -> bool {
+    matches!(error.code(), Some("TRYAGAIN" | "CLUSTERDOWN"))
+}
+
+/// A node that cannot be reached, told as the cluster would: it is not the whole cluster that is gone.
+pub(super) fn down(node: &Address) -> RedisError {
+    let what = redis::ServerErrorKind::ClusterDown;
+    (redis::ErrorKind::Server(what), "Hash slot not served", format!("the node {node} cannot be reached")).into()
+}
+
+pub(super) fn unknown() -> RedisError {
+    (redis::ErrorKind::Server(redis::ServerErrorKind::ClusterDown), "Hash slot not served by any node").into()
+}
+
+impl Server {
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.place, Place::Cluster(_))
+    }
+
+    /// Asks the nodes that are known which slots are where. Blocks.
+    pub(super) fn survey(&self, learned: &Learned, limit: Duration) -> RedisResult<Slots> {
+        let Place::Cluster(seeds) = &self.place else { return Err(unknown()) };
+        let known = learned.nodes();
+        let asked: Vec<&Address> = known.iter().chain(seeds.iter().filter(|seed| !known.contains(seed))).collect();
+        let each = (limit / asked.len() as u32).max(Duration::from_millis(200));
+        let mut failure = None;
+        for node in asked {
+            let reply = self
+                .open_at(learned, node, each)
+                .and_then(|mut single| redis::cmd("CLUSTER").arg("SLOTS").query::<Value>(&mut single));
+            match reply {
+                Ok(reply) => {
+                    if let Some(slots) = Slots::read(&reply, node) {
+                        // The one that is there is the first to be asked again.
+                        let mut nodes = slots.nodes();
+                        nodes.sort_by_key(|other| other != node);
+                        learned.found_nodes(nodes);
+                        return Ok(slots);
+                    }
+                    failure = wire::telling(failure, unknown());
+                }
+                Err(error) => failure = wire::telling(failure, error),
+            }
+        }
+        Err(failure.unwrap_or_else(unknown))
+    }
+}
+
+/// For one call of a thread.
+pub(crate) struct Nodes {
+    all: Arc<All>,
+    /// Where the last command went, and on which connection there.
+    last: Option<(Address, u64)>,
+    limit: Duration,
+    /// Since when somebody has been about it.
+    asked: Instant,
+    /// At the end of the process: the nodes that do not answer, and nobody is waited for.
+    left_out: Option<Vec<Address>>,
+}
+
+/// The nodes as a process's threads share them: at each one asks at a time, and nobody waits for who asks another.
+struct All {
+    server: Server,
+    learned: Arc<Learned>,
+    slots: Guarded<Slots>,
+    /// One of them did not answer, and may have a successor; or many slots have moved.
+    doubted: AtomicBool,
+    seats: Guarded<HashMap<Address, Arc<Turns<Seat>>>>,
+    /// How many connections there have been.
+    made: AtomicU64,
+}
+
+/// Whoever has it asks this node.
+#[derive(Default)]
+struct Seat {
+    /// With its number.
+    connection: Option<(Single, u64)>,
+    /// When it failed, unless it has answered since, how long it was waited for, and how it failed: who asked before that, and
+    /// would not wait for longer, shares the outcome.
+    failure: Option<(Instant, Duration, RedisError)>,
+}
+
+impl All {
+    fn survey(&self, limit: Duration) -> RedisResult<()> {
+        match self.server.survey(&self.learned, limit) {
+            Ok(slots) => {
+                let nodes = slots.nodes();
+                *self.slots.lock() = slots;
+                self.seats.lock().retain(|node, _| nodes.contains(node));
+                Ok(())
+            }
+            Err(error) => {
+                self.doubted.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    fn seat(&self, node: &Address) -> Arc<Turns<Seat>> {
+        self.seats.lock().entry(node.clone()).or_default().clone()
+    }
+}
+
+impl Nodes {
+    pub(crate) fn open(server: &Server, learned: &Arc<Learned>, limit: Duration) -> RedisResult<Nodes> {
+        let slots = Guarded::new(server.survey(learned, limit)?);
+        let (server, learned) = (server.clone(), learned.clone());
+        let (doubted, seats, made) = (AtomicBool::new(false), Guarded::default(), AtomicU64::new(0));
+        Ok(Nodes::on(Arc::new(All { server, learned, slots, doubted, seats, made })))
+    }
+
+    fn on(all: Arc<All>) -> Nodes {
+        let limit = all.server.patience();
+        Nodes { all, last: None, limit, asked: Instant::now(), left_out: None }
+    }
+
+    /// For another call.
+    pub(crate) fn another(&self) -> Nodes {
+        Nodes::on(self.all.clone())
+    }
+
+    /// For the end of the process: a node that does not answer in time, this thread or another one, is not asked again.
+    pub(crate) fn hurry(&mut self) {
+        self.asked = Instant::now();
+        self.left_out = Some(Vec::new());
+    }
+
+    pub(crate) fn asked_for(&mut self, asked: Instant) {
+        self.asked = asked;
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
+    pub(crate) fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
+        let slot = slot_of(command);
+        let end = Instant::now() + PATIENCE.min(self.limit);
+        let mut forced: Option<Address> = None;
+        let mut surveyed = self.left_out.is_some();
+        if !surveyed && self.all.doubted.swap(false, Ordering::Relaxed) {
+            surveyed = true;
+            self.all.survey(self.limit)?;
+        }
+        for _ in 0..HOPS {
+            // WAIT speaks of what was written on its own connection.
+            let last = if slot.is_none() { self.last.clone() } else { None };
+            let (same, last) = last.map_or((None, None), |(node, number)| (Some(number), Some(node)));
+            let asking = forced.is_some();
+            let node = forced.take().or(last).or_else(|| match slot {
+                Some(slot) => self.all.slots.lock().node(slot).cloned(),
+                None => self.masters().into_iter().next(),
+            });
+            let Some(node) = node else {
+                if std::mem::replace(&mut surveyed, true) {
+                    return Err(unknown());
+                }
+                // Somebody may have been given the slot since.
+                self.all.survey(self.limit)?;
+                continue;
+            };
+            let answer = loop {
+                match self.ask_on(&node, asking, same, command) {
+                    Err(error) if passes(&error) && Instant::now() < end => std::thread::sleep(AGAIN),
+                    answer => break answer,
+                }
+            };
+            match answer {
+                Err(error) if error.is_connection_refusal() && !surveyed => {
+                    // It may have a successor.
+                    surveyed = true;
+                    self.all.survey(self.limit)?;
+                }
+                Err(error) => match redirect(&error, &node) {
+                    Some(Redirect { ask: true, address }) => forced = Some(address),
+                    Some(Redirect { ask: false, address }) => {
+                        if slot.is_some_and(|slot| self.all.slots.lock().correct(slot, address)) {
+                            self.all.doubted.store(true, Ordering::Relaxed);
+                        }
+                    }
+                    None => return Err(error),
+                },
+                Ok(value) => return Ok(value),
+            }
+        }
+        Err(unknown())
+    }
+
+    /// The answers of the masters that are there.
+    pub(crate) fn ask_each(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
+        let answers = self.masters().into_iter().map(|node| self.ask_at(&node, command));
+        answers.filter(|answer| !answer.as_ref().is_err_and(RedisError::is_io_error)).collect()
+    }
+
+    pub(super) fn masters(&self) -> Vec<Address> {
+        self.all.slots.lock().nodes()
+    }
+
+    /// Asks this very node.
+    pub(super) fn ask_at(&mut self, node: &Address, command: &Cmd) -> RedisResult<Value> {
+        self.ask_on(node, false, None, command)
+    }
+
+    /// Asks it on its connection, or on the `same` alone.
+    fn ask_on(&mut self, node: &Address, asking: bool, same: Option<u64>, command: &Cmd) -> RedisResult<Value> {
+        let all = self.all.clone();
+        let seat = all.seat(node);
+        // No longer than one would for its answer: that may be asked by somebody with more time.
+        let turn = match &self.left_out {
+            Some(nodes) if nodes.contains(node) => None,
+            _ => seat.lock_by(Instant::now() + self.limit),
+        };
+        let Some(mut seat) = turn else {
+            self.leave_out(node);
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        };
+        if let Some((at, waited, error)) = &seat.failure
+            && *at > self.asked
+            && *waited >= self.limit
+        {
+            return Err(error.clone());
+        }
+        // What nobody would hear is not said.
+        if seat.connection.as_mut().is_some_and(|(single, _)| single.has_ended()) {
+            seat.connection = None;
+        }
+        if same.is_some() && same != seat.connection.as_ref().map(|(_, number)| *number) {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let begun = Instant::now();
+        let (asked, told) = match self.connected(&mut seat, node) {
+            Ok((single, number)) => {
+                self.last = Some((node.clone(), number));
+                (true, say(single, asking, command))
+            }
+            Err(error) => (false, Err(error)),
+        };
+        let error = match told {
+            Ok(value) => {
+                seat.failure = None;
+                return value.extract_error();
+            }
+            Err(error) => error,
+        };
+        seat.connection = None;
+        // A silent one would keep who comes next for as long, one that cannot be reached from all it would say.
+        if !asked || error.is_timeout() {
+            let waited = if asked { begun.elapsed() } else { Duration::MAX };
+            seat.failure = Some((Instant::now(), waited, error.clone()));
+        }
+        all.doubted.store(true, Ordering::Relaxed);
+        self.leave_out(node);
+        Err(error)
+    }
+
+    fn leave_out(&mut self, node: &Address) {
+        if let Some(nodes) = &mut self.left_out {
+            nodes.push(node.clone());
+        }
+    }
+
+    /// Its connection, and the number of that.
+    fn connected<'a>(&self, seat: &'a mut Seat, node: &Address) -> RedisResult<(&'a mut Single, u64)> {
+        let (single, number) = match &mut seat.connection {
+            Some(connection) => connection,
+            place => {
+                let limit = self.all.server.connect_timeout.min(self.limit);
+                let single = self.all.server.open_at(&self.all.learned, node, limit)?;
+                place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed)))
+            }
+        };
+        single.set_limit(self.limit);
+        Ok((single, *number))
+    }
+}
+
+/// An error is one of the connection; what the node refuses is a value.
+fn say(single: &mut Single, asking: bool, command: &Cmd) -> RedisResult<Value> {
+    if asking {
+        redis::cmd("ASKING").query::<()>(single)?;
+    }
+    single.req_command(command)
+}

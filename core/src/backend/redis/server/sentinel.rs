@@ -1,0 +1,163 @@
+//! Sentinel: asks who the master is, and hears when that changes.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use redis::aio::PubSub;
+use redis::{RedisConnectionInfo, RedisError, RedisResult, Value};
+
+use super::super::wire::{self, refusal};
+use super::dial::{Address, dial_async};
+use super::learned::Learned;
+use super::runtime::elsewhere;
+use super::single::Single;
+use super::{ANSWER, Login, Place, Server};
+use crate::error::ErrorKind;
+
+/// How soon another Sentinel is asked to tell of changes when one has gone.
+const NEXT: Duration = Duration::from_millis(200);
+const SWITCHED: &str = "+switch-master";
+
+impl Server {
+    /// Where the server is now. Blocks for `limit` at most, or a little longer.
+    pub(super) fn locate(&self, learned: &Learned, limit: Duration) -> RedisResult<Address> {
+        let Place::Sentinel { sentinels, master } = &self.place else { return Ok(self.seed().clone()) };
+        let each = (limit / sentinels.len() as u32).max(Duration::from_millis(100));
+        let (mut failure, mut doubted) = (None, None);
+        for sentinel in sentinels {
+            match self.ask(sentinel, master, each) {
+                // It may not have heard of a failover yet; if it has, all say so.
+                Ok(Some(address)) if learned.is_doubted(&address) => doubted = Some(address),
+                Ok(Some(address)) => {
+                    learned.found(&address);
+                    return Ok(address);
+                }
+                Ok(None) => {
+                    let message = format!("the Sentinel {sentinel} knows no master `{master}`");
+                    failure = Some(refusal(ErrorKind::Config, message, "write …://h1,h2/<master>/<id>"));
+                }
+                Err(error) => failure = wire::telling(failure, error),
+            }
+        }
+        if let Some(address) = doubted {
+            learned.found(&address);
+            return Ok(address);
+        }
+        Err(failure.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
+    }
+
+    fn ask(&self, sentinel: &Address, master: &str, limit: Duration) -> RedisResult<Option<Address>> {
+        let ask = |login: &Login<'_>| {
+            let mut connection = Single::open(sentinel, self.tls.as_ref(), login, limit)?;
+            connection.set_limit(limit);
+            redis::cmd("SENTINEL")
+                .arg("get-master-addr-by-name")
+                .arg(master)
+                .query::<Option<(String, u16)>>(&mut connection)
+        };
+        let mut logins = self.logins_of_sentinels().into_iter();
+        let mut answer = ask(&Login { user: None, secret: None, db: 0 });
+        while answer.as_ref().is_err_and(wants_another_login)
+            && let Some(login) = logins.next()
+        {
+            answer = ask(&login);
+        }
+        Ok(answer?.map(|(host, port)| Address::Tcp(host, port)))
+    }
+
+    /// Whether another server can take this one's place.
+    pub(crate) fn moves(&self) -> bool {
+        matches!(self.place, Place::Sentinel { .. })
+    }
+
+    /// What the server says of its `ROLE`, where a wrong one is possible: an old Sentinel, or one that has just come
+    /// back, names a server that is not the master any more.
+    pub(super) fn check_role(
+        &self,
+        learned: &Learned,
+        address: &Address,
+        seen: u64,
+        role: RedisResult<Value>,
+    ) -> RedisResult<()> {
+        let role = match role {
+            Ok(Value::Array(parts)) => parts.into_iter().next(),
+            Ok(_) => None,
+            // Who may not ask finds out by the first write.
+            Err(error) if error.code() == Some("NOPERM") => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match role {
+            Some(Value::BulkString(role)) if role == b"master" => {
+                learned.trusts(address, seen);
+                Ok(())
+            }
+            _ => {
+                learned.doubts(address);
+                Err(refusal(
+                    ErrorKind::Unavailable,
+                    format!("the server {address} is not the master"),
+                    "a failover may be under way",
+                ))
+            }
+        }
+    }
+}
+
+/// Calls `changed` whenever the master is another one, for as long as it is polled. `seen`: of the changes that were counted.
+pub(crate) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, changed: impl Fn()) {
+    let Place::Sentinel { sentinels, master } = &server.place else { return };
+    for sentinel in sentinels.iter().cycle() {
+        let ear = tokio::time::timeout(server.connect_timeout, listen(&server, sentinel)).await;
+        if let Ok(Ok(ear)) = ear {
+            // It may have changed before anybody listened, and whoever looked for it may have found that: both count.
+            let (server, known) = (server.clone(), learned.clone());
+            let _ = elsewhere(move || server.locate(&known, ANSWER)).await;
+            if std::mem::replace(&mut seen, learned.changes()) != seen {
+                changed();
+            }
+            let mut messages = ear.into_on_message();
+            while let Some(message) = std::future::poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
+                let text = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
+                // The name, and where that master was, and is.
+                let mut words = text.split(' ');
+                if words.next() == Some(master) {
+                    let place = words.next().zip(words.next().and_then(|port| port.parse().ok()));
+                    learned.replaced(place.map(|(host, port)| Address::Tcp(host.to_owned(), port)));
+                    seen = learned.changes();
+                    changed();
+                }
+            }
+        }
+        tokio::time::sleep(NEXT).await;
+    }
+}
+
+async fn listen(server: &Server, sentinel: &Address) -> RedisResult<PubSub> {
+    let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
+    let mut logins = server.logins_of_sentinels().into_iter();
+    let mut info = plain.clone();
+    loop {
+        let stream = dial_async(sentinel, server.tls.as_ref(), server.connect_timeout).await?;
+        let heard = async {
+            let mut ear = PubSub::new(&info, stream).await?;
+            ear.subscribe(SWITCHED).await?;
+            Ok(ear)
+        };
+        let heard = heard.await;
+        if !heard.as_ref().is_err_and(wants_another_login) {
+            return heard;
+        }
+        let Some(login) = logins.next() else { return heard };
+        let known = [login.user.map(|user| (true, user)), login.secret.map(|secret| (false, secret))];
+        info = known.into_iter().flatten().fold(plain.clone(), |info, (is_user, word)| {
+            if is_user { info.set_username(word) } else { info.set_password(word) }
+        });
+    }
+}
+
+fn wants_another_login(error: &RedisError) -> bool {
+    wire::wants_login(error) || wire::is_wrong_password(error)
+}

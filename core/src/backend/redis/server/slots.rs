@@ -1,0 +1,131 @@
+//! Which node of a cluster has which hash slot.
+
+use redis::{RedisError, Value};
+
+use super::dial::Address;
+use crate::backend::redis::keys::slot;
+
+/// How many corrections are kept before a new survey is due.
+const CORRECTIONS: usize = 64;
+
+/// The slot that a command is for, by its first key; `None` for one that any node can answer.
+pub(super) fn slot_of(command: &redis::Cmd) -> Option<u16> {
+    let mut words = command.args_iter().filter_map(|word| match word {
+        redis::Arg::Simple(word) => Some(word),
+        _ => None,
+    });
+    let key = match words.next()? {
+        b"EVALSHA" | b"EVAL" => words.nth(2),
+        b"SSUBSCRIBE" => words.next(),
+        _ => None,
+    };
+    key.map(slot)
+}
+
+/// Where a server sends us.
+pub(super) struct Redirect {
+    /// For this one command only.
+    pub(crate) ask: bool,
+    pub(super) address: Address,
+}
+
+/// What `error` says of a better node; `from` sent it, and is meant where it names no host.
+pub(super) fn redirect(error: &RedisError, from: &Address) -> Option<Redirect> {
+    let ask = match error.code()? {
+        "MOVED" => false,
+        "ASK" => true,
+        _ => return None,
+    };
+    let place = error.detail()?.split_whitespace().nth(1)?;
+    let (host, port) = place.rsplit_once(':')?;
+    let host = match (host, from) {
+        ("", Address::Tcp(host, _)) => host.clone(),
+        (host, _) => host.to_owned(),
+    };
+    Some(Redirect { ask, address: Address::Tcp(host, port.parse().ok()?) })
+}
+
+#[derive(Default)]
+pub(super) struct Slots {
+    ranges: Vec<(u16, u16, Address)>,
+    corrections: usize,
+}
+
+impl Slots {
+    /// From the reply to `CLUSTER SLOTS` of `from`.
+    pub(crate) fn read(reply: &Value, from: &Address) -> Option<Slots> {
+        let Value::Array(rows) = reply else { return None };
+        let ranges = rows.iter().map(|row| range(row, from)).collect::<Option<Vec<_>>>()?;
+        (!ranges.is_empty()).then_some(Slots { ranges, corrections: 0 })
+    }
+
+    pub(crate) fn node(&self, slot: u16) -> Option<&Address> {
+        self.ranges.iter().find(|(first, last, _)| (*first..=*last).contains(&slot)).map(|(_, _, node)| node)
+    }
+
+    /// The masters, each once.
+    pub(super) fn nodes(&self) -> Vec<Address> {
+        let mut nodes: Vec<Address> = Vec::new();
+        for (_, _, node) in &self.ranges {
+            if !nodes.contains(node) {
+                nodes.push(node.clone());
+            }
+        }
+        nodes
+    }
+
+    /// `slot` has moved; whether so many have that a survey is due.
+    pub(super) fn correct(&mut self, slot: u16, node: Address) -> bool {
+        let many = self.corrections == CORRECTIONS;
+        if many {
+            // The newest ones come first.
+            self.ranges.drain(CORRECTIONS / 2..CORRECTIONS);
+            self.corrections = CORRECTIONS / 2;
+        }
+        self.ranges.insert(0, (slot, slot, node));
+        self.corrections += 1;
+        many
+    }
+}
+
+/// first, last, master (host, port, …), replicas …
+fn range(row: &Value, from: &Address) -> Option<(u16, u16, Address)> {
+    let Value::Array(row) = row else { return None };
+    let number = |value: &Value| match value {
+        Value::Int(number) => u16::try_from(*number).ok(),
+        _ => None,
+    };
+    let Value::Array(master) = row.get(2)? else { return None };
+    let host = match (master.first()?, from) {
+        // A node that does not know its own address is where we found it.
+        (Value::BulkString(host), Address::Tcp(known, _)) if host.is_empty() || host == b"?" => known.clone(),
+        (Value::BulkString(host), _) => String::from_utf8(host.clone()).ok()?,
+        (Value::Nil, Address::Tcp(known, _)) => known.clone(),
+        _ => return None,
+    };
+    Some((number(row.first()?)?, number(row.get(1)?)?, Address::Tcp(host, number(master.get(1)?)?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slot_of_a_command_is_that_of_its_first_key() {
+        let mut call = redis::cmd("EVALSHA");
+        call.arg("digest").arg(2).arg("foo").arg("bar");
+        assert_eq!(slot_of(&call), Some(12182));
+        assert_eq!(slot_of(redis::cmd("INFO").arg("memory")), None);
+    }
+
+    #[test]
+    fn corrections_win_and_do_not_pile_up() {
+        let at = |port| Address::Tcp("h".to_owned(), port);
+        let mut slots = Slots { ranges: vec![(0, 16383, at(1))], corrections: 0 };
+        let surveys = (0..1000).filter(|round| slots.correct(*round, at(2))).count();
+        assert_eq!(surveys, 1 + (1000 - CORRECTIONS - 1) / (CORRECTIONS / 2), "the first after {CORRECTIONS}");
+        // The last ones.
+        assert!((970..1000).all(|round| slots.node(round) == Some(&at(2))) && slots.node(5000) == Some(&at(1)));
+        assert!(slots.ranges.len() <= CORRECTIONS + 1);
+    }
+}

@@ -1,0 +1,238 @@
+//! Renewals: at a third of the lease, up to a hundred in one call, one call at a time so that others get through.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use redis::{RedisResult, Value};
+
+use super::{AGAIN, Event, Worker};
+use crate::backend::redis::engine::Board;
+use crate::backend::redis::hold::{Hold, Loss};
+use crate::backend::redis::keys::slot;
+use crate::backend::redis::lease;
+use crate::backend::redis::wire::{self, Ending};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Holds, each with its new lease. Zero: it is looked for, and keeps what it has.
+pub(super) type Batch = Vec<(Arc<Hold>, Duration)>;
+
+const BATCH: usize = 100;
+/// Holds whose renewals lie within this part of their lease go together.
+const TOGETHER: u32 = 12;
+/// When to look again at a hold whose time is over: it waits to be taken off.
+pub(super) const NEVER: u64 = u64::MAX;
+/// When to look again at a renewal for which the batch had no place, in ns.
+const TURN: u64 = 5_000_000;
+
+/// When the hold is next looked at, if it is still there.
+fn schedule(board: &mut Board, hold: &Hold, due: u64) {
+    if let Some(hold) = board.holds.remove(&(hold.due.load(Ordering::Relaxed), hold.serial)) {
+        hold.due.store(due, Ordering::Relaxed);
+        board.holds.insert((due, hold.serial), hold);
+    }
+}
+
+impl Worker {
+    /// Renews the holds whose time has come, and tells those whose lease ran out.
+    pub(super) fn renew_due(&mut self) {
+        let (batch, lost) = self.due(self.link().is_some());
+        for hold in lost {
+            self.engine.lose(&hold, Loss::Expired);
+        }
+        if self.engine.server.is_cluster() {
+            // One call is for one slot.
+            let mut by_slot = HashMap::<u16, Vec<_>>::new();
+            for renewal in batch {
+                by_slot.entry(slot(renewal.0.keys.lock().as_bytes())).or_default().push(renewal);
+            }
+            for batch in by_slot.into_values() {
+                batch.chunks(BATCH).for_each(|batch| self.renew(batch.to_vec(), None));
+            }
+        } else if !batch.is_empty() {
+            self.renew(batch, None);
+        }
+    }
+
+    /// The holds to renew, if the link is `up`, each with its lease; and those whose lease ran out.
+    pub(super) fn due(&mut self, up: bool) -> (Batch, Vec<Arc<Hold>>) {
+        let now = lease::now();
+        let mut lost = Vec::new();
+        let mut batch = Vec::new();
+        let mut board = self.engine.board();
+        while let Some(first) = board.holds.first_entry() {
+            let (due, serial) = *first.key();
+            if due > now && (batch.is_empty() || !self.goes_along(first.get(), due - now)) {
+                break;
+            }
+            let hold = first.remove();
+            let over = hold.deadline() <= now;
+            let asked = hold.renew || hold.sought.load(Ordering::Relaxed);
+            let renews = asked && hold.is_live() && !self.renewing.contains(&serial);
+            let full = up && self.is_full();
+            let next = if over {
+                NEVER
+            } else if renews && full {
+                hold.deadline().min(now + TURN)
+            } else {
+                // If no answer comes, the deadline does.
+                hold.deadline()
+            };
+            hold.due.store(next, Ordering::Relaxed);
+            board.holds.insert((next, serial), hold.clone());
+            if over {
+                lost.push(hold);
+                continue;
+            }
+            if !renews || full {
+                continue;
+            }
+            if up {
+                // At once: it may stand first again.
+                self.renewing.insert(serial);
+                let ttl = if hold.renew { hold.ttl() } else { Duration::ZERO };
+                batch.push((hold, ttl));
+            } else {
+                self.overdue = true;
+            }
+        }
+        (batch, lost)
+    }
+
+    /// Whether enough is under way. In a cluster each slot is a call of its own, and those to a node that hangs must not keep
+    /// others from theirs.
+    fn is_full(&self) -> bool {
+        !self.engine.server.is_cluster() && self.renewing.len() >= BATCH
+    }
+
+    /// Whether a hold that is not due yet is renewed with those that are: holds that were taken one after another come
+    /// together, and a call renews many.
+    fn goes_along(&self, hold: &Hold, early: u64) -> bool {
+        hold.renew
+            && hold.is_live()
+            && early <= lease::nanos(hold.ttl() / TOGETHER)
+            && !self.is_full()
+            && !self.renewing.contains(&hold.serial)
+    }
+
+    /// The link is new: all holds are looked at at once, since the server may be, too.
+    pub(super) fn renew_all(&mut self) {
+        let now = lease::now();
+        let mut board = self.engine.board();
+        let holds: Vec<Arc<Hold>> = board.holds.values().cloned().collect();
+        for hold in holds {
+            hold.sought.store(!hold.renew, Ordering::Relaxed);
+            schedule(&mut board, &hold, now);
+        }
+        drop(board);
+        self.extend_waiting();
+    }
+
+    pub(super) fn extend(&mut self, hold: Arc<Hold>, ttl: Duration, answer: SyncSender<Result<()>>) {
+        if self.link().is_none() || self.renewing.contains(&hold.serial) {
+            self.extensions.push((hold, ttl, answer));
+        } else {
+            self.renewing.insert(hold.serial);
+            self.renew(vec![(hold, ttl)], Some(answer));
+        }
+    }
+
+    fn extend_waiting(&mut self) {
+        for (hold, ttl, answer) in std::mem::take(&mut self.extensions) {
+            self.extend(hold, ttl, answer);
+        }
+    }
+
+    /// Those of `batch` are in `renewing` already.
+    fn renew(&mut self, batch: Batch, answer: Option<SyncSender<Result<()>>>) {
+        let Some(link) = self.link() else { return };
+        let (road, number) = (link.road.clone(), self.number());
+        let (engine, batch) = (self.engine.clone(), Arc::new(batch));
+        let holds = batch.clone();
+        let sent = lease::now();
+        for (hold, ttl) in &*batch {
+            if !ttl.is_zero() && hold.asks(sent, *ttl) {
+                schedule(&mut self.engine.board(), hold, hold.deadline());
+            }
+        }
+        self.send(
+            road,
+            move |by_text| {
+                engine.scripts.renew(by_text, holds.iter().map(|(hold, ttl)| (&hold.keys, &*hold.token, *ttl)))
+            },
+            move |reply| Event::Renewed { batch, answer, sent, number, reply },
+        );
+    }
+
+    /// Who deletes a key tells nobody: what leaves the line for this hold finds the lock free, and tells who is next.
+    fn pass_on(&mut self, hold: &Hold) {
+        let Some(lock) = hold.lock.upgrade().filter(|_| hold.is_live()) else { return };
+        self.engine.board().debts.insert(hold.token.clone(), lock.debt_of(hold, Ending::Lost));
+        self.pay(&hold.token);
+    }
+
+    pub(super) fn renewed(
+        &mut self,
+        batch: &Batch,
+        answer: Option<SyncSender<Result<()>>>,
+        sent: u64,
+        number: u64,
+        reply: RedisResult<Value>,
+    ) {
+        let stale = number != self.number();
+        if !stale {
+            for (hold, _) in batch {
+                self.renewing.remove(&hold.serial);
+            }
+        }
+        let outcome = match &reply {
+            _ if stale => Err(Error::new(ErrorKind::Unavailable, "extend", "the connection to the server was lost")),
+            Ok(reply) => wire::renewed(reply, batch.len()),
+            Err(error) => Err(self.engine.server.failed("extend", error)),
+        };
+        let told = match &outcome {
+            // The answer may have come after the end of the lease, which was told.
+            Ok(renewed) if renewed.iter().all(|renewed| *renewed) => {
+                batch.iter().find_map(|(hold, _)| hold.loss()).map_or(Ok(()), |loss| Err(loss.error("extend")))
+            }
+            Ok(_) => Err(Loss::Gone.error("extend")),
+            Err(error) => Err(error.clone()),
+        };
+        match outcome {
+            Ok(renewed) => {
+                self.serves();
+                for ((hold, ttl), renewed) in batch.iter().zip(renewed) {
+                    if renewed {
+                        hold.sought.store(false, Ordering::Relaxed);
+                        if !ttl.is_zero() {
+                            hold.renewed(sent, *ttl);
+                        }
+                        let due = if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.deadline() };
+                        schedule(&mut self.engine.board(), hold, due);
+                    } else {
+                        self.pass_on(hold);
+                        self.engine.lose(hold, Loss::Gone);
+                    }
+                }
+            }
+            Err(_) if stale => {}
+            Err(_) => {
+                let again = lease::now() + lease::nanos(AGAIN);
+                for (hold, _) in batch {
+                    let due = again.min(hold.deadline());
+                    schedule(&mut self.engine.board(), hold, due);
+                }
+            }
+        }
+        if let Some(answer) = answer {
+            // Whoever asked has gone if this fails.
+            let _ = answer.send(told);
+        }
+        match reply {
+            Err(error) if !wire::is_answer(&error) => self.broke(number, &error),
+            _ => self.extend_waiting(),
+        }
+    }
+}
