@@ -218,6 +218,23 @@ impl std::error::Error for Error {
     }
 }
 
+/// There is no such hold any more.
+pub(crate) fn ended(operation: &'static str) -> Error {
+    Error::new(ErrorKind::NotOwner, operation, "the hold has ended already")
+}
+
+/// The caller is a child of the holder.
+pub(crate) fn forked(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Forked, operation, "the hold belongs to the parent process")
+        .with_help("acquire in this process; the parent's hold stays the parent's")
+}
+
+/// The engine, or somebody, has taken it away.
+pub(crate) fn lost(operation: &'static str, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Lost, operation, why)
+        .with_help("what was done under this hold may have met another holder; its token is stale")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::contract::Grant;
-use crate::error::{Error, ErrorKind, Result};
-use crate::mutex::{Inner, Mutex, Session, ended, forked};
+use crate::error::{Error, Result, ended, forked};
+use crate::mutex::{Inner, Mutex, Session};
 use crate::service::call;
 use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicBool, Ordering, fence};
@@ -260,14 +260,10 @@ impl<F: FnOnce(Error) + Send + 'static> Told<F> {
     }
 }
 
-pub(crate) fn lost(operation: &'static str, why: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Lost, operation, why)
-        .with_help("what was done under this hold may have met another holder; its token is stale")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn no_hold_has_the_token_zero() {

@@ -19,7 +19,7 @@ pub struct Listed {
 /// UNSAFE or IO if the default directory cannot be read; no locks at all is an empty list.
 pub fn local() -> Result<Vec<Listed>> {
     #[cfg(target_os = "linux")]
-    return crate::backend::mpm::list();
+    return Ok(crate::backend::mpm::list()?.into_iter().map(|(url, status)| Listed { url, status }).collect());
     #[cfg(not(target_os = "linux"))]
     Err(crate::backend::open::without_files("ps"))
 }

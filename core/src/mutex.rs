@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::backend::contract::{Backend, Grant, State, Status};
 use crate::backend::open;
 use crate::biased::Biased;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, ended, forked};
 use crate::event_loop::EventLoop;
 use crate::hold::Hold;
 use crate::service::offload::{Job, Lane, offload};
@@ -588,15 +588,6 @@ impl Inner {
     pub(crate) fn not_ended(&self, session: &Session, token: u64) -> bool {
         token != 0 && (session.current.load() == token || session.superseded.lock().contains(&token))
     }
-}
-
-pub(crate) fn ended(operation: &'static str) -> Error {
-    Error::new(ErrorKind::NotOwner, operation, "the hold has ended already")
-}
-
-pub(crate) fn forked(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Forked, operation, "the hold belongs to the parent process")
-        .with_help("acquire in this process; the parent's hold stays the parent's")
 }
 
 impl Drop for Inner {

@@ -9,6 +9,25 @@ use crate::error::Result;
 
 /// What each engine knows.
 pub(super) const COMMON_KEYS: &[&str] = &["fair", "label"];
+/// What the engine with a server knows besides.
+pub(super) const REDIS_KEYS: &[&str] = &[
+    "ttl",
+    "renew",
+    "db",
+    "prefix",
+    "redis_key",
+    "replicas",
+    "connect_timeout",
+    "policy",
+    "protocol",
+    "tls",
+    "ca",
+    "crt",
+    "key",
+    "id",
+    "sentinel_user",
+    SENTINEL_SECRET,
+];
 /// The one secret that stands in a query.
 pub(super) const SENTINEL_SECRET: &str = "sentinel_password";
 

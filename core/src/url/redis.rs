@@ -3,29 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::query::{Query, SENTINEL_SECRET, decode, duration, flag, shown};
+use super::query::{Query, REDIS_KEYS, SENTINEL_SECRET, decode, duration, flag, shown};
 use super::secret::Secret;
 use super::{check_id, invalid};
 use crate::error::Result;
 
-pub(super) const REDIS_KEYS: &[&str] = &[
-    "ttl",
-    "renew",
-    "db",
-    "prefix",
-    "redis_key",
-    "replicas",
-    "connect_timeout",
-    "policy",
-    "protocol",
-    "tls",
-    "ca",
-    "crt",
-    "key",
-    "id",
-    "sentinel_user",
-    SENTINEL_SECRET,
-];
 /// No lease and no connecting takes longer.
 const DAY: Duration = Duration::from_secs(86_400);
 

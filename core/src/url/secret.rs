@@ -4,8 +4,7 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 
-use super::query::{COMMON_KEYS, SENTINEL_SECRET};
-use super::redis::REDIS_KEYS;
+use super::query::{COMMON_KEYS, REDIS_KEYS, SENTINEL_SECRET};
 
 /// A password. It never shows itself.
 #[derive(Clone, PartialEq)]

@@ -82,10 +82,8 @@ use rustix::fs::{self, Mode, OFlags};
 use self::site::{Label, Site};
 use self::word::{ABANDONED, Word};
 use crate::backend::contract::{Backend, Grant, OnLost, Owner, State, Status};
-use crate::error::{Error, Result};
-use crate::hold::lost;
+use crate::error::{Error, Result, lost};
 use crate::identity::identity;
-use crate::list::Listed;
 use crate::service::clock;
 use crate::sys::file::is_byte_locked;
 use crate::sys::futex::Woken;
@@ -357,8 +355,8 @@ pub(crate) fn is_unmade(target: &FileTarget) -> Result<bool> {
     Ok(matches!(place::identity(&path), Ok(None)) && (!by_path || path.parent().is_some_and(Path::is_dir)))
 }
 
-/// The locks in this user's default directory.
-pub(crate) fn list() -> Result<Vec<Listed>> {
+/// The locks in this user's default directory, by URL.
+pub(crate) fn list() -> Result<Vec<(String, Result<Status>)>> {
     let dir = place::default_dir(false)?;
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
@@ -375,9 +373,9 @@ pub(crate) fn list() -> Result<Vec<Listed>> {
         let regular = entry.file_type().is_ok_and(|kind| kind.is_file());
         let Some(name) = entry.file_name().to_str().map(|name| format!("mpm:{name}")) else { continue };
         if regular && LockUrl::parse(&name).is_ok() {
-            found.push(Listed { url: name, status: inspect(&entry.path()) });
+            found.push((name, inspect(&entry.path())));
         }
     }
-    found.sort_by(|a, b| a.url.cmp(&b.url));
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(found)
 }

@@ -7,8 +7,7 @@ use super::keys::Keys;
 use super::lease;
 use super::lock::Lock;
 use super::token::Token;
-use crate::error::Error;
-use crate::hold::lost;
+use crate::error::{Error, lost};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Why a hold is gone.

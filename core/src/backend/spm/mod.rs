@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::contract::{Backend, Grant, OnLost, Owner, State, Status};
-use crate::error::Result;
-use crate::hold::lost;
+use crate::error::{Result, lost};
 use crate::identity::identity;
 use crate::sync::Guarded;
 use crate::sys::copies::{Guest, Guesting, Remote};
