@@ -444,3 +444,32 @@ int main(int count, char **words) {
     hold.release().expect("released");
     assert_eq!(waits.wait().expect("it ends").code(), Some(0));
 }
+
+/// Of more than a server can answer in the time that an answer has, the last would end the connection, and all be asked anew.
+#[test]
+fn what_many_ask_at_once_is_not_all_sent_at_once() {
+    needs_redis!();
+    const MANY: u32 = 2_000;
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "flood?ttl=60s");
+    let hold = straight.acquire().expect("acquired");
+    let wait = |_| mutex.acquire_callback(Timeout::FOREVER, |outcome| drop(outcome.map(Hold::release)));
+    let waits: Vec<_> = (0..MANY).map(|place| wait(place).expect("it begins")).collect();
+    until("they wait", || waiters(&straight) == MANY);
+    let connections = proxy.connections().len();
+    proxy.said();
+    redis.freeze();
+    for wait in waits {
+        assert!(wait.cancel(), "nobody was served");
+    }
+    // None of it is answered, and the connection given up after a while.
+    until("the link is made anew", || proxy.connections().len() > connections);
+    let said = proxy.said();
+    let asked = said.windows(7).filter(|word| word == b"EVALSHA").count();
+    assert!((1..=500).contains(&asked), "{asked} at once");
+    redis.thaw();
+    until("all have left", || waiters(&straight) == 0);
+    hold.release().expect("released");
+    straight.acquire_with(within(LONG)).expect("nobody is in the way").release().expect("released");
+}

@@ -33,6 +33,14 @@ pub(crate) enum Road {
 }
 
 impl Road {
+    /// The node of a cluster that has `key`, as far as is known.
+    pub(crate) fn way(&self, key: &str) -> Option<Address> {
+        match self {
+            Road::One(_) => None,
+            Road::Cluster(net) => net.node_of(key),
+        }
+    }
+
     pub(crate) async fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         match self {
             Road::One(connection) => command.query_async(connection).await,

@@ -37,8 +37,7 @@ use std::time::Duration;
 use redis::{ConnectionAddr, IntoConnectionInfo, RedisError};
 
 pub(super) use self::connection::Connection;
-use self::dial::Address;
-pub(super) use self::dial::Stream;
+pub(super) use self::dial::{Address, Stream};
 pub(super) use self::learned::Learned;
 pub(super) use self::link::{Link, Road};
 pub(super) use self::multiplex::{Heard, Task};

@@ -7,6 +7,7 @@ use std::time::Instant;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, RedisResult, Value};
 
+use super::super::keys::slot;
 use super::super::wire::Scripts;
 use super::Server;
 use super::dial::Address;
@@ -75,6 +76,10 @@ impl Net {
         }
         *last = Some((Instant::now(), known));
         known
+    }
+
+    pub(super) fn node_of(&self, key: &str) -> Option<Address> {
+        self.slots.lock().node(slot(key.as_bytes())).cloned()
     }
 
     /// Sends a command to where it belongs. Nothing is waited for before it is sent, if its node is known: calls keep

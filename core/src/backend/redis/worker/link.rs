@@ -76,6 +76,7 @@ impl Worker {
             return;
         }
         self.engine.board().arrivals.hearing = 0;
+        self.calls.end();
         let now = Instant::now();
         self.state = State::Down { retry_at: now + lease::backoff(self.failures, jitter()) };
         self.failures = self.failures.saturating_add(1);

@@ -5,7 +5,8 @@
 //!
 //! | part | file |
 //! |---|---|
-//! | the loop and its events; calls | here |
+//! | the loop and its events | here |
+//! | what is asked of the server, and how much at once | `calls` |
 //! | the link | `link` |
 //! | the waiters: who, and when they look | `line` |
 //! | their takes, and what is answered and told | `turn` |
@@ -13,6 +14,7 @@
 //! | beside other libraries | `tracking` |
 //! | what is still owed | `owed` |
 
+mod calls;
 mod line;
 mod link;
 mod owed;
@@ -23,7 +25,6 @@ mod tracking;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -34,6 +35,7 @@ use redis::{RedisResult, Value};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
+use self::calls::Calls;
 use self::line::{Entry, Line};
 use self::renewal::{Batch, NEVER};
 use self::turn::Owned;
@@ -42,9 +44,9 @@ use super::engine::{Engine, LINGER};
 use super::hold::{Hold, Loss};
 use super::lease;
 use super::lock::Lock;
-use super::server::{self, Heard, Link, Road};
+use super::server::{self, Heard, Link};
 use super::token::Token;
-use super::wire::{self, Message, forbids_scripts};
+use super::wire::{self, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wait::Waiter;
 
@@ -147,6 +149,7 @@ pub(super) struct Worker {
     down: Option<(Instant, Error)>,
     /// Tasks whose answer has not come.
     tasks: usize,
+    calls: Calls,
     /// Whether the link's server tells of changed keys; not asked yet.
     tracking: Option<bool>,
     /// A renewal waits for the link.
@@ -157,7 +160,7 @@ pub(super) struct Worker {
     /// In a cluster, on whose channels this link hears: also those for which nobody waits any more.
     channels: HashSet<Arc<str>>,
     timers: BTreeSet<(Instant, Arc<str>)>,
-    calls: u64,
+    serials: u64,
     /// Holds whose renewal is under way.
     renewing: HashSet<u64>,
     extensions: Vec<(Arc<Hold>, Duration, SyncSender<Result<()>>)>,
@@ -223,6 +226,7 @@ impl Worker {
             last_try: None,
             down: None,
             tasks: 0,
+            calls: Calls::default(),
             tracking: None,
             overdue: false,
             entries: BTreeMap::new(),
@@ -230,7 +234,7 @@ impl Worker {
             lines: HashMap::new(),
             channels: HashSet::new(),
             timers: BTreeSet::new(),
-            calls: 0,
+            serials: 0,
             renewing: HashSet::new(),
             extensions: Vec::new(),
             pay_at: None,
@@ -258,6 +262,7 @@ impl Worker {
                 self.handle(event);
             }
             self.welcome();
+            self.send_waiting();
             if self.tasks == 0
                 && let Some(answer) = self.farewell.take()
             {
@@ -436,47 +441,6 @@ impl Worker {
         self.alarm = wake;
         board.wake_at = boot + lease::nanos(wake.saturating_duration_since(now));
         Some(wake)
-    }
-
-    // ---- calls
-
-    /// Sends a script call; its answer comes back as an event.
-    pub(super) fn send(
-        &mut self,
-        mut road: Road,
-        call: impl Fn(bool) -> redis::Cmd + Send + Sync + 'static,
-        event: impl FnOnce(RedisResult<Value>) -> Event + Send + 'static,
-    ) {
-        let (engine, call) = (self.engine.clone(), Arc::new(call));
-        self.report(async move {
-            let mut reply = if engine.learned.forbids_scripts() {
-                engine.aside(call).await
-            } else {
-                match road.call(|by_text| call(by_text)).await {
-                    Err(error) if forbids_scripts(&error) && !engine.server.is_cluster() => {
-                        engine.learned.found_plain();
-                        engine.aside(call).await
-                    }
-                    reply => reply,
-                }
-            };
-            if let Some(demoted) = reply.as_ref().err().filter(|error| wire::is_demoted(error)) {
-                // As good as gone: the next connection leads to the master, or to whom the name leads since.
-                let gone = std::io::Error::new(std::io::ErrorKind::ConnectionReset, demoted.to_string());
-                reply = Err(gone.into());
-            }
-            event(reply)
-        });
-    }
-
-    /// Runs `work`, whose outcome is an event.
-    pub(super) fn report(&mut self, work: impl Future<Output = Event> + Send + 'static) {
-        self.tasks += 1;
-        let events = self.events.clone();
-        tokio::spawn(async move {
-            // The loop ends only when no task is left.
-            let _ = events.send(work.await);
-        });
     }
 
     pub(super) fn number(&self) -> u64 {

@@ -8,15 +8,17 @@ use crate::backend::redis::token::Token;
 
 impl Worker {
     pub(super) fn pay(&mut self, token: &Token) {
-        let Some(link) = self.link() else { return };
-        let road = link.road.clone();
+        if self.link().is_none() {
+            return;
+        }
         let Some(debt) = self.engine.board().debts.get(token).cloned() else { return };
         let (engine, number, owed) = (self.engine.clone(), self.number, token.clone());
         let called = owed.clone();
+        let keys = debt.keys.clone();
         self.send(
-            road,
+            keys.lock(),
             move |by_text| engine.release_command(by_text, &called, &debt),
-            move |reply| Event::Paid { token: owed, number, reply },
+            move |_, reply| Event::Paid { token: owed, number, reply },
         );
     }
 

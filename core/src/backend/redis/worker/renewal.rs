@@ -147,8 +147,10 @@ impl Worker {
 
     /// Those of `batch` are in `renewing` already.
     fn renew(&mut self, batch: Batch, answer: Option<SyncSender<Result<()>>>) {
-        let Some(link) = self.link() else { return };
-        let (road, number) = (link.road.clone(), self.number());
+        if self.link().is_none() {
+            return;
+        }
+        let number = self.number();
         let (engine, batch) = (self.engine.clone(), Arc::new(batch));
         let holds = batch.clone();
         let sent = lease::now();
@@ -157,8 +159,7 @@ impl Worker {
                 schedule(&mut self.engine.board(), hold, hold.deadline());
             }
         }
-        self.send(
-            road,
+        self.send_now(
             move |by_text| {
                 engine.scripts.renew(by_text, holds.iter().map(|(hold, ttl)| (&hold.keys, &*hold.token, *ttl)))
             },

@@ -69,20 +69,21 @@ impl Worker {
             self.engine.owe(&old, debt);
         }
         let Some(entry) = self.entries.get_mut(&serial) else { return };
-        self.calls += 1;
-        entry.call = Some(self.calls);
+        self.serials += 1;
+        entry.call = Some(self.serials);
         entry.again = false;
         entry.looking = false;
         entry.doubt.get_or_insert(now);
-        let (call, lock, token, ticket) = (self.calls, entry.lock.clone(), entry.token.clone(), entry.ticket);
+        let (call, lock, token, ticket) = (self.serials, entry.lock.clone(), entry.token.clone(), entry.ticket);
         let (asking, asked) = (lock.clone(), token.clone());
+        let keys = lock.keys.clone();
         self.send(
-            road,
+            keys.lock(),
             move |by_text| {
                 let ask = asking.ask(&asked, listens.then_some(ticket));
                 asking.engine.scripts.take(by_text, &asking.keys, &ask)
             },
-            move |reply| Event::Taken { lock, token, serial, call, sent: now, number, reply },
+            move |sent, reply| Event::Taken { lock, token, serial, call, sent, number, reply },
         );
     }
 
@@ -185,9 +186,9 @@ impl Worker {
     /// It is a hold when the replicas have it; whoever ends the wait meanwhile gives the token back.
     fn bring_witnesses(&mut self, serial: u64, owned: Owned) {
         let Some(entry) = self.entries.get_mut(&serial) else { return };
-        self.calls += 1;
-        entry.call = Some(self.calls);
-        let (call, lock, token) = (self.calls, entry.lock.clone(), entry.token.clone());
+        self.serials += 1;
+        entry.call = Some(self.serials);
+        let (call, lock, token) = (self.serials, entry.lock.clone(), entry.token.clone());
         self.report(async move {
             let (asking, asked) = (lock.clone(), token);
             let told = elsewhere(move || asking.engine.witness(&asking, &asked)).await;
