@@ -14,8 +14,8 @@ use slab::Slab;
 
 use crate::error::{Result, raise};
 use crate::hold::{self, Taken, taken};
-use crate::mutex;
 use crate::status::Status;
+use crate::{mutex, opened};
 
 type Bell = ThreadsafeFunction<(), (), (), napi::Status, false, true>;
 
@@ -131,7 +131,7 @@ impl Shared {
             std::mem::take(&mut inbox.letters)
         };
         drop(letters);
-        mutex::forget_all();
+        opened::forget_all();
     }
 }
 
@@ -188,7 +188,7 @@ impl Events {
                         }
                         Outcome::Done => None,
                         Outcome::Hold(hold) => Some(Either4::A(taken(hold))),
-                        Outcome::Mutex(mutex) => Some(Either4::B(mutex::keep(mutex))),
+                        Outcome::Mutex(mutex) => Some(Either4::B(opened::keep(mutex))),
                         Outcome::Status(status) => Some(Either4::C(status.into())),
                         Outcome::Flag(flag) => Some(Either4::D(flag)),
                     };
@@ -234,7 +234,7 @@ impl Events {
     #[napi]
     pub fn acquire(&self, id: i64, mutex: u32, timeout: f64) -> Result<Option<Taken>> {
         let timeout = Timeout::from_js_ms(timeout).map_err(raise)?;
-        let mutex = mutex::get(mutex)?;
+        let mutex = opened::get(mutex)?;
         let start = |tell: Tell| mutex.acquire_on(&self.on, timeout, |outcome| tell.tell(outcome.map(Outcome::Hold)));
         match self.at_once(id, start) {
             (_, Some(Ok(Outcome::Hold(hold)))) => Ok(Some(taken(hold))),
@@ -267,7 +267,7 @@ impl Events {
 
     #[napi]
     pub fn close(&self, id: i64, mutex: u32) -> Result<()> {
-        let core = mutex::get(mutex)?;
+        let core = opened::get(mutex)?;
         self.offload(id, move || core.close().map(|()| Outcome::Done));
         Ok(())
     }
@@ -275,20 +275,20 @@ impl Events {
     /// Whether it is done at once; else it is told.
     #[napi]
     pub fn release(&self, id: i64, mutex: u32) -> Result<Option<bool>> {
-        let mutex = mutex::get(mutex)?;
+        let mutex = opened::get(mutex)?;
         self.done_at_once(id, |tell| mutex.release_on(&self.on, |outcome| tell.tell(outcome.map(|()| Outcome::Done))))
     }
 
     #[napi]
     pub fn status(&self, id: i64, mutex: u32) -> Result<()> {
-        let core = mutex::get(mutex)?;
+        let core = opened::get(mutex)?;
         self.offload(id, move || core.status().map(Outcome::Status));
         Ok(())
     }
 
     #[napi]
     pub fn break_lock(&self, id: i64, mutex: u32) -> Result<()> {
-        let core = mutex::get(mutex)?;
+        let core = opened::get(mutex)?;
         self.offload(id, move || core.break_lock().map(Outcome::Flag));
         Ok(())
     }

@@ -4,7 +4,7 @@ use napi::bindgen_prelude::{BigInt, Either};
 use napi_derive::napi;
 
 use crate::error::{Result, raise};
-use crate::mutex;
+use crate::opened;
 
 /// What was taken from one who died, or lost it.
 #[napi(object, object_from_js = false)]
@@ -24,7 +24,7 @@ pub fn taken(hold: ipcmutex::Hold) -> Taken {
 /// A hold that was left to a mutex.
 pub fn left(mutex: u32, token: &BigInt) -> Result<ipcmutex::Hold> {
     let (_, token, _) = token.get_u64();
-    mutex::with(mutex, |mutex| Ok(mutex.left(token)))
+    opened::with(mutex, |mutex| Ok(mutex.left(token)))
 }
 
 #[napi]

@@ -9,4 +9,5 @@ mod error;
 mod events;
 mod hold;
 mod mutex;
+mod opened;
 mod status;
