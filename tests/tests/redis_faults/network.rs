@@ -15,7 +15,7 @@ use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::place::Place;
 use ipcmutex_tests::privilege::{skip, unshare, without_namespaces};
 use ipcmutex_tests::proxy::Proxy;
-use ipcmutex_tests::servers::Redis;
+use ipcmutex_tests::servers::{Redis, Reply};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{both_ways, built};
@@ -443,6 +443,46 @@ int main(int count, char **words) {
     until("it stands in line", || waiters(&mutex) == 1 || waits.try_wait().expect("its state").is_some());
     hold.release().expect("released");
     assert_eq!(waits.wait().expect("it ends").code(), Some(0));
+}
+
+/// Who looks tells the others when the lock may come free, also those who are just asking: that is no reason to ask once more.
+#[test]
+fn who_look_at_the_same_time_do_not_keep_each_other_at_it() {
+    needs_redis!();
+    const WAITERS: u32 = 6;
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let holder = open(&redis.unix_url("at-once&ttl=60s&renew=off"));
+    let hold = holder.acquire().expect("acquired");
+    let waits: Vec<_> = (1..=WAITERS)
+        .map(|place| {
+            // Each with connections of its own, as another process.
+            let url = redis.url_at(proxy.address(), &format!("at-once?ttl=60s&connect_timeout={place}s"));
+            let mutex = open(&url);
+            let wait = mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+            until("it waits", || waiters(&holder) == place);
+            (mutex, wait)
+        })
+        .collect();
+    let Reply::List(line) = redis.command(&["ZRANGE", "{ipcmutex:at-once}:line", "0", "-1"]) else { panic!("a line") };
+    let asked = || redis.commands();
+    // A line so slow that their questions meet.
+    proxy.delay(Duration::from_millis(20));
+    const ROUNDS: u64 = 5;
+    let begun = asked();
+    for round in 1..=ROUNDS {
+        for (process, token) in line.iter().filter_map(|member| member.text().split_once('.')) {
+            redis.command(&["PUBLISH", &format!("ipcmutex:w:{process}"), &format!("H {token} 1")]);
+        }
+        until("they have looked", || asked() >= begun + round * u64::from(WAITERS));
+    }
+    let before = asked();
+    std::thread::sleep(Duration::from_secs(2));
+    let said = asked() - before;
+    assert!(said <= 2 * u64::from(WAITERS), "{said} looks in 2 s, where the next one is due in 20");
+    proxy.delay(Duration::ZERO);
+    drop(waits);
+    hold.release().expect("released");
 }
 
 /// Of more than a server can answer in the time that an answer has, the last would end the connection, and all be asked anew.

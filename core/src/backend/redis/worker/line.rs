@@ -43,6 +43,8 @@ pub(super) struct Entry {
     pub(super) doubt: Option<u64>,
     /// It was granted while a take was under way.
     pub(super) again: bool,
+    /// When it is to look, as it was told while a take was under way.
+    pub(super) told: Option<Instant>,
     /// The take that is under way is a timer's: nothing that was told is the reason for it.
     pub(super) looking: bool,
     pub(super) joined: Instant,
@@ -210,6 +212,7 @@ impl Worker {
             call: None,
             doubt: None,
             again: false,
+            told: None,
             looking: false,
             joined,
         };

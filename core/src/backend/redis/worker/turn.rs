@@ -71,7 +71,7 @@ impl Worker {
         let Some(entry) = self.entries.get_mut(&serial) else { return };
         self.serials += 1;
         entry.call = Some(self.serials);
-        entry.again = false;
+        (entry.again, entry.told) = (false, None);
         entry.looking = false;
         entry.doubt.get_or_insert(now);
         let (call, lock, token, ticket) = (self.serials, entry.lock.clone(), entry.token.clone(), entry.ticket);
@@ -250,7 +250,7 @@ impl Worker {
         if entry.ticket != 0 {
             entry.placing = None;
         }
-        let again = entry.again;
+        let (again, told_at) = (entry.again, entry.told);
         if let Some(line) = self.lines.get_mut(name(lock)) {
             line.members.remove(&place(had, serial));
             line.members.insert(place(refusal.ticket, serial));
@@ -260,6 +260,7 @@ impl Worker {
         let told = first && self.hears_others(lock, refusal.rank);
         let blind = looks && (!self.hears(lock) || (refusal.foreign && !told));
         let wake = lease::counted_from(sent, lease::recheck(refusal.left, refusal.rank, blind, jitter()));
+        let wake = told_at.map_or(wake, |at| at.min(wake));
         let wiped = refusal.fresh && had != 0 && first;
         lock.saw(refusal);
         if wiped {
@@ -309,13 +310,14 @@ impl Worker {
             self.engine.board().arrivals.hear(token, Word::First(left));
             return;
         };
+        let wake = Instant::now() + lease::recheck(left, 0, false, jitter());
         if entry.call.is_some() {
-            // What that call will answer may be older than this message.
-            entry.again = true;
+            // What that call will answer may be older than this message. To ask at once would have those who look at the same time
+            // keep each other at it: each look tells the others.
+            entry.told = Some(entry.told.map_or(wake, |told| told.min(wake)));
             return;
         }
         let lock = entry.lock.clone();
-        let wake = Instant::now() + lease::recheck(left, 0, false, jitter());
         // It may have lain unread for long: it puts no look off. Of a lease that became longer a refused look tells.
         self.look_by(&lock, wake);
     }
