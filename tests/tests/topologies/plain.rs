@@ -184,6 +184,34 @@ fn without_scripts_and_over_resp2_a_process_has_four_connections() {
     hold.release().expect("released");
 }
 
+/// By hand, of which nobody is told: its holder finds out, or who breaks it, and tells who waits.
+#[test]
+fn without_scripts_who_finds_that_a_key_was_deleted_tells_who_waits() {
+    needs_redis!();
+    let redis = without_scripts();
+    let (scripted, bare) = (open(&redis.url("by-hand?ttl=60s")), open(&plain(&redis, "by-hand?ttl=60s")));
+    for (query, broken) in [("ttl=3s", false), ("ttl=3s&renew=off", true)] {
+        let holder = open(&plain(&redis, &format!("by-hand?{query}")));
+        let hold = holder.acquire_with(within(LONG)).expect("acquired");
+        // So that who waits means to look in 20 s.
+        if !broken {
+            until_renewed(&hold);
+        }
+        assert_eq!(redis.command(&["PEXPIRE", "ipcmutex:by-hand", "60000"]).number(), 1);
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| scripted.acquire_with(within(LONG)));
+            until("it waits", || waiters(&scripted) == 1);
+            let begun = Instant::now();
+            assert_eq!(redis.command(&["DEL", "ipcmutex:by-hand"]).number(), 1);
+            assert!(!broken || !bare.break_lock().expect("nothing to break"));
+            let next = waits.join().expect("no panic").expect("acquired");
+            assert!(begun.elapsed() < Duration::from_secs(10), "by itself it looks in 20 s: {:?}", begun.elapsed());
+            next.release().expect("released");
+        });
+        assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    }
+}
+
 /// A thread that waits by itself has a name of its own in the line, and stops with its process all the same.
 #[test]
 fn without_scripts_a_release_is_told_beyond_two_processes_that_have_stopped() {

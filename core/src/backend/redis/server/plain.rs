@@ -295,6 +295,10 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
         } else {
             unwatch(server)?;
         }
+        if value.is_none() {
+            // As who leaves a line for a lock that is free.
+            forewarn(server, line, waiters, 0)?;
+        }
         return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
     }
     let noted = write(server, |words| {
@@ -398,6 +402,7 @@ fn break_lock(server: &mut dyn ConnectionLike, keys: &[String]) -> RedisResult<O
     let waiters: Vec<Vec<u8>> = read(&mut seen)?;
     let Some(value) = value else {
         unwatch(server)?;
+        forewarn(server, line, waiters, 0)?;
         return Ok(Some(Value::Int(0)));
     };
     let done = write(server, |words| {
