@@ -9,6 +9,7 @@ use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::cluster::Cluster;
+use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Redis, Reply};
 
@@ -454,6 +455,28 @@ fn behind_another_at_a_node_that_hangs_a_timeout_is_kept() {
         assert!(!ahead.is_finished(), "it was waited for");
         assert_eq!(kind_of(ahead.join().expect("no panic")), ErrorKind::Unavailable);
     });
+}
+
+/// Who has no limit waits for its turn there, as it does with one server.
+#[test]
+fn many_who_ask_a_node_that_is_far_are_all_answered() {
+    needs_redis!();
+    let cluster = Cluster::start(1);
+    let node = &cluster.nodes[0];
+    let proxy = Proxy::before(&node.address());
+    let (_, port) = proxy.address().rsplit_once(':').expect("a port");
+    assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-port", port]).text(), "OK");
+    let mutexes: Vec<_> = (0..40).map(|at| open(&cluster.url(&format!("far-{at}")))).collect();
+    let before = proxy.connections().len();
+    // One after the other they take longer than an answer may.
+    proxy.delay(Duration::from_millis(30));
+    std::thread::scope(|scope| {
+        let asks: Vec<_> = mutexes.iter().map(|mutex| scope.spawn(|| mutex.try_acquire().map(drop))).collect();
+        for asks in asks {
+            asks.join().expect("no panic").expect("answered");
+        }
+    });
+    assert!(proxy.connections().len() > before, "it was asked by that way");
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Engine {
                     }
                 },
             };
-            connection.asked_for(asked);
+            connection.asked_for(asked, deadline);
             let begun = Instant::now();
             let answer = match connection.another() {
                 // Who asks another node does not wait for this one.

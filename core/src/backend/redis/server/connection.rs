@@ -60,10 +60,11 @@ impl Connection {
         }
     }
 
-    /// It is for somebody who has been about it since `asked`: to a node of a cluster that was not there since, nobody goes once more.
-    pub(crate) fn asked_for(&mut self, asked: Instant) {
+    /// It is for somebody who has been about it since `asked`, and has until `deadline`: to a node of a cluster that was not there since
+    /// nobody goes once more, and behind others who ask it nobody waits for longer.
+    pub(crate) fn asked_for(&mut self, asked: Instant, deadline: Option<Instant>) {
         if let Connection::Cluster(nodes) = self {
-            nodes.asked_for(asked);
+            nodes.asked_for(asked, deadline);
         }
     }
 

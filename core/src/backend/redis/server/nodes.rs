@@ -14,7 +14,7 @@ use super::dial::Address;
 use super::learned::Learned;
 use super::single::Single;
 use super::slots::{Redirect, Slots, redirect, slot_of};
-use super::{Place, Server};
+use super::{PATIENT, Place, Server};
 use crate::sync::{Guarded, Turns};
 
 /// How soon a node is asked again that cannot serve for now: a slot on its way, a failover.
@@ -79,8 +79,9 @@ pub(crate) struct Nodes {
     /// Where the last command went, and on which connection there.
     last: Option<(Address, u64)>,
     limit: Duration,
-    /// Since when somebody has been about it.
+    /// Since when somebody has been about it, and until when it is waited for.
     asked: Instant,
+    deadline: Option<Instant>,
     /// At the end of the process: the nodes that do not answer, and nobody is waited for.
     left_out: Option<Vec<Address>>,
 }
@@ -138,7 +139,7 @@ impl Nodes {
 
     fn on(all: Arc<All>) -> Nodes {
         let limit = all.server.patience();
-        Nodes { all, last: None, limit, asked: Instant::now(), left_out: None }
+        Nodes { all, last: None, limit, asked: Instant::now(), deadline: None, left_out: None }
     }
 
     /// For another call.
@@ -152,8 +153,8 @@ impl Nodes {
         self.left_out = Some(Vec::new());
     }
 
-    pub(crate) fn asked_for(&mut self, asked: Instant) {
-        self.asked = asked;
+    pub(crate) fn asked_for(&mut self, asked: Instant, deadline: Option<Instant>) {
+        (self.asked, self.deadline) = (asked, deadline);
     }
 
     pub(crate) fn set_limit(&mut self, limit: Duration) {
@@ -232,10 +233,13 @@ impl Nodes {
     fn ask_on(&mut self, node: &Address, asking: bool, same: Option<u64>, command: &Cmd) -> RedisResult<Value> {
         let all = self.all.clone();
         let seat = all.seat(node);
-        // No longer than one would for its answer: that may be asked by somebody with more time.
-        let turn = match &self.left_out {
-            Some(nodes) if nodes.contains(node) => None,
-            _ => seat.lock_by(Instant::now() + self.limit),
+        let now = Instant::now();
+        let turn = match (&self.left_out, self.deadline) {
+            (Some(nodes), _) if nodes.contains(node) => None,
+            (Some(_), _) => seat.lock_by(now + self.limit),
+            (None, Some(end)) => seat.lock_by(end.max(now + PATIENT)),
+            // However many are ahead.
+            (None, None) => Some(seat.lock()),
         };
         let Some(mut seat) = turn else {
             self.leave_out(node);
