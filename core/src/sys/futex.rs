@@ -17,7 +17,9 @@ pub(crate) enum Woken {
 /// Sleeps while `word` is `expected`, until one of `bits` is woken or `until`. `shared` reaches across processes.
 #[cfg(target_os = "linux")]
 pub(crate) fn wait(word: &AtomicU32, expected: u32, bits: u32, until: Option<Instant>, shared: bool) -> Woken {
-    let deadline = until.map(|until| {
+    // Never is far: a call without a deadline would be begun anew when a signal's handler has run, also in the child that it forks.
+    let never = libc::timespec { tv_sec: i32::MAX.into(), tv_nsec: 0 };
+    let deadline = until.map_or(never, |until| {
         let left = until.saturating_duration_since(Instant::now());
         let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: `now` is a valid timespec to write to.
@@ -28,7 +30,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, bits: u32, until: Option<Ins
         libc::timespec { tv_sec: seconds as libc::time_t, tv_nsec: at.subsec_nanos() as _ }
     });
     let op = libc::FUTEX_WAIT_BITSET | if shared { 0 } else { libc::FUTEX_PRIVATE_FLAG };
-    // SAFETY: `word` is a live aligned u32; the deadline is null or points to a timespec that outlives the call;
+    // SAFETY: `word` is a live aligned u32; the deadline points to a timespec that outlives the call;
     // FUTEX_WAIT_BITSET ignores the fifth argument and takes an absolute CLOCK_MONOTONIC time.
     let answer = unsafe {
         libc::syscall(
@@ -36,7 +38,7 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, bits: u32, until: Option<Ins
             word.as_ptr(),
             op,
             expected,
-            deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+            std::ptr::from_ref(&deadline),
             std::ptr::null::<u32>(),
             bits,
         )

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 static pid_t parent;
@@ -200,6 +201,44 @@ static void forked_while_it_asks(void) {
   close(listener);
 }
 
+static ipcmutex_hold_t in_the_way;
+
+/* Has `who_asks`, the main thread, fork once it sleeps, and lets it go on then. */
+static void *disturb(void *lock) {
+  long call = -1;
+  wait_for_line(*(ipcmutex_t *)lock, 1);
+  do {
+    FILE *file = fopen("/proc/self/syscall", "r");
+    usleep(200);
+    CHECK(file != NULL);
+    if (fscanf(file, "%ld", &call) != 1) call = -1; /* it runs */
+    fclose(file);
+  } while (call != SYS_futex);
+  CHECK(pthread_kill(who_asks, SIGUSR1) == 0);
+  while (forked <= 0) usleep(200);
+  OK(ipcmutex_hold_release(in_the_way));
+  return NULL;
+}
+
+/* As signal() has it: a call of the system that can be, is begun anew, in the child as well. */
+static void forked_while_it_sleeps(void) {
+  static const char *const names[] = {"spm:fork-sleeps", "mpm:fork-sleeps"};
+  struct sigaction action = {.sa_handler = fork_here, .sa_flags = SA_RESTART};
+  size_t i;
+  who_asks = pthread_self();
+  CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+  for (i = 0; i < sizeof names / sizeof *names; i++) {
+    pthread_t thread;
+    ipcmutex_t lock;
+    OK(ipcmutex_open(names[i], &lock));
+    OK(ipcmutex_hold(lock, 0, &in_the_way));
+    CHECK(pthread_create(&thread, NULL, disturb, &lock) == 0);
+    forked_in(ipcmutex_acquire, lock, IPCMUTEX_OK);
+    CHECK(pthread_join(thread, NULL) == 0);
+    OK(ipcmutex_close(lock));
+  }
+}
+
 int main(void) {
   pthread_t threads[2];
   int i;
@@ -221,5 +260,6 @@ int main(void) {
   for (i = 0; i < 2; i++) CHECK(pthread_join(threads[i], NULL) == 0);
   OK(ipcmutex_close(unheld));
   forked_while_it_asks();
+  forked_while_it_sleeps();
   return 0;
 }
