@@ -14,6 +14,9 @@ use std::time::Duration;
 #[cfg(feature = "redis")]
 use std::time::Instant;
 
+#[cfg(feature = "redis")]
+use crate::sys::fork;
+
 #[cfg(all(test, feature = "schedules"))]
 pub(crate) use crate::schedules::{barrier, futex, thread};
 #[cfg(not(all(test, feature = "schedules")))]
@@ -69,6 +72,10 @@ impl<T> Guarded<T> {
     }
 }
 
+/// So often who waits for its turn looks whether it is a child.
+#[cfg(feature = "redis")]
+const LOOK: Duration = Duration::from_millis(250);
+
 /// A [`Guarded`] for what is held over an answer of a server: who waits for its turn may do so for a while only.
 #[cfg(feature = "redis")]
 #[derive(Default)]
@@ -92,35 +99,31 @@ impl<T> Turns<T> {
         self.value.get_mut()
     }
 
+    /// For who cannot be forked meanwhile.
     pub(crate) fn lock(&self) -> Turn<'_, T> {
-        while !self.enters(Duration::MAX) {}
-        self.entered()
+        loop {
+            if let Some(turn) = self.lock_by(None) {
+                return turn;
+            }
+        }
     }
 
-    /// The turn if it comes by `end`.
-    pub(crate) fn lock_by(&self, end: Instant) -> Option<Turn<'_, T>> {
-        self.enters(end.saturating_duration_since(Instant::now())).then(|| self.entered())
-    }
-
-    fn enters(&self, limit: Duration) -> bool {
-        // As long as a system can wait; who has no limit comes back.
-        let end = Instant::now() + limit.min(Duration::from_secs(86_400));
+    /// The turn if it comes by `end`. Not in a child that a signal's handler has forked meanwhile: whose turn it is does not live there.
+    pub(crate) fn lock_by(&self, end: Option<Instant>) -> Option<Turn<'_, T>> {
+        let epoch = fork::epoch();
         let mut queue = self.queue.lock();
         while queue.taken {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
+            let left = end.map_or(LOOK, |end| end.saturating_duration_since(Instant::now()));
+            if left.is_zero() || epoch != fork::epoch() {
+                return None;
             }
             queue.waiting += 1;
-            queue = wait_for(&self.free, queue, left).0;
+            queue = wait_for(&self.free, queue, left.min(LOOK)).0;
             queue.waiting -= 1;
         }
         queue.taken = true;
-        true
-    }
-
-    fn entered(&self) -> Turn<'_, T> {
-        Turn { value: self.value.lock(), _leaves: Leaves { queue: &self.queue, free: &self.free } }
+        drop(queue);
+        Some(Turn { value: self.value.lock(), _leaves: Leaves { queue: &self.queue, free: &self.free } })
     }
 }
 
@@ -178,9 +181,9 @@ mod tests {
         let turns = Turns::<u32>::default();
         let mut first = turns.lock();
         *first = 7;
-        assert!(turns.lock_by(Instant::now() + Duration::from_millis(5)).is_none());
+        assert!(turns.lock_by(Some(Instant::now() + Duration::from_millis(5))).is_none());
         thread::scope(|scope| {
-            let next = scope.spawn(|| turns.lock_by(Instant::now() + Duration::from_secs(30)).map(|turn| *turn));
+            let next = scope.spawn(|| turns.lock_by(Some(Instant::now() + Duration::from_secs(30))).map(|turn| *turn));
             drop(first);
             assert_eq!(next.join().expect("no panic"), Some(7));
         });
@@ -200,7 +203,7 @@ mod tests {
                 scope.spawn(|| (0..2000).for_each(|_| visit(turns.lock())));
                 scope.spawn(|| {
                     for micros in 0..2000 {
-                        let _ = turns.lock_by(Instant::now() + Duration::from_micros(micros % 50)).map(visit);
+                        let _ = turns.lock_by(Some(Instant::now() + Duration::from_micros(micros % 50))).map(visit);
                     }
                 });
             }

@@ -203,10 +203,42 @@ static void forked_while_it_asks(void) {
 
 static ipcmutex_hold_t in_the_way;
 
+static volatile int asked;
+
+/* Answers a take when who queues behind it has been disturbed. */
+static void *serve_late(void *listener) {
+  static char said[65536];
+  char *words[64], answer[128];
+  int count, client = accept(*(int *)listener, NULL, NULL);
+  ssize_t length;
+  CHECK(client >= 0);
+  while ((length = read(client, said, sizeof said - 1)) > 0) {
+    char *at = said;
+    said[length] = 0;
+    while (at < said + length) {
+      at = command(at, words, &count);
+      strcpy(answer, strncmp(words[0], "EVAL", 4) == 0 ? ":1\r\n" : "+OK\r\n");
+      if (strncmp(words[0], "EVAL", 4) == 0 && count == 12) { /* a take */
+        asked = 1;
+        while (forked <= 0) usleep(200);
+        snprintf(answer, sizeof answer, "*5\r\n:1\r\n$1\r\n7\r\n:0\r\n:0\r\n$%zu\r\n%s\r\n", strlen(words[6]), words[6]);
+      }
+      CHECK(write(client, answer, strlen(answer)) == (ssize_t)strlen(answer));
+    }
+  }
+  return NULL;
+}
+
+static void *goes_ahead(void *lock) {
+  OK(ipcmutex_try_acquire(*(ipcmutex_t *)lock));
+  OK(ipcmutex_release(*(ipcmutex_t *)lock));
+  return NULL;
+}
+
 /* Has `who_asks`, the main thread, fork once it sleeps, and lets it go on then. */
 static void *disturb(void *lock) {
   long call = -1;
-  wait_for_line(*(ipcmutex_t *)lock, 1);
+  if (lock) wait_for_line(*(ipcmutex_t *)lock, 1);
   do {
     FILE *file = fopen("/proc/self/syscall", "r");
     usleep(200);
@@ -216,7 +248,7 @@ static void *disturb(void *lock) {
   } while (call != SYS_futex);
   CHECK(pthread_kill(who_asks, SIGUSR1) == 0);
   while (forked <= 0) usleep(200);
-  OK(ipcmutex_hold_release(in_the_way));
+  if (lock) OK(ipcmutex_hold_release(in_the_way));
   return NULL;
 }
 
@@ -236,6 +268,42 @@ static void forked_while_it_sleeps(void) {
     forked_in(ipcmutex_acquire, lock, IPCMUTEX_OK);
     CHECK(pthread_join(thread, NULL) == 0);
     OK(ipcmutex_close(lock));
+  }
+}
+
+/* One asks the server at a time; the thread that does is its parent's. */
+static void forked_while_it_queues(void) {
+  int (*const ways[])(ipcmutex_t) = {ipcmutex_acquire, ipcmutex_try_acquire, acquire_for_a_second, release_it};
+  struct sigaction action = {.sa_handler = fork_here};
+  size_t i;
+  who_asks = pthread_self();
+  CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
+  for (i = 0; i < sizeof ways / sizeof *ways; i++) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    pthread_t server, ahead, disturber;
+    ipcmutex_t lock, other;
+    char url[160];
+    CHECK(bind(listener, (struct sockaddr *)&address, sizeof address) == 0 && listen(listener, 8) == 0);
+    CHECK(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
+    CHECK(pthread_create(&server, NULL, serve_late, &listener) == 0);
+    snprintf(url, sizeof url, "rpm+redis://127.0.0.1:%d/a?policy=any&ttl=60s&renew=off", ntohs(address.sin_port));
+    OK(ipcmutex_open(url, &lock));
+    snprintf(url, sizeof url, "rpm+redis://127.0.0.1:%d/b?policy=any&ttl=60s&renew=off", ntohs(address.sin_port));
+    OK(ipcmutex_open(url, &other));
+    forked = 1;
+    if (ways[i] == release_it) OK(ipcmutex_hold(lock, 0, &remote_hold));
+    forked = asked = 0;
+    CHECK(pthread_create(&ahead, NULL, goes_ahead, &other) == 0);
+    while (!asked) usleep(200);
+    CHECK(pthread_create(&disturber, NULL, disturb, NULL) == 0);
+    forked_in(ways[i], lock, IPCMUTEX_OK);
+    CHECK(pthread_join(disturber, NULL) == 0 && pthread_join(ahead, NULL) == 0);
+    OK(ipcmutex_close(lock));
+    OK(ipcmutex_close(other));
+    CHECK(pthread_join(server, NULL) == 0);
+    close(listener);
   }
 }
 
@@ -261,5 +329,6 @@ int main(void) {
   OK(ipcmutex_close(unheld));
   forked_while_it_asks();
   forked_while_it_sleeps();
+  forked_while_it_queues();
   return 0;
 }

@@ -8,7 +8,7 @@ use redis::Value;
 use super::Engine;
 use crate::backend::redis::server::{Connection, PATIENT, elsewhere};
 use crate::backend::redis::wire::{self, Script};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, forked};
 use crate::service::offload;
 use crate::sync::Turns;
 use crate::sys::thread;
@@ -49,11 +49,10 @@ impl Engine {
         mut call: impl FnMut(&mut Connection) -> redis::RedisResult<T>,
     ) -> Result<T, Failed> {
         let (asked, queued) = (offload::asked(), Instant::now());
-        let turn = match deadline {
-            Some(end) => place.lock_by(end.max(queued + PATIENT)),
-            None => Some(place.lock()),
-        };
-        let Some(mut caller) = turn else {
+        let Some(mut caller) = place.lock_by(deadline.map(|end| end.max(queued + PATIENT))) else {
+            if !self.is_ours() {
+                return Err(Failed { error: forked(operation), in_doubt: false });
+            }
             let message = "not acquired in time: others of this process still wait for the server's answer";
             return Err(Failed { error: Error::new(ErrorKind::Timeout, operation, message), in_doubt: false });
         };

@@ -40,7 +40,7 @@ impl Engine {
         let left = || end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let cluster = self.server.is_cluster();
         // Who waits for an answer on it will not outlive this process either.
-        let Some(mut caller) = self.caller.lock_by(end) else { return };
+        let Some(mut caller) = self.caller.lock_by(Some(end)) else { return };
         fence(Ordering::SeqCst);
         // No call begins any more. Those that were answered are on the board in a moment: a few instructions of another thread, which
         // has nobody to wake for them. In a cluster one may wait for a node that hangs: the others' have the rest of the time.

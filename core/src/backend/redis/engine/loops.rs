@@ -50,7 +50,7 @@ impl Engine {
         if place.as_ref().is_some_and(|exchange| !exchange.is_over()) || !self.direct.make_way() {
             return;
         }
-        let Some(mut caller) = self.caller.lock_by(Instant::now()) else { return };
+        let Some(mut caller) = self.caller.lock_by(Some(Instant::now())) else { return };
         if caller.changes != self.changes() {
             return;
         }

@@ -234,12 +234,11 @@ impl Nodes {
         let all = self.all.clone();
         let seat = all.seat(node);
         let now = Instant::now();
-        let turn = match (&self.left_out, self.deadline) {
-            (Some(nodes), _) if nodes.contains(node) => None,
-            (Some(_), _) => seat.lock_by(now + self.limit),
-            (None, Some(end)) => seat.lock_by(end.max(now + PATIENT)),
+        let turn = match &self.left_out {
+            Some(nodes) if nodes.contains(node) => None,
+            Some(_) => seat.lock_by(Some(now + self.limit)),
             // However many are ahead.
-            (None, None) => Some(seat.lock()),
+            None => seat.lock_by(self.deadline.map(|end| end.max(now + PATIENT))),
         };
         let Some(mut seat) = turn else {
             self.leave_out(node);
