@@ -354,6 +354,8 @@ impl Walk<'_> {
             if !self.damaged {
                 return Err("a hold was lost before its end".to_owned());
             }
+            // Who is next is told of that.
+            self.end(process, &args[0], "lost")?;
         }
         Ok(())
     }
@@ -387,6 +389,11 @@ impl Walk<'_> {
                 if self.now >= self.waiters[who].deadline {
                     quiet = false;
                     self.ended(who, Is::Over, Last::Died);
+                    // At times its user releases it, which is told of the loss.
+                    if self.random.bool() {
+                        let (process, token) = (self.waiters[who].process, self.waiters[who].token.clone());
+                        self.end(process, &token, "lost")?;
+                    }
                 } else if self.now >= self.waiters[who].renewal {
                     quiet = false;
                     self.renew(who)?;
