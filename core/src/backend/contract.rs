@@ -143,7 +143,7 @@ pub(crate) trait Backend: Send + Sync {
     }
 
     /// `take_or_line_up`, or `try_take` unless it `waits`, for an event loop, which waits for no server: `then` is told, here or on another
-    /// thread. As a ticket 0 says that there is none. Whether it has to wait for a thread that asks.
+    /// thread. As a ticket 0 says that there is none. Whether it may have to wait for a thread that asks.
     fn ask_take(&self, _on: &EventLoop, waits: bool, deadline: Option<Instant>, then: TookOrLinedUp) -> bool {
         then(if waits { self.take_or_line_up(deadline, false) } else { self.try_take().map(|grant| grant.ok_or(0)) });
         false

@@ -166,6 +166,50 @@ fn a_wait_of_an_event_loop_ends_in_time_when_no_thread_is_free_for_it() {
     here.acquire_with(within(LONG)).expect("it took nothing").release().expect("released");
 }
 
+/// Nor does one whose loop asked by itself wait for a thread when that connection is cut.
+#[test]
+fn a_wait_of_an_event_loop_ends_in_time_when_its_connection_is_cut_and_no_thread_is_free() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let mutex = open(&redis.url_at(proxy.address(), "no-thread"));
+    let (tell, told) = mpsc::channel();
+    let on = EventLoop::new(move |watched| tell.send(watched).expect("the loop runs"));
+    let acquire = |timeout: Timeout| {
+        let (tell, told) = mpsc::channel();
+        mutex.acquire_on(&on, timeout, move |outcome| drop(tell.send(outcome)));
+        told
+    };
+    let watched = loop {
+        acquire(Timeout::FOREVER).recv_timeout(LONG).expect("told").expect("acquired").release().expect("released");
+        if let Ok(watched) = told.try_recv() {
+            break watched;
+        }
+    };
+    watched.start();
+    // As many as there are threads.
+    let (free, kept) = (Arc::new(std::sync::Barrier::new(9)), Arc::new(std::sync::Barrier::new(9)));
+    for _ in 0..8 {
+        let (free, kept) = (free.clone(), kept.clone());
+        ipcmutex::offload(move || {
+            kept.wait();
+            free.wait();
+        });
+    }
+    kept.wait();
+    redis.freeze();
+    let begun = Instant::now();
+    let outcome = acquire(Duration::from_millis(300).into());
+    proxy.cut_all();
+    until("the loop sees it", || !watched.read());
+    let outcome = outcome.recv_timeout(LONG);
+    let took = begun.elapsed();
+    free.wait();
+    redis.thaw();
+    assert!(outcome.expect("told").is_err() && took < Duration::from_millis(2500), "after {took:?}");
+    mutex.acquire_with(within(LONG)).expect("it took nothing").release().expect("released");
+}
+
 #[test]
 fn a_wait_too_short_for_a_late_server_fails_alone() {
     needs_redis!();

@@ -231,7 +231,8 @@ impl Lock {
         };
         let question = Question { words, limit: self.limit(deadline), leaves, then: Box::new(told) };
         exchange.ask(question);
-        false
+        // Where that is cut, a thread goes on.
+        true
     }
 
     // ---- letting go
