@@ -418,8 +418,14 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
             return outcome;
         }
         if !waiter.is_waiting() {
-            // Somebody ends it, and tells when it has left the line.
-            waiter.park(None);
+            // Somebody ends it, and tells when it has left the line: not in a child that a signal's handler has forked. Where there is no
+            // time, in a schedule, to look for that would be to spin.
+            let look =
+                if cfg!(all(test, feature = "schedules")) { None } else { Some(Instant::now() + INTERRUPT_SLICE) };
+            waiter.park(look);
+            if epoch != fork::epoch() {
+                return Err(forked());
+            }
             continue;
         }
         let slice = interrupt.as_ref().map(|_| Instant::now() + INTERRUPT_SLICE);

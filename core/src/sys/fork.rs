@@ -434,7 +434,11 @@ impl<T> Drop for PerProcess<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::backend::contract::{Grant, OnLost, Status};
+    use crate::wait::{Waiter, Waiting, block};
 
     /// Whether a child of now has `file` open.
     fn has_child(file: i32) -> bool {
@@ -494,6 +498,103 @@ mod tests {
         let mut heard = Vec::new();
         far.read_to_end(&mut heard).unwrap();
         assert_eq!(heard, b"a");
+    }
+
+    /// An engine that is asked in vain, and whose waiters leave when the test lets them.
+    #[derive(Default)]
+    struct Slow(std::sync::Mutex<()>);
+
+    impl crate::backend::contract::Backend for Slow {
+        fn try_take(&self) -> crate::Result<Option<Grant>> {
+            Ok(None)
+        }
+        fn join(&self, _: &Arc<Waiter>) -> crate::Result<()> {
+            Ok(())
+        }
+        fn wait(&self, waiter: &Arc<Waiter>, _: Option<std::time::Instant>) -> futex::Woken {
+            while waiter.is_waiting() {
+                std::thread::yield_now();
+            }
+            futex::Woken::Changed
+        }
+        fn leave(&self, _: &Arc<Waiter>) {
+            drop(self.0.lock());
+        }
+        fn release(&self, _: u64) -> crate::Result<()> {
+            unreachable!("nobody holds it")
+        }
+        fn give_back(&self, _: Grant) {}
+        fn check(&self, _: u64) -> crate::Result<()> {
+            unreachable!("nobody holds it")
+        }
+        fn on_lost(&self, _: u64, _: OnLost) -> crate::Result<()> {
+            unreachable!("nobody holds it")
+        }
+        fn status(&self) -> crate::Result<Status> {
+            unreachable!("nobody asks")
+        }
+        fn break_lock(&self) -> crate::Result<bool> {
+            unreachable!("nobody breaks it")
+        }
+    }
+
+    /// In the child nobody tells it that it has left the line.
+    #[test]
+    fn a_child_that_is_forked_while_its_wait_is_being_ended_does_not_wait() {
+        static FORKED: AtomicI32 = AtomicI32::new(-1);
+        extern "C" fn fork_here(_: libc::c_int) {
+            // SAFETY: async-signal-safe, as is what follows in the child.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: for a child that hangs.
+                unsafe { libc::alarm(10) };
+            }
+            FORKED.store(child, Ordering::SeqCst);
+        }
+        // SAFETY: the handler is one, and no other test of this crate has that signal.
+        unsafe { libc::signal(libc::SIGUSR2, fork_here as *const () as libc::sighandler_t) };
+        let slow = Arc::new(Slow::default());
+        let backend: Arc<dyn crate::backend::contract::Backend> = slow.clone();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let kept = slow.0.lock();
+            let waits = scope.spawn(move || {
+                // SAFETY: both ask for a number.
+                let me = unsafe { (libc::gettid(), libc::pthread_self()) };
+                let outcome =
+                    block(&backend, Waiting::default(), |pending| tell.send((me, pending)).expect("the test waits"));
+                if FORKED.load(Ordering::SeqCst) == 0 {
+                    let forked = outcome.is_err_and(|error| error.kind() == crate::ErrorKind::Forked);
+                    // SAFETY: leaves the child without running anything of the test harness.
+                    unsafe { libc::_exit(if forked { 7 } else { 8 }) };
+                }
+                outcome
+            });
+            let ((number, thread), pending) = told.recv().expect("it waits");
+            scope.spawn(move || pending.end(crate::error::Error::new(crate::ErrorKind::Closed, "acquire", "closed")));
+            let call = libc::SYS_futex.to_string();
+            let sleeps = || {
+                std::fs::read_to_string(format!("/proc/self/task/{number}/syscall"))
+                    .is_ok_and(|now| now.starts_with(&call))
+            };
+            while !sleeps() {
+                std::thread::yield_now();
+            }
+            // SAFETY: the thread waits, and is joined below.
+            unsafe { libc::pthread_kill(thread, libc::SIGUSR2) };
+            let child = loop {
+                match FORKED.load(Ordering::SeqCst) {
+                    child @ 1.. => break child,
+                    _ => std::thread::yield_now(),
+                }
+            };
+            let mut status = 0;
+            // SAFETY: waits for the child just forked; `status` outlives the call.
+            unsafe { libc::waitpid(child, &mut status, 0) };
+            drop(kept);
+            let told = waits.join().expect("no panic").expect_err("it has ended").kind();
+            assert_eq!((status, told), (7 << 8, crate::ErrorKind::Closed));
+        });
     }
 
     #[test]
