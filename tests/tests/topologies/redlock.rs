@@ -19,6 +19,10 @@ fn five() -> Vec<Redis> {
     (0..5).map(|_| Redis::start()).collect()
 }
 
+fn three() -> Vec<Redis> {
+    (0..3).map(|_| Redis::start()).collect()
+}
+
 fn url(servers: &[Redis], id: &str) -> String {
     let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
     format!("rpm+redlock://{}{}/{id}", servers[0].login(), hosts.join(","))
@@ -27,6 +31,19 @@ fn url(servers: &[Redis], id: &str) -> String {
 /// On how many of them the lock's key is.
 fn copies(servers: &[&Redis], key: &str) -> i64 {
     servers.iter().map(|redis| redis.command(&["EXISTS", key]).number()).sum()
+}
+
+/// A proxy before each, and the URL of a lock by way of them.
+fn proxied(servers: &[Redis], id: &str) -> (Vec<Proxy>, String) {
+    let proxies: Vec<Proxy> = servers.iter().map(|redis| Proxy::before(&redis.address())).collect();
+    let hosts: Vec<&str> = proxies.iter().map(Proxy::address).collect();
+    let url = format!("rpm+redlock://{}{}/{id}", servers[0].login(), hosts.join(","));
+    (proxies, url)
+}
+
+/// Whether a hold of the lock was released on the server, be it one that nobody heard of.
+fn was_released(redis: &Redis, id: &str) -> bool {
+    redis.command(&["HEXISTS", &format!("{{ipcmutex:{id}}}:state"), "l"]).number() == 1
 }
 
 #[test]
@@ -329,4 +346,29 @@ fn a_majority_that_hangs_is_not_asked_by_each_of_those_that_came_at_once() {
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     servers.iter().for_each(Redis::thaw);
     mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
+}
+
+/// It was asked in vain, and nobody has heard its answer: the next one must hear what it says.
+#[test]
+fn a_death_is_not_forgotten_by_who_is_slow_to_tell_of_it() {
+    needs_redis!();
+    let mut servers = three();
+    let (proxies, url) = proxied(&servers, "death?ttl=60s");
+    servers[1].kill();
+    let mutex = open(&url);
+    let hold = mutex.acquire().expect("acquired");
+    until("both have it", || copies(&[&servers[0], &servers[2]], "ipcmutex:death") == 2);
+    assert!(mutex.break_lock().expect("a majority is there"));
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    servers[1].restart();
+    servers[1].command(&["SET", "ipcmutex:death", "somebody"]);
+    proxies[2].delay(Duration::from_millis(100));
+    assert!(mutex.try_acquire().expect("two have answered").is_none(), "one has it, one refuses, one is late");
+    until("it is given back by the late one, too", || was_released(&servers[2], "death"));
+    proxies[2].delay(Duration::ZERO);
+    servers[1].command(&["DEL", "ipcmutex:death"]);
+    servers[0].kill();
+    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+    assert!(hold.abandoned(), "the late one knows");
+    hold.release().expect("released");
 }

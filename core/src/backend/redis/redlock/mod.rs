@@ -60,7 +60,6 @@ struct Shape {
 struct Held {
     hold: Hold,
     owed: Owed,
-    abandoned: bool,
     /// It ended, or has a new deadline.
     changed: Notify,
     /// One renewal after the other: else a shorter one could undo another unseen.
@@ -263,13 +262,7 @@ impl Lock {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let shape = &self.rounds.shape;
         let hold = Hold::alone(serial, token, won.fence, shape.keys.clone(), self.renew, won.sent, shape.ttl);
-        let held = Arc::new(Held {
-            hold,
-            owed,
-            abandoned: won.abandoned,
-            changed: Notify::new(),
-            renewing: tokio::sync::Mutex::default(),
-        });
+        let held = Arc::new(Held { hold, owed, changed: Notify::new(), renewing: tokio::sync::Mutex::default() });
         if !held.owed.is_held(&held) {
             return Ok(None);
         }
@@ -320,7 +313,7 @@ impl Lock {
         }
         if !held.hold.end() {
             let Some(loss) = held.hold.loss() else { return Ok(None) };
-            self.let_go(held, true);
+            self.let_go(held, Ending::Lost);
             return Err(loss.error("release"));
         }
         held.changed.notify_one();
@@ -330,9 +323,9 @@ impl Lock {
     /// Releases on all servers what has ended here.
     fn release(&self, held: &Held) -> Result<()> {
         let (rounds, owner) = (self.rounds.clone(), held.hold.token.clone());
-        let told = self.quorum.run(move |voters| {
-            Box::pin(async move { rounds.release(&voters, &owner, vec![false; rounds.servers]).await })
-        });
+        let told = self
+            .quorum
+            .run(move |voters| Box::pin(async move { rounds.release(&voters, &owner, Ending::Released).await }));
         self.freed.notify_one();
         match told? {
             Ok(true) => {
@@ -353,13 +346,13 @@ impl Lock {
     }
 
     /// Releases it on all servers in the background.
-    fn let_go(&self, held: Arc<Held>, keep_abandoned: bool) {
+    fn let_go(&self, held: Arc<Held>, ending: Ending) {
         held.changed.notify_one();
         let rounds = self.rounds.clone();
         let freed = self.quorum.spawn(move |voters| {
             Box::pin(async move {
                 // Where it cannot be told it ends with its lease.
-                let _ = rounds.release(&voters, &held.hold.token, vec![keep_abandoned; rounds.servers]).await;
+                let _ = rounds.release(&voters, &held.hold.token, ending).await;
             })
         });
         if freed.is_ok() {
@@ -372,8 +365,7 @@ impl Lock {
             && held.hold.end()
         {
             self.losses.forget(grant.token);
-            let abandoned = held.abandoned;
-            self.let_go(held, abandoned);
+            self.let_go(held, Ending::Undone);
         }
     }
 
@@ -600,7 +592,7 @@ impl Drop for Redlock {
         let holds = std::mem::take(&mut *self.0.holds.lock());
         for held in holds {
             if held.hold.end() {
-                self.0.let_go(held, false);
+                self.0.let_go(held, Ending::Released);
             }
         }
     }

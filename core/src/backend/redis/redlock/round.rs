@@ -86,7 +86,7 @@ impl Rounds {
     pub(super) async fn take(&self, voters: &Voters, token: &Token, floor: u64) -> Result<Took> {
         let sent = lease::now();
         let mut poll = Poll::new(self.servers);
-        let mut abandoned = vec![false; self.servers];
+        let mut abandoned = false;
         let mut highest = floor;
         let mut refusal = None;
         let (shape, scripts, asked) = (self.shape.clone(), self.scripts.clone(), token.clone());
@@ -104,11 +104,11 @@ impl Rounds {
             Some(scripts.take(by_text, &shape.keys, &ask))
         };
         voters
-            .ask("acquire", self.limit, call, |(at, vote)| {
+            .ask("acquire", self.limit, call, |(_, vote)| {
                 match vote.and_then(|reply| wire::taken(&reply, token)) {
                     Ok(Taken::Owned { fence, abandoned: died, .. }) => {
                         poll.yes += 1;
-                        abandoned[at] = died;
+                        abandoned |= died;
                         highest = highest.max(fence);
                     }
                     Ok(Taken::Refused(seen)) => {
@@ -125,7 +125,6 @@ impl Rounds {
         if poll.is_won() {
             match self.remember(voters, token, highest).await {
                 Ok(()) if lease::deadline(sent, self.shape.ttl) > lease::now() => {
-                    let abandoned = abandoned.contains(&true);
                     return Ok(Took::Won(Won { fence: highest, abandoned, sent }));
                 }
                 Ok(()) => {
@@ -135,8 +134,8 @@ impl Rounds {
                 Err(error) => failure = Some(error),
             }
         }
-        // All have been asked; who has not answered is told, too. The evidence of a death stays where it was seen.
-        if let Err(error) = self.release(voters, token, abandoned).await {
+        // All have been asked; who has not answered is told, too.
+        if let Err(error) = self.release(voters, token, Ending::Undone).await {
             // Not even a majority is there to be told: it ends with its lease.
             failure.get_or_insert(error);
         }
@@ -189,10 +188,9 @@ impl Rounds {
     }
 
     /// Releases `token` wherever it stands; whether it stood on a majority.
-    pub(super) async fn release(&self, voters: &Voters, token: &Token, keep_abandoned: Vec<bool>) -> Result<bool> {
+    pub(super) async fn release(&self, voters: &Voters, token: &Token, ending: Ending) -> Result<bool> {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
-        let call = move |at: usize, by_text: bool| {
-            let ending = if keep_abandoned[at] { Ending::Lost } else { Ending::Released };
+        let call = move |_: usize, by_text: bool| {
             Some(scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0"))
         };
         self.decide(voters, "release", call, wire::released).await
