@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use ipcmutex::ErrorKind;
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{open, until, waiters};
 use ipcmutex_tests::cluster::Cluster;
@@ -51,6 +52,21 @@ fn an_exit_leaves_nothing_on_independent_servers_either() {
     let hosts = servers[0].login() + &hosts.join(",");
     let there = |key: &str| servers.iter().map(|redis| exists(redis, key)).sum();
     assert_eq!(left_behind(there, |id| format!("rpm+redlock://{hosts}/{id}"), 20), 0);
+}
+
+/// A majority hung, and goes on just before: what it was asked for is released behind, for which nobody waited.
+#[test]
+fn an_exit_leaves_nothing_of_a_try_that_came_to_nothing() {
+    needs_redis!();
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
+    let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
+    let agent = Agent::start_with(Language::Rust, &[talkative()]);
+    agent.open(1, &format!("rpm+redlock://{}{}/hung?ttl=60s", servers[0].login(), hosts.join(","))).ok();
+    servers[..2].iter().for_each(Redis::freeze);
+    agent.call("hold 1 1 0").err(ErrorKind::Unavailable);
+    servers[..2].iter().for_each(Redis::thaw);
+    assert_eq!(agent.leave(), 0);
+    until("nothing is left", || servers.iter().all(|redis| exists(redis, "ipcmutex:hung") == 0));
 }
 
 #[test]

@@ -372,3 +372,21 @@ fn a_death_is_not_forgotten_by_who_is_slow_to_tell_of_it() {
     assert!(hold.abandoned(), "the late one knows");
     hold.release().expect("released");
 }
+
+/// The release of what was asked for in vain goes on behind it.
+#[test]
+fn a_try_waits_once_for_a_majority_that_hangs() {
+    needs_redis!();
+    let servers = three();
+    let at = |id: &str| open(&url(&servers, &format!("{id}?ttl=60s&connect_timeout=5s")));
+    at("before").acquire().expect("acquired").release().expect("released");
+    let mutex = at("once");
+    servers[..2].iter().for_each(Redis::freeze);
+    let begun = Instant::now();
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    // An answer is waited for 2 s, and on the next connection, for which the release waits, for 5 s.
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    servers[..2].iter().for_each(Redis::thaw);
+    until("it is released on all", || servers.iter().all(|redis| was_released(redis, "once")));
+    assert_eq!(copies(&servers.iter().collect::<Vec<_>>(), "ipcmutex:once"), 0);
+}

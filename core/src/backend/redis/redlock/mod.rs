@@ -180,26 +180,22 @@ impl Lock {
             owed = owe();
         }
         let took = self.rounds.take(voters, &token, self.floor.load(Ordering::Relaxed)).await;
-        match took {
-            Ok(took) => {
-                *self.trouble.lock() = None;
-                match took {
-                    Took::Won(won) => self.adopt(token, &won, owed),
-                    Took::Refused(refusal) => {
-                        if let Some(refusal) = refusal {
-                            *self.seen.lock() = Some((Instant::now(), refusal.sight));
-                        }
-                        Ok(None)
-                    }
-                }
-            }
-            Err(error) => {
-                if error.kind() == ErrorKind::Unavailable {
-                    self.not_served(&error);
-                }
-                Err(error)
-            }
+        match &took {
+            Ok(_) => *self.trouble.lock() = None,
+            Err(error) if error.kind() == ErrorKind::Unavailable => self.not_served(error),
+            Err(_) => {}
         }
+        let refused = match took {
+            Ok(Took::Won(won)) => return self.adopt(token, &won, owed),
+            Ok(Took::Refused(refusal)) => Ok(refusal),
+            Err(error) => Err(error),
+        };
+        // All have been asked; who has not answered is told, too. Nobody waits for that: it is owed until then.
+        let _ = self.undo(token, Ending::Undone, owed);
+        if let Some(refusal) = refused? {
+            *self.seen.lock() = Some((Instant::now(), refusal.sight));
+        }
+        Ok(None)
     }
 
     fn not_served(&self, error: &Error) {
@@ -345,17 +341,22 @@ impl Lock {
         }
     }
 
-    /// Releases it on all servers in the background.
-    fn let_go(&self, held: Arc<Held>, ending: Ending) {
-        held.changed.notify_one();
+    /// Releases `token` on all servers in the background; `kept` until then.
+    fn undo(&self, token: Token, ending: Ending, kept: impl Send + 'static) -> Result<()> {
         let rounds = self.rounds.clone();
-        let freed = self.quorum.spawn(move |voters| {
+        self.quorum.spawn(move |voters| {
             Box::pin(async move {
                 // Where it cannot be told it ends with its lease.
-                let _ = rounds.release(&voters, &held.hold.token, ending).await;
+                let _ = rounds.release(&voters, &token, ending).await;
+                drop(kept);
             })
-        });
-        if freed.is_ok() {
+        })
+    }
+
+    /// The same of a hold.
+    fn let_go(&self, held: Arc<Held>, ending: Ending) {
+        held.changed.notify_one();
+        if self.undo(held.hold.token.clone(), ending, held).is_ok() {
             self.freed.notify_one();
         }
     }

@@ -82,7 +82,7 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Takes the lock on a majority, and has that majority remember the token. What was taken in vain is released.
+    /// Takes the lock on a majority, and has that majority remember the token. Else what was taken is to be released.
     pub(super) async fn take(&self, voters: &Voters, token: &Token, floor: u64) -> Result<Took> {
         let sent = lease::now();
         let mut poll = Poll::new(self.servers);
@@ -121,29 +121,18 @@ impl Rounds {
                 poll.is_over()
             })
             .await;
-        let mut failure = None;
         if poll.is_won() {
-            match self.remember(voters, token, highest).await {
-                Ok(()) if lease::deadline(sent, self.shape.ttl) > lease::now() => {
-                    return Ok(Took::Won(Won { fence: highest, abandoned, sent }));
-                }
-                Ok(()) => {
-                    let text = "the servers took longer to answer than the lease lasts";
-                    failure = Some(Error::new(ErrorKind::Unavailable, "acquire", text));
-                }
-                Err(error) => failure = Some(error),
+            self.remember(voters, token, highest).await?;
+            if lease::deadline(sent, self.shape.ttl) <= lease::now() {
+                let text = "the servers took longer to answer than the lease lasts";
+                return Err(Error::new(ErrorKind::Unavailable, "acquire", text));
             }
-        }
-        // All have been asked; who has not answered is told, too.
-        if let Err(error) = self.release(voters, token, Ending::Undone).await {
-            // Not even a majority is there to be told: it ends with its lease.
-            failure.get_or_insert(error);
-        }
-        match failure {
-            Some(error) if poll.is_won() => Err(error),
+            Ok(Took::Won(Won { fence: highest, abandoned, sent }))
+        } else if poll.no > 0 && poll.yes + poll.no >= poll.majority() {
             // Who holds it somewhere, or is taking it just now, has been seen: it can be tried again.
-            _ if poll.no > 0 && poll.yes + poll.no >= poll.majority() => Ok(Took::Refused(refusal)),
-            _ => Err(poll.failure("acquire")),
+            Ok(Took::Refused(refusal))
+        } else {
+            Err(poll.failure("acquire"))
         }
     }
 
