@@ -390,3 +390,18 @@ fn a_try_waits_once_for_a_majority_that_hangs() {
     until("it is released on all", || servers.iter().all(|redis| was_released(redis, "once")));
     assert_eq!(copies(&servers.iter().collect::<Vec<_>>(), "ipcmutex:once"), 0);
 }
+
+/// It is slower than the others by more than what they are waited for beyond a majority, and has the last word.
+#[test]
+fn where_the_first_answers_differ_the_last_one_decides() {
+    needs_redis!();
+    let servers = three();
+    let (proxies, url) = proxied(&servers, "differ?ttl=60s&renew=off");
+    let hold = open(&url).acquire().expect("acquired");
+    let all: Vec<&Redis> = servers.iter().collect();
+    until("all of them have it", || copies(&all, "ipcmutex:differ") == 3);
+    servers[0].command(&["DEL", "ipcmutex:differ"]);
+    proxies[2].delay(Duration::from_millis(100));
+    hold.extend(None).expect("two of three have it");
+    hold.release().expect("two of three had it");
+}

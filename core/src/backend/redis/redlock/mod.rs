@@ -141,12 +141,12 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
     let (servers, limit) = (quorum.count(), quorum.limit());
     let told = quorum.run(move |voters| {
         Box::pin(async move {
-            let info = move |_: usize, _: bool| {
+            let info = move |_: bool| {
                 let mut info = redis::cmd(if any_policy { "PING" } else { "INFO" });
                 if !any_policy {
                     info.arg("memory");
                 }
-                Some(info)
+                info
             };
             gather(&voters, "open", servers, limit, info).await
         })

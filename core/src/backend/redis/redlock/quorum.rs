@@ -29,8 +29,8 @@ pub(super) fn bug() -> Error {
 /// How soon a server is tried again that could not be reached.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// How long the last ones may take when a majority has answered.
-const GRACE: Duration = Duration::from_millis(50);
+/// How long the last ones may take when a majority has answered that cannot decide alone.
+pub(super) const GRACE: Duration = Duration::from_millis(50);
 
 static QUORUMS: PerProcess<Guarded<HashMap<Vec<Server>, Weak<Quorum>>>> = PerProcess::new();
 
@@ -247,8 +247,8 @@ impl Voter {
     }
 }
 
-/// What one server answered, by its number; a failure in our words.
-pub(super) type Vote = (usize, Result<Value>);
+/// What one server answered; a failure in our words.
+pub(super) type Vote = Result<Value>;
 
 impl Voters {
     fn new(quorum: &Quorum) -> Voters {
@@ -260,36 +260,33 @@ impl Voters {
     }
 
     /// Asks all servers at once. `enough` sees each vote as it comes, and ends the round by `true`; so does `limit`, the
-    /// last vote, and a moment after a majority has answered. Who has not answered by then is not waited for, but has been asked.
+    /// last vote, and `grace` after a majority has answered. Who has not answered by then is not waited for, but has been asked.
     pub(super) async fn ask(
         &self,
         operation: &'static str,
-        limit: Duration,
-        call: impl Fn(usize, bool) -> Option<Cmd> + Clone + Send + Sync + 'static,
+        (limit, grace): (Duration, Duration),
+        call: impl Fn(bool) -> Cmd + Clone + Send + Sync + 'static,
         mut enough: impl FnMut(Vote) -> bool,
     ) {
         let (tell, mut told) = unbounded_channel();
-        for (at, voter) in self.0.iter().cloned().enumerate() {
-            if call(at, false).is_none() {
-                continue;
-            }
+        for voter in self.0.iter().cloned() {
             let (tell, call) = (tell.clone(), call.clone());
             tokio::spawn(async move {
-                let answer = voter.ask(|by_text| call(at, by_text).unwrap_or_default()).await;
+                let answer = voter.ask(call).await;
                 // The round may be over.
-                let _ = tell.send((at, answer.map_err(|error| voter.server.failed(operation, &error))));
+                let _ = tell.send(answer.map_err(|error| voter.server.failed(operation, &error)));
             });
         }
         drop(tell);
         let mut end = tokio::time::Instant::now() + limit;
         let mut answers = 0;
         while let Ok(Some(vote)) = tokio::time::timeout_at(end, told.recv()).await {
-            answers += usize::from(vote.1.is_ok());
+            answers += usize::from(vote.is_ok());
             if enough(vote) {
                 return;
             }
             if answers > self.0.len() / 2 {
-                end = end.min(tokio::time::Instant::now() + GRACE);
+                end = end.min(tokio::time::Instant::now() + grace);
             }
         }
     }

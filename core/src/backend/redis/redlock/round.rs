@@ -9,7 +9,7 @@ use super::super::lease;
 use super::super::token::Token;
 use super::super::wire::{self, Ask, Ending, Refusal, Script, Scripts, Taken};
 use super::Shape;
-use super::quorum::Voters;
+use super::quorum::{GRACE, Vote, Voters};
 use crate::backend::contract::{State, Status};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -90,7 +90,7 @@ impl Rounds {
         let mut highest = floor;
         let mut refusal = None;
         let (shape, scripts, asked) = (self.shape.clone(), self.scripts.clone(), token.clone());
-        let call = move |_: usize, by_text: bool| {
+        let call = move |by_text: bool| {
             let ask = Ask {
                 token: &asked,
                 ttl: shape.ttl,
@@ -101,10 +101,10 @@ impl Rounds {
                 process: "0",
                 home: None,
             };
-            Some(scripts.take(by_text, &shape.keys, &ask))
+            scripts.take(by_text, &shape.keys, &ask)
         };
         voters
-            .ask("acquire", self.limit, call, |(_, vote)| {
+            .ask("acquire", (self.limit, GRACE), call, |vote| {
                 match vote.and_then(|reply| wire::taken(&reply, token)) {
                     Ok(Taken::Owned { fence, abandoned: died, .. }) => {
                         poll.yes += 1;
@@ -142,23 +142,24 @@ impl Rounds {
         let args = [token.to_string(), fence.to_string()];
         let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];
         let raise = self.raise.clone();
-        let call = move |_: usize, by_text: bool| Some(raise.call(by_text, &keys, &args));
+        let call = move |by_text: bool| raise.call(by_text, &keys, &args);
         self.decide(voters, "acquire", call, |reply| Ok(*reply == Value::Int(1))).await.and_then(|won| {
             let lost = || Error::new(ErrorKind::Unavailable, "acquire", "the hold was lost while it was being taken");
             if won { Ok(()) } else { Err(lost()) }
         })
     }
 
-    /// Whether a majority says yes; an error if no majority says anything.
+    /// Whether a majority says yes; an error if no majority says anything. Where those that answered first differ, the others
+    /// have the last word: they are waited for.
     async fn decide(
         &self,
         voters: &Voters,
         operation: &'static str,
-        call: impl Fn(usize, bool) -> Option<redis::Cmd> + Clone + Send + Sync + 'static,
+        call: impl Fn(bool) -> redis::Cmd + Clone + Send + Sync + 'static,
         read: impl Fn(&Value) -> Result<bool>,
     ) -> Result<bool> {
         let mut poll = Poll::new(self.servers);
-        let vote = |(_, vote): (usize, Result<Value>)| {
+        let vote = |vote: Vote| {
             match vote.and_then(|reply| read(&reply)) {
                 Ok(true) => poll.yes += 1,
                 Ok(false) => poll.no += 1,
@@ -166,7 +167,7 @@ impl Rounds {
             }
             poll.is_over()
         };
-        voters.ask(operation, self.limit, call, vote).await;
+        voters.ask(operation, (self.limit, self.limit), call, vote).await;
         if poll.is_won() {
             Ok(true)
         } else if poll.no > self.servers - poll.majority() {
@@ -179,25 +180,20 @@ impl Rounds {
     /// Releases `token` wherever it stands; whether it stood on a majority.
     pub(super) async fn release(&self, voters: &Voters, token: &Token, ending: Ending) -> Result<bool> {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
-        let call = move |_: usize, by_text: bool| {
-            Some(scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0"))
-        };
+        let call = move |by_text: bool| scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0");
         self.decide(voters, "release", call, wire::released).await
     }
 
     /// The same at the end of the process: also those are waited for that no majority needs.
     pub(super) async fn release_everywhere(&self, voters: &Voters, token: &Token, ending: Ending) {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
-        let call = move |_: usize, by_text: bool| {
-            Some(scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0"))
-        };
-        voters.ask("release", self.limit, call, |_| false).await;
+        let call = move |by_text: bool| scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0");
+        voters.ask("release", (self.limit, GRACE), call, |_| false).await;
     }
 
     pub(super) async fn renew(&self, voters: &Voters, token: &Token, ttl: Duration) -> Result<bool> {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
-        let call =
-            move |_: usize, by_text: bool| Some(scripts.renew(by_text, std::iter::once((&shape.keys, &*token, ttl))));
+        let call = move |by_text: bool| scripts.renew(by_text, std::iter::once((&shape.keys, &*token, ttl)));
         self.decide(voters, "extend", call, |reply| Ok(wire::renewed(reply, 1)? == [true])).await
     }
 
@@ -210,9 +206,7 @@ impl Rounds {
     ) -> Result<Vec<Value>> {
         let (shape, scripts) = (self.shape.clone(), self.scripts.clone());
         let none: [&str; 0] = [];
-        let call = move |_: usize, by_text: bool| {
-            Some(which(&scripts).call(by_text, shape.keys.all(shape.beside_others), &none))
-        };
+        let call = move |by_text: bool| which(&scripts).call(by_text, shape.keys.all(shape.beside_others), &none);
         gather(voters, operation, self.servers, self.limit, call).await
     }
 
@@ -240,12 +234,12 @@ pub(super) async fn gather(
     operation: &'static str,
     servers: usize,
     limit: Duration,
-    call: impl Fn(usize, bool) -> Option<redis::Cmd> + Clone + Send + Sync + 'static,
+    call: impl Fn(bool) -> redis::Cmd + Clone + Send + Sync + 'static,
 ) -> Result<Vec<Value>> {
     let mut poll = Poll::new(servers);
     let mut replies = Vec::new();
     voters
-        .ask(operation, limit, call, |(_, vote)| {
+        .ask(operation, (limit, GRACE), call, |vote| {
             match vote {
                 Ok(reply) => {
                     poll.yes += 1;
