@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ipcmutex::{ErrorKind, EventLoop, Mutex, Timeout};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
+use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
@@ -404,4 +405,25 @@ fn where_the_first_answers_differ_the_last_one_decides() {
     proxies[2].delay(Duration::from_millis(100));
     hold.extend(None).expect("two of three have it");
     hold.release().expect("two of three had it");
+}
+
+#[test]
+fn one_that_is_misconfigured_does_not_end_the_wait_for_one_that_is_away() {
+    needs_redis!();
+    let mut servers = three();
+    servers[2] = Redis::with(Some(&secrets::password("other")), &[]);
+    let mutex = open(&url(&servers, "misconfigured"));
+    servers[1].kill();
+    let error = mutex.try_acquire().expect_err("one of three is there");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains(&servers[2].address()), "it is told all the same: {error}");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        std::thread::sleep(Duration::from_millis(300));
+        servers[1].restart();
+        waits.join().expect("no panic").expect("two of three are there").release().expect("released");
+    });
+    // Where it is the reason, so that nothing that comes back helps.
+    servers[1] = Redis::with(Some(&secrets::password("other")), &[]);
+    assert_eq!(kind_of(Mutex::open(&url(&servers, "misconfigured"))), ErrorKind::Auth);
 }

@@ -148,16 +148,15 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
                 }
                 info
             };
-            gather(&voters, "open", servers, limit, info).await
+            let read = |vote: Result<redis::Value>| match vote {
+                // Managed servers forbid INFO; they are taken at their word.
+                Err(error) if error.kind() == ErrorKind::Permission => Ok(String::new()),
+                vote => Ok(redis::from_redis_value(vote?).unwrap_or_default()),
+            };
+            gather(&voters, "open", (servers, limit), info, read).await
         })
     })?;
-    let replies = match told {
-        // Managed servers forbid INFO; they are taken at their word.
-        Err(error) if error.kind() == ErrorKind::Permission => return Ok(()),
-        told => told?,
-    };
-    for reply in replies {
-        let info = redis::from_redis_value::<String>(reply).unwrap_or_default();
+    for info in told? {
         if let Some(policy) = wire::eviction_policy(&info).filter(|policy| *policy != "noeviction") {
             let text = format!("one of the servers may evict keys (maxmemory-policy is {policy})");
             return Err(Error::new(ErrorKind::Config, "open", text)
@@ -576,10 +575,9 @@ impl Backend for Redlock {
 
     fn break_lock(&self) -> Result<bool> {
         let rounds = self.0.rounds.clone();
-        let replies = self.0.quorum.run(move |voters| {
-            Box::pin(async move { rounds.each(&voters, "break", |scripts| &scripts.break_lock).await })
+        let broken = self.0.quorum.run(move |voters| {
+            Box::pin(async move { rounds.each(&voters, "break", |scripts| &scripts.break_lock, wire::broken).await })
         })??;
-        let broken = replies.iter().map(wire::broken).collect::<Result<Vec<_>>>()?;
         self.0.freed.notify_one();
         Ok(broken.contains(&true))
     }

@@ -46,11 +46,21 @@ impl Poll {
         self.yes >= self.majority()
     }
 
+    /// Those that are there and will not have it.
+    fn misfits(&self) -> usize {
+        self.failures.iter().filter(|error| error.kind() != ErrorKind::Unavailable).count()
+    }
+
+    /// No majority can answer, and it is known whether that may pass.
+    fn is_hopeless(&self) -> bool {
+        let (most, misfits) = (self.servers - self.majority(), self.misfits());
+        self.failures.len() > most && (misfits == 0 || misfits > most)
+    }
+
     /// Whatever the others say: it is won, or cannot be, and it is known whether a majority is there.
     fn is_over(&self) -> bool {
-        let most = self.servers - self.majority();
-        let cannot_be_won = self.no + self.failures.len() > most;
-        self.is_won() || self.failures.len() > most || (cannot_be_won && self.yes + self.no >= self.majority())
+        let cannot_be_won = self.no + self.failures.len() > self.servers - self.majority();
+        self.is_won() || self.is_hopeless() || (cannot_be_won && self.yes + self.no >= self.majority())
     }
 
     /// Why there is no majority for anything.
@@ -68,7 +78,9 @@ impl Poll {
             self.majority(),
             told.message()
         );
-        Error::new(told.kind(), operation, text)
+        // Unless it is for them alone that there is no majority, it may come back.
+        let kind = if self.misfits() > self.servers - self.majority() { told.kind() } else { ErrorKind::Unavailable };
+        Error::new(kind, operation, text)
     }
 }
 
@@ -198,21 +210,21 @@ impl Rounds {
     }
 
     /// Asks `script` of all; the answers that came before a majority's and a moment after it.
-    pub(super) async fn each(
+    pub(super) async fn each<T>(
         &self,
         voters: &Voters,
         operation: &'static str,
         which: fn(&Scripts) -> &Script,
-    ) -> Result<Vec<Value>> {
+        read: fn(&Value) -> Result<T>,
+    ) -> Result<Vec<T>> {
         let (shape, scripts) = (self.shape.clone(), self.scripts.clone());
         let none: [&str; 0] = [];
         let call = move |by_text: bool| which(&scripts).call(by_text, shape.keys.all(shape.beside_others), &none);
-        gather(voters, operation, self.servers, self.limit, call).await
+        gather(voters, operation, (self.servers, self.limit), call, |vote| read(&vote?)).await
     }
 
     pub(super) async fn status(&self, voters: &Voters) -> Result<Status> {
-        let replies = self.each(voters, "status", |scripts| &scripts.status).await?;
-        let seen: Vec<Status> = replies.iter().map(wire::status).collect::<Result<_>>()?;
+        let seen = self.each(voters, "status", |scripts| &scripts.status, wire::status).await?;
         let holding = seen.iter().filter(|one| one.state == State::Held);
         let held = holding.clone().count() > self.servers / 2;
         let token = seen.iter().map(|one| one.token).max().unwrap_or(0);
@@ -228,26 +240,26 @@ impl Rounds {
     }
 }
 
-/// The answers of a majority at least.
-pub(super) async fn gather(
+/// The answers of a majority at least, as `read` understands them.
+pub(super) async fn gather<T>(
     voters: &Voters,
     operation: &'static str,
-    servers: usize,
-    limit: Duration,
+    (servers, limit): (usize, Duration),
     call: impl Fn(bool) -> redis::Cmd + Clone + Send + Sync + 'static,
-) -> Result<Vec<Value>> {
+    read: impl Fn(Vote) -> Result<T>,
+) -> Result<Vec<T>> {
     let mut poll = Poll::new(servers);
     let mut replies = Vec::new();
     voters
         .ask(operation, (limit, GRACE), call, |vote| {
-            match vote {
+            match read(vote) {
                 Ok(reply) => {
                     poll.yes += 1;
                     replies.push(reply);
                 }
                 Err(error) => poll.failures.push(error),
             }
-            poll.failures.len() > servers - poll.majority()
+            poll.is_hopeless()
         })
         .await;
     if poll.is_won() { Ok(replies) } else { Err(poll.failure(operation)) }
