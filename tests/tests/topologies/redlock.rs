@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, EventLoop, Mutex, Timeout};
+use ipcmutex::{ErrorKind, EventLoop, Mutex, State, Timeout};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::secrets;
@@ -426,4 +426,20 @@ fn one_that_is_misconfigured_does_not_end_the_wait_for_one_that_is_away() {
     // Where it is the reason, so that nothing that comes back helps.
     servers[1] = Redis::with(Some(&secrets::password("other")), &[]);
     assert_eq!(kind_of(Mutex::open(&url(&servers, "misconfigured"))), ErrorKind::Auth);
+}
+
+#[test]
+fn a_lock_that_may_be_held_by_those_who_do_not_answer_is_not_free() {
+    needs_redis!();
+    let mut servers = five();
+    let mutex = open(&url(&servers, "unseen?ttl=60s"));
+    servers[..2].iter_mut().for_each(Redis::kill);
+    let hold = mutex.acquire().expect("acquired on the last three");
+    until("all three have it", || copies(&servers[2..].iter().collect::<Vec<_>>(), "ipcmutex:unseen") == 3);
+    servers[..2].iter_mut().for_each(Redis::restart);
+    servers[3..].iter().for_each(Redis::freeze);
+    assert_eq!(mutex.status().expect("a majority answers").state, State::Held);
+    servers[3..].iter().for_each(Redis::thaw);
+    hold.release().expect("released");
+    assert_eq!(mutex.status().expect("a majority answers").state, State::Free);
 }

@@ -226,7 +226,8 @@ impl Rounds {
     pub(super) async fn status(&self, voters: &Voters) -> Result<Status> {
         let seen = self.each(voters, "status", |scripts| &scripts.status, wire::status).await?;
         let holding = seen.iter().filter(|one| one.state == State::Held);
-        let held = holding.clone().count() > self.servers / 2;
+        // Those that have not answered may hold it, too.
+        let held = holding.count() + self.servers - seen.len() > self.servers / 2;
         let token = seen.iter().map(|one| one.token).max().unwrap_or(0);
         let died = seen.iter().any(|one| one.state == State::Abandoned);
         let state = match (held, died) {
