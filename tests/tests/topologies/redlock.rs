@@ -443,3 +443,22 @@ fn a_lock_that_may_be_held_by_those_who_do_not_answer_is_not_free() {
     hold.release().expect("released");
     assert_eq!(mutex.status().expect("a majority answers").state, State::Free);
 }
+
+/// The numbers from here on are not all to be told apart by Lua.
+#[test]
+fn r29_the_token_rises_beyond_what_lua_counts() {
+    needs_redis!();
+    let mut servers = five();
+    let whole = url(&servers, "lua");
+    servers[0].command(&["HSET", "{ipcmutex:lua}:state", "f", "9007199254740992"]);
+    servers[2].command(&["HSET", "{ipcmutex:lua}:state", "f", "9007199254740991"]);
+    servers[3..].iter_mut().for_each(Redis::kill);
+    let hold = open(&whole).acquire().expect("acquired on 0, 1, 2");
+    let first = hold.token();
+    hold.release().expect("released");
+    servers[3..].iter_mut().for_each(Redis::restart);
+    servers[..2].iter_mut().for_each(Redis::kill);
+    let hold = open(&whole).acquire().expect("acquired on 2, 3, 4");
+    assert!(hold.token() > first, "{} after {first}", hold.token());
+    hold.release().expect("released");
+}
