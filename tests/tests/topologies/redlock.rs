@@ -462,3 +462,76 @@ fn r29_the_token_rises_beyond_what_lua_counts() {
     assert!(hold.token() > first, "{} after {first}", hold.token());
     hold.release().expect("released");
 }
+
+#[test]
+fn many_holds_are_renewed_by_few_calls_to_each_server() {
+    needs_redis!();
+    const HOLDS: u64 = 200;
+    let servers = three();
+    let mutexes: Vec<Mutex> = (0..HOLDS).map(|lock| open(&url(&servers, &format!("many-{lock}?ttl=3s")))).collect();
+    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
+    // Each has been renewed once; then come three periods, and some.
+    std::thread::sleep(Duration::from_millis(1500));
+    let asked = || servers.iter().map(Redis::commands).collect::<Vec<_>>();
+    let before = asked();
+    std::thread::sleep(Duration::from_secs(3));
+    let calls: Vec<u64> = asked().iter().zip(before).map(|(after, before)| after - before).collect();
+    assert!(
+        calls.iter().all(|calls| (3..=HOLDS / 4).contains(calls)),
+        "{calls:?} calls for {HOLDS} holds in three periods"
+    );
+    for hold in holds {
+        hold.release().expect("it was renewed");
+    }
+}
+
+/// With one of three that hangs, too.
+#[test]
+fn of_holds_that_are_renewed_together_each_stands_for_itself() {
+    needs_redis!();
+    const TTL: Duration = Duration::from_secs(2);
+    let servers = three();
+    let at = |id: &str| open(&url(&servers, id));
+    let mutexes: Vec<Mutex> = (0..20).map(|lock| at(&format!("each-{lock}?ttl=2s"))).collect();
+    let unrenewed = at("each-off?ttl=2s&renew=off");
+    let ends = unrenewed.acquire().expect("acquired");
+    let mut holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
+    servers[2].freeze();
+    for redis in &servers[..2] {
+        redis.command(&["DEL", "ipcmutex:each-7"]);
+    }
+    let (lost, begun) = (holds.remove(7), Instant::now());
+    until("what is gone is told, and what is not renewed has ended", || lost.check().is_err() && ends.check().is_err());
+    std::thread::sleep((2 * TTL).saturating_sub(begun.elapsed()));
+    for hold in holds {
+        hold.check().expect("the others stand");
+        hold.release().expect("released by two of three");
+    }
+    assert_eq!((kind_of(lost.release()), kind_of(ends.release())), (ErrorKind::Lost, ErrorKind::Lost));
+}
+
+/// What is said of many in one call is refused for one of them.
+#[test]
+fn a_hold_that_is_not_allowed_any_more_takes_no_other_with_it() {
+    needs_redis!();
+    let servers = three();
+    let secret = secrets::password("user");
+    let set = |rules: &[&str]| {
+        for redis in &servers {
+            assert_eq!(redis.command(&[&["ACL", "SETUSER", "locks"], rules].concat()).text(), "OK");
+        }
+    };
+    set(&["on", &format!(">{secret}"), "+@all", "~*", "&*"]);
+    let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
+    let at = |id: &str| open(&format!("rpm+redlock://locks:{secret}@{}/{id}?ttl=2s", hosts.join(",")));
+    let mutexes: Vec<Mutex> = (0..10).map(|lock| at(&format!("kept-{lock}"))).collect();
+    let forbidden = at("forbidden");
+    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
+    let lost = forbidden.acquire().expect("acquired");
+    set(&["resetkeys", "~ipcmutex:kept-*", "~{ipcmutex:kept-*"]);
+    until("it has ended", || lost.check().is_err());
+    for hold in holds {
+        hold.check().expect("it is allowed");
+        hold.release().expect("released");
+    }
+}

@@ -12,6 +12,11 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 /// late a loss may be told after that.
 pub(super) const LOOK: Duration = Duration::from_secs(3);
 
+/// How many holds one call renews.
+pub(super) const BATCH: usize = 100;
+/// Holds whose renewals lie within this part of their lease go together.
+pub(super) const TOGETHER: u32 = 12;
+
 /// A moment in ns on a clock that also counts while the machine is suspended: leases run out then, too.
 pub(super) fn now() -> u64 {
     #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the servers, the thread and its connections | `quorum` |
 //! | a question to all, and what the answers come to | `round`, `raise.lua` |
+//! | renewals, and the end of leases | `keep` |
 //! | what stands on them when the process ends | `owed` |
 //! | the backend; who waits and what is held in this process | here |
 //!
@@ -11,18 +12,20 @@
 //! There is no line: who waits tries again after a while, at random; within a process in the order of arrival. A server
 //! that comes back without its data must have stayed away for longer than the lease.
 
+mod keep;
 mod owed;
 mod quorum;
 mod round;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SendError, sync_channel};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use self::keep::Renewal;
 use self::owed::Owed;
 pub(super) use self::owed::farewell;
 use self::quorum::{Quorum, Voters, bug};
@@ -32,7 +35,7 @@ use super::keys::Keys;
 use super::lease::{self, jitter};
 use super::server::{ANSWER, PATIENT, Server};
 use super::token::{Token, new_token};
-use super::wire::{self, Ending, Script, Scripts};
+use super::wire::{self, Ending, Script};
 use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
@@ -59,27 +62,12 @@ struct Shape {
 
 struct Held {
     hold: Hold,
+    lock: Weak<Lock>,
     owed: Owed,
-    /// It ended, or has a new deadline.
-    changed: Notify,
-    /// One renewal after the other: else a shorter one could undo another unseen.
-    renewing: tokio::sync::Mutex<()>,
-}
-
-impl Held {
-    /// Renews it on a majority, by `ttl` or as it was; whether it still stood there.
-    async fn renew(&self, rounds: &Rounds, voters: &Voters, ttl: Option<Duration>) -> Result<bool> {
-        let _turn = self.renewing.lock().await;
-        let (sent, ttl) = (lease::now(), ttl.unwrap_or_else(|| self.hold.ttl()));
-        if self.hold.asks(sent, ttl) {
-            self.changed.notify_one();
-        }
-        let stood = rounds.renew(voters, &self.hold.token, ttl).await?;
-        if stood {
-            self.hold.renewed(sent, ttl);
-        }
-        Ok(stood)
-    }
+    /// Whose turn it is to renew it.
+    renewing: Arc<tokio::sync::Mutex<()>>,
+    /// Its renewal was refused: it goes by itself the next time.
+    alone: AtomicBool,
 }
 
 struct Queue {
@@ -113,7 +101,7 @@ pub(super) fn open(target: &RedisTarget, key: &str, info: String) -> Result<Arc<
     let shape = Shape { keys: Keys::of(key), ttl: target.ttl, beside_others: target.redis_key.is_some(), info };
     let rounds = Rounds {
         shape: Arc::new(shape),
-        scripts: Arc::new(Scripts::new(false)),
+        scripts: quorum.scripts.clone(),
         raise: Arc::new(Script::new(include_str!("raise.lua"))),
         servers: quorum.count(),
         limit: quorum.limit(),
@@ -254,15 +242,20 @@ impl Lock {
     /// `None`, if the process ends and has begun to release it.
     fn adopt(self: &Arc<Lock>, token: Token, won: &Won, owed: Owed) -> Result<Option<Grant>> {
         self.floor.fetch_max(won.fence, Ordering::Relaxed);
-        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let shape = &self.rounds.shape;
-        let hold = Hold::alone(serial, token, won.fence, shape.keys.clone(), self.renew, won.sent, shape.ttl);
-        let held = Arc::new(Held { hold, owed, changed: Notify::new(), renewing: tokio::sync::Mutex::default() });
+        let (serial, keys) = (owed.number(), shape.keys.clone());
+        let hold = Hold::alone(serial, token, won.fence, keys, self.renew, won.sent, shape.ttl);
+        let held = Arc::new(Held {
+            hold,
+            lock: Arc::downgrade(self),
+            owed,
+            renewing: Arc::default(),
+            alone: AtomicBool::new(false),
+        });
         if !held.owed.is_held(&held) {
             return Ok(None);
         }
-        let (lock, kept) = (Arc::downgrade(self), held.clone());
-        self.quorum.spawn(move |voters| Box::pin(keep(lock, kept, voters)))?;
+        self.quorum.keep(&held)?;
         self.holds.lock().push(held);
         count(&self.tally.acquisitions);
         Ok(Some(Grant { token: won.fence, abandoned: won.abandoned }))
@@ -282,7 +275,7 @@ impl Lock {
         if held.hold.lose(loss) {
             held.owed.ends(Ending::Lost);
             count(&self.tally.losses);
-            held.changed.notify_one();
+            self.quorum.forget(held);
             self.losses.tell(held.hold.fence, &loss.error("check"));
         }
     }
@@ -311,7 +304,7 @@ impl Lock {
             self.let_go(held, Ending::Lost);
             return Err(loss.error("release"));
         }
-        held.changed.notify_one();
+        self.quorum.forget(&held);
         Ok(Some(held))
     }
 
@@ -354,7 +347,7 @@ impl Lock {
 
     /// The same of a hold.
     fn let_go(&self, held: Arc<Held>, ending: Ending) {
-        held.changed.notify_one();
+        self.quorum.forget(&held);
         if self.undo(held.hold.token.clone(), ending, held).is_ok() {
             self.freed.notify_one();
         }
@@ -418,36 +411,6 @@ async fn serve(lock: Weak<Lock>, voters: Arc<Voters>) {
         };
         // Sooner if a hold of this process ends; either way it is looked at next.
         let _ = tokio::time::timeout(pause, lock.freed.notified()).await;
-    }
-}
-
-/// Renews a hold until it ends, and tells if it is lost.
-async fn keep(lock: Weak<Lock>, held: Arc<Held>, voters: Arc<Voters>) {
-    let hold = &held.hold;
-    let mut due = lease::renewal(lease::now(), hold.ttl(), hold.spread());
-    while hold.is_live() {
-        let next = if hold.renew { due.min(hold.deadline()) } else { hold.deadline() };
-        let pause = Duration::from_nanos(next.saturating_sub(lease::now())).min(lease::LOOK);
-        if tokio::time::timeout(pause, held.changed.notified()).await.is_ok() {
-            // There is less left than its lease, if a shorter one was asked for and no answer came.
-            let lasts = hold.ttl().min(hold.left().unwrap_or_default());
-            due = lease::renewal(lease::now(), lasts, hold.spread());
-            continue;
-        }
-        let Some(lock) = lock.upgrade() else { return };
-        if hold.left().is_none() {
-            return lock.lose(&held, Loss::Expired);
-        }
-        if !hold.renew || lease::now() < due {
-            continue;
-        }
-        // A round may take longer than the lease has left.
-        let left = hold.left().unwrap_or_default();
-        match tokio::time::timeout(left, held.renew(&lock.rounds, &voters, None)).await {
-            Ok(Ok(true)) => due = lease::renewal(lease::now(), hold.ttl(), hold.spread()),
-            Ok(Ok(false)) => return lock.lose(&held, Loss::Gone),
-            Ok(Err(_)) | Err(_) => due = lease::now() + lease::nanos(AGAIN),
-        }
     }
 }
 
@@ -527,13 +490,17 @@ impl Backend for Redlock {
     fn extend(&self, token: u64, ttl: Option<Duration>) -> Result<()> {
         let ttl = lease::possible(ttl.unwrap_or(self.0.rounds.shape.ttl))?;
         let held = self.0.relied_on("extend", token)?;
-        let (rounds, asked) = (self.0.rounds.clone(), held.clone());
-        let renew = move |voters: Arc<Voters>| async move { asked.renew(&rounds, &voters, Some(ttl)).await };
-        if !self.0.quorum.run(move |voters| Box::pin(renew(voters)))?? {
-            self.0.lose(&held, Loss::Gone);
-            return Err(Loss::Gone.error("extend"));
+        let (quorum, asked) = (self.0.quorum.clone(), held.clone());
+        let renew = move |voters: Arc<Voters>| async move {
+            let turn = asked.renewing.clone().lock_owned().await;
+            quorum.renew(&voters, vec![Renewal { held: asked, ttl, turn }]).await
+        };
+        let told = self.0.quorum.run(move |voters| Box::pin(renew(voters)))?;
+        for stood in told {
+            if !stood? {
+                return Err(Loss::Gone.error("extend"));
+            }
         }
-        held.changed.notify_one();
         // The answer may have come after the end of the lease, which was told.
         held.hold.loss().map_or(Ok(()), |loss| Err(loss.error("extend")))
     }

@@ -42,6 +42,11 @@ impl Owed {
         Owed(number)
     }
 
+    /// No other one of this process has it.
+    pub(super) fn number(&self) -> u64 {
+        self.0
+    }
+
     /// It is a hold; false if the end of the process has come first, and releases it.
     pub(super) fn is_held(&self, held: &Arc<Held>) -> bool {
         self.is_now(|debt| (debt.ending, debt.held) = (Ending::Released, Arc::downgrade(held)))

@@ -15,7 +15,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::super::engine::LINGER;
 use super::super::server::{ANSWER, Learned, Server, Task, event_loop};
-use super::super::wire;
+use super::super::wire::{self, Scripts};
+use super::keep::Board;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
@@ -46,6 +47,8 @@ enum Message {
 pub(super) struct Quorum {
     servers: Vec<Server>,
     epoch: u32,
+    pub(super) scripts: Arc<Scripts>,
+    pub(super) board: Guarded<Board>,
     thread: Guarded<Option<UnboundedSender<Message>>>,
 }
 
@@ -55,7 +58,13 @@ impl Quorum {
         if let Some(quorum) = quorums.get(&servers).and_then(Weak::upgrade) {
             return quorum;
         }
-        let quorum = Arc::new(Quorum { servers: servers.clone(), epoch: fork::epoch(), thread: Guarded::default() });
+        let quorum = Arc::new(Quorum {
+            servers: servers.clone(),
+            epoch: fork::epoch(),
+            scripts: Arc::new(Scripts::new(false)),
+            board: Guarded::default(),
+            thread: Guarded::default(),
+        });
         quorums.retain(|_, quorum| quorum.strong_count() > 0);
         quorums.insert(servers, Arc::downgrade(&quorum));
         quorum

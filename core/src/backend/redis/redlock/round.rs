@@ -26,7 +26,7 @@ pub(super) enum Took {
 }
 
 /// Counts votes until they decide.
-struct Poll {
+pub(super) struct Poll {
     servers: usize,
     yes: usize,
     no: usize,
@@ -34,7 +34,7 @@ struct Poll {
 }
 
 impl Poll {
-    fn new(servers: usize) -> Poll {
+    pub(super) fn new(servers: usize) -> Poll {
         Poll { servers, yes: 0, no: 0, failures: Vec::new() }
     }
 
@@ -46,8 +46,27 @@ impl Poll {
         self.yes >= self.majority()
     }
 
+    pub(super) fn count(&mut self, vote: Result<bool>) {
+        match vote {
+            Ok(true) => self.yes += 1,
+            Ok(false) => self.no += 1,
+            Err(error) => self.failures.push(error),
+        }
+    }
+
+    /// Whether a majority says yes; an error if no majority says anything.
+    pub(super) fn outcome(&self, operation: &'static str) -> Result<bool> {
+        if self.is_won() {
+            Ok(true)
+        } else if self.no > self.servers - self.majority() {
+            Ok(false)
+        } else {
+            Err(self.failure(operation))
+        }
+    }
+
     /// Those that are there and will not have it.
-    fn misfits(&self) -> usize {
+    pub(super) fn misfits(&self) -> usize {
         self.failures.iter().filter(|error| error.kind() != ErrorKind::Unavailable).count()
     }
 
@@ -58,7 +77,7 @@ impl Poll {
     }
 
     /// Whatever the others say: it is won, or cannot be, and it is known whether a majority is there.
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         let cannot_be_won = self.no + self.failures.len() > self.servers - self.majority();
         self.is_won() || self.is_hopeless() || (cannot_be_won && self.yes + self.no >= self.majority())
     }
@@ -161,7 +180,7 @@ impl Rounds {
         })
     }
 
-    /// Whether a majority says yes; an error if no majority says anything. Where those that answered first differ, the others
+    /// What the votes come to. Where those that answered first differ, the others
     /// have the last word: they are waited for.
     async fn decide(
         &self,
@@ -172,21 +191,11 @@ impl Rounds {
     ) -> Result<bool> {
         let mut poll = Poll::new(self.servers);
         let vote = |vote: Vote| {
-            match vote.and_then(|reply| read(&reply)) {
-                Ok(true) => poll.yes += 1,
-                Ok(false) => poll.no += 1,
-                Err(error) => poll.failures.push(error),
-            }
+            poll.count(vote.and_then(|reply| read(&reply)));
             poll.is_over()
         };
         voters.ask(operation, (self.limit, self.limit), call, vote).await;
-        if poll.is_won() {
-            Ok(true)
-        } else if poll.no > self.servers - poll.majority() {
-            Ok(false)
-        } else {
-            Err(poll.failure(operation))
-        }
+        poll.outcome(operation)
     }
 
     /// Releases `token` wherever it stands; whether it stood on a majority.
@@ -201,12 +210,6 @@ impl Rounds {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
         let call = move |by_text: bool| scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0");
         voters.ask("release", (self.limit, GRACE), call, |_| false).await;
-    }
-
-    pub(super) async fn renew(&self, voters: &Voters, token: &Token, ttl: Duration) -> Result<bool> {
-        let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
-        let call = move |by_text: bool| scripts.renew(by_text, std::iter::once((&shape.keys, &*token, ttl)));
-        self.decide(voters, "extend", call, |reply| Ok(wire::renewed(reply, 1)? == [true])).await
     }
 
     /// Asks `script` of all; the answers that came before a majority's and a moment after it.

@@ -12,16 +12,13 @@ use super::{AGAIN, Event, Worker};
 use crate::backend::redis::engine::Board;
 use crate::backend::redis::hold::{Hold, Loss};
 use crate::backend::redis::keys::slot;
-use crate::backend::redis::lease;
+use crate::backend::redis::lease::{self, BATCH, TOGETHER};
 use crate::backend::redis::wire::{self, Ending};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Holds, each with its new lease. Zero: it is looked for, and keeps what it has.
 pub(super) type Batch = Vec<(Arc<Hold>, Duration)>;
 
-const BATCH: usize = 100;
-/// Holds whose renewals lie within this part of their lease go together.
-const TOGETHER: u32 = 12;
 /// When to look again at a hold whose time is over: it waits to be taken off.
 pub(super) const NEVER: u64 = u64::MAX;
 /// When to look again at a renewal for which the batch had no place, in ns.
