@@ -535,3 +535,25 @@ fn a_hold_that_is_not_allowed_any_more_takes_no_other_with_it() {
         hold.release().expect("released");
     }
 }
+
+#[test]
+fn who_has_no_limit_gives_up_a_majority_whoever_stands_before_it() {
+    needs_redis!();
+    let servers = three();
+    let hold = open(&url(&servers, "before?ttl=60s")).acquire().expect("acquired");
+    let mutex = open(&url(&servers, "before?ttl=60s"));
+    let start = |timeout: Timeout| {
+        let (tell, told) = mpsc::channel();
+        mutex.acquire_callback(timeout, move |outcome| _ = tell.send(outcome)).expect("begun");
+        told
+    };
+    let [limited, forever] = [(3 * LONG).into(), Timeout::FOREVER].map(start);
+    until("both wait", || mutex.status().expect("status").waiters == 2);
+    servers[..2].iter().for_each(Redis::freeze);
+    assert_eq!(kind_of(forever.recv_timeout(LONG).expect("it gives up")), ErrorKind::Unavailable);
+    assert!(limited.try_recv().is_err(), "it has its limit");
+    servers[..2].iter().for_each(Redis::thaw);
+    until("they answer", || mutex.status().is_ok());
+    hold.release().expect("released");
+    limited.recv_timeout(LONG).expect("told").expect("acquired").release().expect("released");
+}

@@ -373,6 +373,14 @@ impl Lock {
         front
     }
 
+    /// Ends the waits that nobody else ends.
+    fn give_up(&self, error: &Error) {
+        let waiters: Vec<_> = self.queue.lock().waiters.iter().map(|(_, waiter)| waiter.clone()).collect();
+        for waiter in waiters.iter().filter(|waiter| !waiter.is_limited()) {
+            self.settle(waiter, Err(error.clone()));
+        }
+    }
+
     fn settle(&self, waiter: &Arc<Waiter>, outcome: Result<Grant>) {
         self.queue.lock().waiters.retain(|(_, other)| !Arc::ptr_eq(other, waiter));
         if let Err(Ok(late)) = waiter.settle(outcome) {
@@ -399,8 +407,8 @@ async fn serve(lock: Weak<Lock>, voters: Arc<Voters>) {
                 Duration::from_millis(25 + u64::from(jitter()) / 2)
             }
             Err(error) if error.kind() == ErrorKind::Unavailable => {
-                if !waiter.is_limited() && begun.elapsed() > PATIENCE {
-                    lock.settle(&waiter, Err(error));
+                if begun.elapsed() > PATIENCE {
+                    lock.give_up(&error);
                 }
                 AGAIN
             }
