@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, EventLoop, Hold, Mutex, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters, within};
 use ipcmutex_tests::cluster::Cluster;
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
@@ -483,6 +483,26 @@ fn who_look_at_the_same_time_do_not_keep_each_other_at_it() {
     proxy.delay(Duration::ZERO);
     drop(waits);
     hold.release().expect("released");
+}
+
+/// A renewal on a connection that was given up may come late, as TCP goes on sending it.
+#[test]
+fn a_late_renewal_makes_no_lease_shorter() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, other) = both_ways(&redis, &proxy, "late?ttl=2s");
+    let hold = mutex.acquire().expect("acquired");
+    drop(proxy.said());
+    until_renewed(&hold);
+    let said = proxy.said();
+    let from = said.windows(4).rposition(|word| word == b"*8\r\n").expect("it was renewed");
+    hold.extend(Some(Duration::from_secs(60))).expect("extended");
+    let mut late = redis.client();
+    late.say(&said[from..]);
+    assert_eq!(late.reply(), Reply::List(vec![Reply::Number(1)]), "it stands");
+    let next = other.acquire_with(within(Duration::from_secs(4)));
+    assert!(next.is_err() || hold.check().is_err(), "two hold it: {next:?}");
 }
 
 /// Of more than a server can answer in the time that an answer has, the last would end the connection, and all be asked anew.

@@ -168,6 +168,21 @@ fn without_scripts_many_holds_are_renewed_in_few_steps() {
     }
 }
 
+/// So that no renewal that was sent before undoes it; also of one who is told only then that scripts are forbidden.
+#[test]
+fn with_and_without_scripts_an_extension_is_noted() {
+    needs_redis!();
+    let redis = without_scripts();
+    for url in [redis.url("noted"), plain(&redis, "noted")] {
+        let hold = open(&url).acquire().expect("acquired");
+        hold.extend(Some(Duration::from_secs(20))).expect("extended");
+        let token = redis.command(&["GET", "ipcmutex:noted"]);
+        let noted = redis.command(&["HGET", "{ipcmutex:noted}:state", "n"]);
+        assert_eq!(noted.text(), format!("{} 2", token.text()), "the first one of its link, and one more");
+        hold.release().expect("released");
+    }
+}
+
 #[test]
 fn without_scripts_and_over_resp2_a_process_has_four_connections() {
     needs_redis!();

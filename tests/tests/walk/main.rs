@@ -22,7 +22,8 @@
 //! not lie free for longer than a client waits until it looks by itself, twice (no time at all, where no process ever
 //! failed), and nothing stays on the server.
 //!
-//! Not among it: a copy of a take for a waiter that gave up.
+//! Not among it: a copy of a take for a waiter that gave up; what comes while a question is under way, for each is answered at once;
+//! threads that wait by themselves, clients without scripts, clusters.
 //!
 //! `CHAOS_SEED` says with which seed the walks begin (1), `CHAOS_SECONDS` for how long each variant walks.
 
@@ -193,9 +194,29 @@ fn a_late_copy_makes_no_lease_shorter() {
         let keys = ["m", "{m}:line", "{m}:state"].map(str::to_owned);
         let take = ["t", "1000", "p", "info", "", "0"].map(str::to_owned);
         server.run(Script::Take, &keys, &take);
-        server.run(Script::Renew, &[keys[0].clone(), keys[2].clone()], &["t", "20000"].map(str::to_owned));
+        server.run(Script::Renew, &[keys[0].clone(), keys[2].clone()], &["t", "20000", "2"].map(str::to_owned));
         server.run(Script::Take, &keys, &take);
         assert_eq!(server.ask(&["PTTL", "m"]).number(), lease, "{changes:?}");
+    }
+}
+
+#[test]
+fn a_late_copy_of_a_renewal_undoes_no_extension() {
+    needs_redis!();
+    let change = ("if not last or tonumber(number) >= tonumber(last) then", "if true then");
+    for (changes, lease) in [(&[][..], 20_000), (&[change][..], 1000)] {
+        let Some(mut server) = Server::start("late renewal", changes) else { return };
+        let keys = ["m", "{m}:state"].map(str::to_owned);
+        server.ask(&["SET", "m", "ab"]);
+        for (ttl, number) in [("1000", "1"), ("20000", "2"), ("20000", "2"), ("1000", "1")] {
+            let args = ["ab", ttl, number].map(str::to_owned);
+            assert_eq!(server.run(Script::Renew, &keys, &args), Reply::List(vec![Reply::Number(1)]));
+        }
+        assert_eq!(server.ask(&["PTTL", "m"]).number(), lease, "{changes:?}");
+        // Of another hold nothing is said by that.
+        server.ask(&["SET", "m", "abc"]);
+        server.run(Script::Renew, &keys, &["abc", "1000", "1"].map(str::to_owned));
+        assert_eq!(server.ask(&["PTTL", "m"]).number(), 1000, "{changes:?}");
     }
 }
 

@@ -68,6 +68,8 @@ struct Waiter {
     /// Its process was always there: nobody may pass it.
     steady: bool,
     renewal: i64,
+    /// Of its renewals: one more with each change of the lease.
+    number: u64,
     /// When it holds no more by its own clock.
     deadline: i64,
 }
@@ -203,16 +205,32 @@ impl Walk<'_> {
         let args_shown: Vec<String> = args.iter().map(|arg| short(arg)).collect();
         let name = short(&self.processes[process].name);
         self.note(format!("{script:?} of {name} {} -> {shown}", args_shown.join(" ")));
-        if may_be_copied && self.random.u32(..10) == 0 {
-            let at = self.now + self.random.choice([0, 1, 50, 500, 3000]).unwrap_or(0);
-            self.copies.push(Copied { at, script, process, args });
+        if may_be_copied {
+            self.copy(script, process, &args);
         }
         if let Reply::Error(error) = reply { Err(format!("{script:?}: {error}")) } else { Ok(reply) }
     }
 
+    fn copy(&mut self, script: Script, process: usize, args: &[String]) {
+        if self.random.u32(..10) == 0 {
+            let at = self.now + self.random.choice([0, 1, 50, 500, 3000]).unwrap_or(0);
+            self.copies.push(Copied { at, script, process, args: args.to_vec() });
+        }
+    }
+
     fn add(&mut self, process: usize, is: Is, ttl: i64) -> usize {
         let token = self.hex(32);
-        self.waiters.push(Waiter { process, token, is, ttl, ticket: 0, steady: true, renewal: 0, deadline: 0 });
+        self.waiters.push(Waiter {
+            process,
+            token,
+            is,
+            ttl,
+            ticket: 0,
+            steady: true,
+            renewal: 0,
+            number: 1,
+            deadline: 0,
+        });
         self.waiters.len() - 1
     }
 
@@ -343,8 +361,9 @@ impl Walk<'_> {
 
     fn renew(&mut self, who: usize) -> So {
         let (process, token) = (self.waiters[who].process, self.waiters[who].token.clone());
-        let args = [token, self.waiters[who].ttl.to_string()];
+        let args = [token, self.waiters[who].ttl.to_string(), self.waiters[who].number.to_string()];
         let keys = [self.keys[0].clone(), self.keys[2].clone()];
+        self.copy(Script::Renew, process, &args);
         if self.server.run(Script::Renew, &keys, &args) == Reply::List(vec![Reply::Number(1)]) {
             self.renewed(who, self.now);
         } else {
@@ -465,9 +484,16 @@ impl Walk<'_> {
             }
             let token = args[0].clone();
             self.note("a copy comes:".to_owned());
-            if !matches!(script, Script::Take) {
-                self.release(process, args, false)?;
-                continue;
+            match script {
+                Script::Take => {}
+                Script::Renew => {
+                    self.server.run(script, &[self.keys[0].clone(), self.keys[2].clone()], &args);
+                    continue;
+                }
+                _ => {
+                    self.release(process, args, false)?;
+                    continue;
+                }
             }
             let acts = self.processes[process].acts();
             let live = |waiter: &Waiter| waiter.is == Is::Holding || (waiter.is == Is::Waiting && acts);
@@ -591,6 +617,7 @@ impl Walk<'_> {
                 let holds = self.acting(Is::Holding);
                 if let Some(who) = self.any(&holds) {
                     self.waiters[who].ttl = self.any(&[100, 500, 20_000]).unwrap_or(100);
+                    self.waiters[who].number += 1;
                     self.note(format!("the lease of {} is {} now", self.waiters[who].token, self.waiters[who].ttl));
                     self.renew(who)?;
                     self.run(Script::Forewarn, self.waiters[who].process, Vec::new(), false)?;

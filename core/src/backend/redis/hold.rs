@@ -53,6 +53,9 @@ pub(super) struct Hold {
     pub(super) sought: AtomicBool,
     deadline: AtomicU64,
     ttl_ms: AtomicU64,
+    /// By which link it was last renewed, and the number of that renewal.
+    link: AtomicU64,
+    number: AtomicU64,
     /// LIVE, ENDED or the loss.
     state: AtomicU8,
 }
@@ -84,6 +87,8 @@ impl Hold {
             sought: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             ttl_ms: AtomicU64::new(0),
+            link: AtomicU64::new(0),
+            number: AtomicU64::new(0),
             state: AtomicU8::new(LIVE),
         };
         hold.renewed(sent, ttl);
@@ -101,6 +106,13 @@ impl Hold {
     pub(super) fn asks(&self, sent: u64, ttl: Duration) -> bool {
         let deadline = lease::deadline(sent, ttl);
         self.deadline.fetch_min(deadline, Ordering::AcqRel) > deadline
+    }
+
+    /// The number of a renewal that is sent by this link. What was sent by another one may still come, and must not undo it; nor may that
+    /// undo an extension.
+    pub(super) fn numbered(&self, link: u64, extends: bool) -> u64 {
+        let more = u64::from(self.link.swap(link, Ordering::Relaxed) != link) + u64::from(extends);
+        self.number.fetch_add(more, Ordering::Relaxed) + more
     }
 
     pub(super) fn deadline(&self) -> u64 {

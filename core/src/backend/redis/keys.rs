@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// |---|---|---|
 /// | the lock | string, the lease (a claim: 400 ms) | the owner's token, 128 bits in hex |
 /// | `:line` | sorted set, 60 s | `<process>.<token>` of who waits, by ticket |
-/// | `:state` | hash, 7 days | f last fencing token, o owner, p its process, a abandoned, i pid host label, s since (ms), g granted or told of its turn, l last released, q last ticket |
+/// | `:state` | hash, 7 days | f last fencing token, o owner, p its process, a abandoned, i pid host label, s since (ms), g granted or told of its turn, l last released, q last ticket, n who renewed it and with which number |
 /// | `:next` | string, 500 ms | beside other libraries: whose turn it is among our own clients |
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Keys(Arc<[String; 4]>);

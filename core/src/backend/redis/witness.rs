@@ -24,7 +24,8 @@ impl Engine {
     /// # Errors
     /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
     pub(super) fn witness(&self, lock: &Lock, token: &Token) -> Result<()> {
-        let hold = (&lock.keys, &**token, lock.ttl);
+        // Before any renewal.
+        let hold = (&lock.keys, &**token, lock.ttl, 0);
         let (renewed, copies) = self
             .call_on(&self.aside, None, "acquire", |connection| {
                 connection.set_limit(self.server.patience());

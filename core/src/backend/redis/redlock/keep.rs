@@ -180,7 +180,7 @@ impl Quorum {
         let mut polls: Vec<Poll> = holds.iter().map(|_| Poll::new(self.count())).collect();
         let (scripts, asked) = (self.scripts.clone(), holds.clone());
         let call = move |by_text: bool| {
-            scripts.renew(by_text, asked.iter().map(|(held, ttl)| (&held.hold.keys, &*held.hold.token, *ttl)))
+            scripts.renew(by_text, asked.iter().map(|(held, ttl)| (&held.hold.keys, &*held.hold.token, *ttl, 0)))
         };
         let mut settle = |at: usize, poll: &Poll| {
             // Dropped first: who looks at the hold next finds it free.

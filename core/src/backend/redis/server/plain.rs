@@ -328,34 +328,72 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
     Ok(Some(Value::Int(if held { 1 } else { 3 })))
 }
 
-/// KEYS: lock and state of each hold. ARGV: token and ttl of each.
+/// A hold to be renewed; without a lease it is looked for alone.
+struct Renewal<'a> {
+    key: &'a str,
+    state: &'a str,
+    token: &'a str,
+    ttl: &'a str,
+    number: u64,
+}
+
+impl Renewal<'_> {
+    /// What must be known of it.
+    fn read(&self, words: &mut Pipeline) {
+        words.cmd("GET").arg(self.key);
+        words.cmd("HGET").arg(self.state).arg("n");
+    }
+
+    /// `noted`: which renewal was the last. One that comes late makes no lease shorter.
+    fn write(&self, words: &mut Pipeline, noted: &Value) {
+        let last = match noted {
+            Value::BulkString(noted) => {
+                std::str::from_utf8(noted).ok().and_then(|noted| noted.strip_prefix(self.token))
+            }
+            _ => None,
+        };
+        let last: Option<u64> = last.and_then(|last| last.trim_start().parse().ok());
+        if self.ttl == "0" || last.is_some_and(|last| self.number < last) {
+            return;
+        }
+        words.cmd("PEXPIRE").arg(self.key).arg(self.ttl);
+        if self.number > 1 && last != Some(self.number) {
+            words.cmd("HSET").arg(self.state).arg("n").arg(format!("{} {}", self.token, self.number));
+        }
+        words.cmd("PEXPIRE").arg(self.state).arg(WEEK);
+    }
+}
+
+/// KEYS: lock and state of each hold. ARGV: token, ttl and number of each.
 fn renew(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> RedisResult<Value> {
-    if let Some(renewed) = renew_together(server, keys, args)? {
+    let each = keys.chunks(2).zip(args.chunks(3));
+    let renewals: Vec<Renewal<'_>> = each
+        .map(|(keys, args)| Renewal {
+            key: at(keys, 0),
+            state: at(keys, 1),
+            token: at(args, 0),
+            ttl: at(args, 1),
+            number: at(args, 2).parse().unwrap_or(0),
+        })
+        .collect();
+    if let Some(renewed) = renew_together(server, &renewals)? {
         return Ok(renewed);
     }
     let mut renewed = Vec::new();
-    for (keys, args) in keys.chunks(2).zip(args.chunks(2)) {
-        let (key, state, token, ttl) = (at(keys, 0), at(keys, 1), at(args, 0), at(args, 1));
+    for renewal in &renewals {
         renewed.push(again(|| {
-            let value = look(server, &[key], |words| _ = words.cmd("GET").arg(key));
-            let value = match value {
+            let mut seen = match look(server, &[renewal.key], |words| renewal.read(words)) {
                 // A key of another type is a loss of that hold alone.
-                Err(error) if error.code() == Some("WRONGTYPE") => None,
-                value => value?.into_iter().next(),
-            };
-            if value != Some(bulk(token)) {
+                Err(error) if error.code() == Some("WRONGTYPE") => Vec::new(),
+                seen => seen?,
+            }
+            .into_iter();
+            if seen.next() != Some(bulk(renewal.token)) {
                 unwatch(server)?;
                 return Ok(Some(Value::Int(0)));
             }
-            if ttl == "0" {
-                unwatch(server)?;
-                return Ok(Some(Value::Int(1)));
-            }
-            let done = write(server, |words| {
-                words.cmd("PEXPIRE").arg(key).arg(ttl);
-                words.cmd("PEXPIRE").arg(state).arg(WEEK);
-            })?;
-            Ok(done.then_some(Value::Int(1)))
+            let noted = seen.next().unwrap_or(Value::Nil);
+            Ok(write(server, |words| renewal.write(words, &noted))?.then_some(Value::Int(1)))
         })?);
     }
     Ok(Value::Array(renewed))
@@ -363,30 +401,24 @@ fn renew(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> R
 
 /// All in one step: one by one, many holds of a server that is far could not be renewed within their leases. `None` if somebody has
 /// disturbed it, or one of the keys is of another type.
-fn renew_together(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
-    let locks: Vec<&str> = keys.chunks(2).map(|keys| at(keys, 0)).collect();
-    let seen = look(server, &locks, |words| {
-        for lock in &locks {
-            words.cmd("GET").arg(lock);
-        }
-    });
-    let values = match seen {
+fn renew_together(server: &mut dyn ConnectionLike, renewals: &[Renewal<'_>]) -> RedisResult<Option<Value>> {
+    let locks: Vec<&str> = renewals.iter().map(|renewal| renewal.key).collect();
+    let seen = look(server, &locks, |words| renewals.iter().for_each(|renewal| renewal.read(words)));
+    let seen = match seen {
         Err(error) if error.code() == Some("WRONGTYPE") => {
             unwatch(server)?;
             return Ok(None);
         }
-        values => values?,
+        seen => seen?,
     };
-    let stands: Vec<bool> = args.chunks(2).zip(values).map(|(args, value)| value == bulk(at(args, 0))).collect();
+    let stands: Vec<(bool, &Value)> =
+        renewals.iter().zip(seen.chunks(2)).map(|(renewal, seen)| (seen[0] == bulk(renewal.token), &seen[1])).collect();
     let done = write(server, |words| {
-        for ((keys, args), stands) in keys.chunks(2).zip(args.chunks(2)).zip(&stands) {
-            if *stands && at(args, 1) != "0" {
-                words.cmd("PEXPIRE").arg(at(keys, 0)).arg(at(args, 1));
-                words.cmd("PEXPIRE").arg(at(keys, 1)).arg(WEEK);
-            }
+        for (renewal, (_, noted)) in renewals.iter().zip(&stands).filter(|(_, (stands, _))| *stands) {
+            renewal.write(words, noted);
         }
     })?;
-    Ok(done.then(|| Value::Array(stands.into_iter().map(|stands| Value::Int(stands.into())).collect())))
+    Ok(done.then(|| Value::Array(stands.iter().map(|(stands, _)| Value::Int((*stands).into())).collect())))
 }
 
 fn break_lock(server: &mut dyn ConnectionLike, keys: &[String]) -> RedisResult<Option<Value>> {

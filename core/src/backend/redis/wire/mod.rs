@@ -175,23 +175,23 @@ impl Scripts {
         self.take.call(by_text, keys.all(ask.beside_others), args)
     }
 
-    /// Of many holds at once: the keys, the token and the lease of each.
+    /// Of many holds at once: the keys, the token and the lease of each, and the number of this renewal.
     pub(super) fn renew<'a>(
         &self,
         by_text: bool,
-        holds: impl Iterator<Item = (&'a Keys, &'a str, Duration)> + Clone,
+        holds: impl Iterator<Item = (&'a Keys, &'a str, Duration, u64)> + Clone,
     ) -> redis::Cmd {
         // Written once and in one place: many locks are many of these.
-        let (count, bytes) = holds.clone().fold((0, 0), |(count, bytes), (keys, token, _)| {
-            (count + 1, bytes + keys.lock().len() + keys.state().len() + token.len() + 8)
+        let (count, bytes) = holds.clone().fold((0, 0), |(count, bytes), (keys, token, ..)| {
+            (count + 1, bytes + keys.lock().len() + keys.state().len() + token.len() + 9)
         });
-        let mut command = redis::Cmd::with_capacity(3 + 4 * count, 64 + bytes);
+        let mut command = redis::Cmd::with_capacity(3 + 5 * count, 64 + bytes);
         self.renew.name(&mut command, by_text, 2 * count);
         for (keys, ..) in holds.clone() {
             command.arg(keys.lock()).arg(keys.state());
         }
-        for (_, token, ttl) in holds {
-            command.arg(token).arg(ttl.as_millis() as u64);
+        for (_, token, ttl, number) in holds {
+            command.arg(token).arg(ttl.as_millis() as u64).arg(number);
         }
         command
     }

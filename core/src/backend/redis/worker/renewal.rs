@@ -151,6 +151,7 @@ impl Worker {
         let (engine, batch) = (self.engine.clone(), Arc::new(batch));
         let holds = batch.clone();
         let sent = lease::now();
+        let numbers: Vec<u64> = batch.iter().map(|(hold, _)| hold.numbered(number, answer.is_some())).collect();
         for (hold, ttl) in &*batch {
             if !ttl.is_zero() && hold.asks(sent, *ttl) {
                 schedule(&mut self.engine.board(), hold, hold.deadline());
@@ -158,7 +159,9 @@ impl Worker {
         }
         self.send_now(
             move |by_text| {
-                engine.scripts.renew(by_text, holds.iter().map(|(hold, ttl)| (&hold.keys, &*hold.token, *ttl)))
+                let numbered = holds.iter().zip(&numbers);
+                let each = numbered.map(|((hold, ttl), number)| (&hold.keys, &*hold.token, *ttl, *number));
+                engine.scripts.renew(by_text, each)
             },
             move |reply| Event::Renewed { batch, answer, sent, number, reply },
         );
