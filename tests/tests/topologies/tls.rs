@@ -10,7 +10,7 @@ use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::Redis;
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -199,4 +199,26 @@ fn a_handshake_that_comes_byte_by_byte_does_not_outlast_connect_timeout() {
     assert!(took < Duration::from_secs(5), "{took:?}");
     proxy.drip(Duration::ZERO);
     carries_a_lock(&url);
+}
+
+/// To let it in takes longer than any of its waits, and to answer does not.
+#[test]
+fn who_never_waits_for_long_gets_back_to_a_server_that_is_far() {
+    needs_redis!();
+    let authority = Authority::new();
+    let redis = Redis::with_tls(&authority, &authority.sign("server", "localhost", true), false);
+    let proxy = Proxy::before(&format!("127.0.0.1:{}", redis.second_port()));
+    let (_, port) = proxy.address().rsplit_once(':').expect("a port");
+    let mutex =
+        open(&format!("rpm+rediss://localhost:{port}/far?ca={}&connect_timeout=20s", authority.file().display()));
+    proxy.delay(Duration::from_millis(60));
+    proxy.cut_all();
+    until("it is served", || {
+        // Nothing of what the wait begins is there for the next one.
+        std::thread::sleep(Duration::from_secs(1));
+        let begun = Instant::now();
+        let outcome = mutex.acquire_with(within(Duration::from_millis(200)));
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        outcome.is_ok_and(|hold| hold.release().is_ok())
+    });
 }

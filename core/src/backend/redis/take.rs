@@ -114,7 +114,10 @@ impl Lock {
         }
         match answer {
             Ok(taken) => self.taken(attempt, taken, sent),
-            Err(Failed { error, in_doubt }) => Err(self.not_taken(attempt, error, in_doubt || again)),
+            Err(Failed { error, in_doubt }) => {
+                engine.connect_ahead();
+                Err(self.not_taken(attempt, error, in_doubt || again))
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The caller's connection, on which whatever thread calls, one at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -89,6 +90,7 @@ impl Engine {
                     Err(error) => {
                         let cut_short = error.is_timeout() && most < self.server.connect_timeout;
                         let error = self.server.failed(operation, &error);
+                        self.hasty.fetch_or(cut_short, Ordering::Relaxed);
                         let waited = if cut_short { most } else { Duration::MAX };
                         caller.failure = Some((Instant::now(), waited, error.clone()));
                         return Err(Failed { error, in_doubt });
@@ -138,6 +140,30 @@ impl Engine {
                     }
                 }
             }
+        }
+    }
+
+    /// Where somebody had too little time to connect, a thread does for who comes next: else who never has more would never get there.
+    pub(crate) fn connect_ahead(self: &Arc<Engine>) {
+        // A cluster's nodes are connected to one by one.
+        if !self.hasty.swap(false, Ordering::Relaxed)
+            || self.server.is_cluster()
+            || self.connecting.swap(true, Ordering::Relaxed)
+        {
+            return;
+        }
+        let engine = self.clone();
+        let connect = move || {
+            let changes = engine.changes();
+            let made = engine.server.connect(&engine.learned, engine.server.connect_timeout);
+            engine.connecting.store(false, Ordering::Relaxed);
+            let mut caller = engine.caller.lock();
+            if let (Ok(connection), None) = (made, &caller.connection) {
+                (caller.connection, caller.changes, caller.failure) = (Some(connection), changes, None);
+            }
+        };
+        if thread::spawn("ipcmutex-dial", thread::FULL_STACK, connect).is_err() {
+            self.connecting.store(false, Ordering::Relaxed);
         }
     }
 

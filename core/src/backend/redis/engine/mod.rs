@@ -30,7 +30,7 @@ pub(super) mod placing;
 mod policy;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -67,6 +67,9 @@ pub(super) struct Engine {
     /// Who is on the way to a line.
     pub(super) placings: Arc<Placings>,
     pub(super) caller: Turns<Caller>,
+    /// Somebody had too little time to connect; a thread is about it.
+    hasty: AtomicBool,
+    connecting: AtomicBool,
     exchange: Guarded<Option<Arc<Exchange>>>,
     /// How often an event loop asked and had none.
     unlaid: AtomicUsize,
@@ -96,6 +99,8 @@ impl Engine {
             serial: AtomicU64::new(0),
             placings: Arc::default(),
             caller: Turns::default(),
+            hasty: AtomicBool::new(false),
+            connecting: AtomicBool::new(false),
             exchange: Guarded::default(),
             unlaid: AtomicUsize::new(0),
             taking: AtomicUsize::new(0),
