@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::artifacts::checkout;
+use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Redis, Reply};
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
@@ -258,4 +259,25 @@ fn r25_the_protocol_is_as_asked_and_falls_back_only_unasked() {
     let error = strict.acquire_with(within(Duration::from_millis(500))).expect_err("it cannot wait there");
     assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
     hold.release().expect("released");
+}
+
+/// A call renews many, and is refused for one.
+#[test]
+fn a_hold_that_is_not_allowed_any_more_takes_no_other_with_it() {
+    needs_redis!();
+    let redis = Redis::start();
+    let secret = secrets::password("user");
+    let set = |rules: &[&str]| assert_eq!(redis.command(&[&["ACL", "SETUSER", "locks"], rules].concat()).text(), "OK");
+    set(&["on", &format!(">{secret}"), "+@all", "~*", "&*"]);
+    let at = |id: &str| open(&format!("rpm+redis://locks:{secret}@{}/{id}?ttl=2s", redis.address()));
+    let mutexes: Vec<Mutex> = (0..10).map(|lock| at(&format!("kept-{lock}"))).collect();
+    let forbidden = at("forbidden");
+    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
+    let lost = forbidden.acquire().expect("acquired");
+    set(&["resetkeys", "~ipcmutex:kept-*", "~{ipcmutex:kept-*"]);
+    until("it has ended", || lost.check().is_err());
+    for hold in holds {
+        hold.check().expect("it is allowed");
+        hold.release().expect("released");
+    }
 }

@@ -219,6 +219,13 @@ impl Worker {
                 }
             }
             Err(_) if stale => {}
+            // It may be for one of them that the call is refused.
+            Err(error) if error.kind() == ErrorKind::Permission && batch.len() > 1 => {
+                for renewal in batch {
+                    self.renewing.insert(renewal.0.serial);
+                    self.renew(vec![renewal.clone()], None);
+                }
+            }
             Err(_) => {
                 let again = lease::now() + lease::nanos(AGAIN);
                 for (hold, _) in batch {
