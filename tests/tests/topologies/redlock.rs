@@ -8,9 +8,9 @@ use ipcmutex::{ErrorKind, EventLoop, Mutex, State, Timeout};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::secrets;
-use ipcmutex_tests::servers::Redis;
+use ipcmutex_tests::servers::{Redis, Reply};
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, within};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 
@@ -556,4 +556,33 @@ fn who_has_no_limit_gives_up_a_majority_whoever_stands_before_it() {
     until("they answer", || mutex.status().is_ok());
     hold.release().expect("released");
     limited.recv_timeout(LONG).expect("told").expect("acquired").release().expect("released");
+}
+
+/// A renewal on a connection that was given up may come late, as TCP goes on sending it.
+#[test]
+fn a_late_renewal_makes_no_lease_of_a_majority_shorter() {
+    needs_redis!();
+    let servers = three();
+    let (proxies, url) = proxied(&servers, "late?ttl=2s");
+    let hold = open(&url).acquire().expect("acquired");
+    proxies.iter().for_each(|proxy| drop(proxy.said()));
+    until_renewed(&hold);
+    let late = |proxy: &Proxy| {
+        let said = proxy.said();
+        let from = said.windows(4).rposition(|word| word == b"*8\r\n");
+        from.map(|from| said[from..].to_vec())
+    };
+    let said: Vec<_> = proxies.iter().map(late).collect();
+    hold.extend(Some(Duration::from_secs(60))).expect("extended");
+    let mut stood = 0;
+    for (redis, late) in servers.iter().zip(said) {
+        let Some(late) = late else { continue };
+        let mut client = redis.client();
+        client.say(&late);
+        assert_eq!(client.reply(), Reply::List(vec![Reply::Number(1)]), "it stands");
+        assert!(redis.command(&["PTTL", "ipcmutex:late"]).number() > 10_000, "as it was extended");
+        stood += 1;
+    }
+    assert!(stood > 1, "a majority had renewed it");
+    hold.release().expect("released");
 }

@@ -228,7 +228,7 @@ impl Walk<'_> {
             ticket: 0,
             steady: true,
             renewal: 0,
-            number: 1,
+            number: 0,
             deadline: 0,
         });
         self.waiters.len() - 1
@@ -361,6 +361,7 @@ impl Walk<'_> {
 
     fn renew(&mut self, who: usize) -> So {
         let (process, token) = (self.waiters[who].process, self.waiters[who].token.clone());
+        self.waiters[who].number += u64::from(self.waiters[who].number != 0);
         let args = [token, self.waiters[who].ttl.to_string(), self.waiters[who].number.to_string()];
         let keys = [self.keys[0].clone(), self.keys[2].clone()];
         self.copy(Script::Renew, process, &args);

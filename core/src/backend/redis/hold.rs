@@ -53,8 +53,7 @@ pub(super) struct Hold {
     pub(super) sought: AtomicBool,
     deadline: AtomicU64,
     ttl_ms: AtomicU64,
-    /// By which link it was last renewed, and the number of that renewal.
-    link: AtomicU64,
+    /// Of the last renewal since it was extended.
     number: AtomicU64,
     /// LIVE, ENDED or the loss.
     state: AtomicU8,
@@ -87,7 +86,6 @@ impl Hold {
             sought: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             ttl_ms: AtomicU64::new(0),
-            link: AtomicU64::new(0),
             number: AtomicU64::new(0),
             state: AtomicU8::new(LIVE),
         };
@@ -108,10 +106,10 @@ impl Hold {
         self.deadline.fetch_min(deadline, Ordering::AcqRel) > deadline
     }
 
-    /// The number of a renewal that is sent by this link. What was sent by another one may still come, and must not undo it; nor may that
-    /// undo an extension.
-    pub(super) fn numbered(&self, link: u64, extends: bool) -> u64 {
-        let more = u64::from(self.link.swap(link, Ordering::Relaxed) != link) + u64::from(extends);
+    /// The number of the next renewal. What was sent on a connection that was given up may still come, and must not undo a later one:
+    /// from the first extension on each has its own, and until then there is nothing to undo, and it is 0.
+    pub(super) fn numbered(&self, extends: bool) -> u64 {
+        let more = u64::from(extends || self.number.load(Ordering::Relaxed) != 0);
         self.number.fetch_add(more, Ordering::Relaxed) + more
     }
 

@@ -11,8 +11,7 @@ for at = 1, #KEYS / 2 do
       local last = type(noted) == 'string' and string.match(noted, '^' .. token .. ' (%d+)$')
       if not last or tonumber(number) >= tonumber(last) then
         redis.call('PEXPIRE', key, ttl)
-        -- Before the first one there is nothing that may come late.
-        if tonumber(number) > 1 and number ~= last then redis.pcall('HSET', state, 'n', token .. ' ' .. number) end
+        if number ~= '0' and number ~= last then redis.pcall('HSET', state, 'n', token .. ' ' .. number) end
         redis.call('PEXPIRE', state, 604800000)
       end
     end

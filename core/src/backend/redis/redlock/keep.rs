@@ -34,6 +34,7 @@ pub(super) struct Board {
 pub(super) struct Renewal {
     pub(super) held: Arc<Held>,
     pub(super) ttl: Duration,
+    pub(super) extends: bool,
     /// One renewal after the other: else a shorter one could undo another unseen.
     pub(super) turn: OwnedMutexGuard<()>,
 }
@@ -87,7 +88,7 @@ impl Board {
                 && let Ok(turn) = held.renewing.clone().try_lock_owned()
             {
                 let ttl = held.hold.ttl();
-                batch.push(Renewal { held, ttl, turn });
+                batch.push(Renewal { held, ttl, extends: false, turn });
                 if alone {
                     break;
                 }
@@ -174,18 +175,22 @@ impl Quorum {
                 self.look_at(held, held.due());
             }
         }
-        let (holds, mut turns): (Vec<_>, Vec<_>) =
-            batch.into_iter().map(|one| ((one.held, one.ttl), Some(one.turn))).unzip();
+        let numbered = |one: Renewal| {
+            let number = one.held.hold.numbered(one.extends);
+            ((one.held, one.ttl, number), Some(one.turn))
+        };
+        let (holds, mut turns): (Vec<_>, Vec<_>) = batch.into_iter().map(numbered).unzip();
         let holds = Arc::new(holds);
         let mut polls: Vec<Poll> = holds.iter().map(|_| Poll::new(self.count())).collect();
         let (scripts, asked) = (self.scripts.clone(), holds.clone());
         let call = move |by_text: bool| {
-            scripts.renew(by_text, asked.iter().map(|(held, ttl)| (&held.hold.keys, &*held.hold.token, *ttl, 0)))
+            let each = asked.iter().map(|(held, ttl, number)| (&held.hold.keys, &*held.hold.token, *ttl, *number));
+            scripts.renew(by_text, each)
         };
         let mut settle = |at: usize, poll: &Poll| {
             // Dropped first: who looks at the hold next finds it free.
             if turns[at].take().is_some() {
-                let (held, ttl) = &holds[at];
+                let (held, ttl, _) = &holds[at];
                 let outcome = poll.outcome("extend");
                 held.alone.store(outcome.is_err() && poll.misfits() > 0, Ordering::Relaxed);
                 self.renewed(held, *ttl, sent, &outcome);

@@ -501,7 +501,7 @@ impl Backend for Redlock {
         let (quorum, asked) = (self.0.quorum.clone(), held.clone());
         let renew = move |voters: Arc<Voters>| async move {
             let turn = asked.renewing.clone().lock_owned().await;
-            quorum.renew(&voters, vec![Renewal { held: asked, ttl, turn }]).await
+            quorum.renew(&voters, vec![Renewal { held: asked, ttl, extends: true, turn }]).await
         };
         let told = self.0.quorum.run(move |voters| Box::pin(renew(voters)))?;
         for stood in told {

@@ -357,7 +357,7 @@ impl Renewal<'_> {
             return;
         }
         words.cmd("PEXPIRE").arg(self.key).arg(self.ttl);
-        if self.number > 1 && last != Some(self.number) {
+        if self.number > 0 && last != Some(self.number) {
             words.cmd("HSET").arg(self.state).arg("n").arg(format!("{} {}", self.token, self.number));
         }
         words.cmd("PEXPIRE").arg(self.state).arg(WEEK);

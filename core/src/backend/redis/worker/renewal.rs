@@ -151,7 +151,7 @@ impl Worker {
         let (engine, batch) = (self.engine.clone(), Arc::new(batch));
         let holds = batch.clone();
         let sent = lease::now();
-        let numbers: Vec<u64> = batch.iter().map(|(hold, _)| hold.numbered(number, answer.is_some())).collect();
+        let numbers: Vec<u64> = batch.iter().map(|(hold, _)| hold.numbered(answer.is_some())).collect();
         for (hold, ttl) in &*batch {
             if !ttl.is_zero() && hold.asks(sent, *ttl) {
                 schedule(&mut self.engine.board(), hold, hold.deadline());
