@@ -39,3 +39,10 @@ fn redis() {
         short(Engine::Redis, 250, Duration::from_secs(50));
     }
 }
+
+#[test]
+fn redlock() {
+    if !skipped("redlock") {
+        short(Engine::Redlock, 75, Duration::from_secs(50));
+    }
+}

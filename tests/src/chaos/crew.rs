@@ -371,7 +371,7 @@ fn until(pid: Pid, states: &[&str]) {
 }
 
 /// Waits until a stop has reached a process and all that it has started.
-fn until_stopped(pid: Pid) {
+pub(super) fn until_stopped(pid: Pid) {
     until(pid, STOPPED);
     children(pid).into_iter().for_each(until_stopped);
 }

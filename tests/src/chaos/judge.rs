@@ -12,6 +12,7 @@
 //! | who follows a killed holder is told `abandoned`, who follows a release is not | always | unless the server forgot |
 //! | checks and releases are answered OK | always | or LOST or UNAVAILABLE, with a fault of stop, server or network |
 //! | a free lock that somebody waits for is taken soon | always | but for the time of leases and of the server's absence |
+//! | while no server or no majority can answer | | nobody who asks comes in, and who is inside believes for a lease at most |
 //!
 //! Judging runs behind the records by a horizon, so that what a stopped participant tells late still comes in time; what
 //! is later than that is itself a violation.
@@ -32,19 +33,21 @@ pub enum Law {
     Lease(u64),
 }
 
-/// What was done to more than one participant.
+/// Why a lease can have ended; of several the first one is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
+    /// The server was killed and started again without its data.
+    ServerForgot,
+    /// The holder itself was stopped.
+    HolderStopped,
     /// The server was stopped and went on.
     ServerStopped,
     /// The server was killed and started again, with its data.
     ServerRestarted,
-    /// The same without its data.
-    ServerForgot,
     /// Connections were cut, or carried nothing.
     NetworkCut,
-    /// The holder itself was stopped.
-    HolderStopped,
+    /// Something was done to servers without which the lock can be had: it excuses nobody for leaving the lock free.
+    Minority,
     /// None of these: the machine gave it no time.
     Starved,
 }
@@ -85,14 +88,16 @@ pub struct Verdict {
     pub abandoned: u64,
     /// How many holds ended with the death of their process.
     pub killed_inside: u64,
-    /// How many holds were told that they were lost.
-    pub lost: u64,
+    /// How many holds were told that they were lost, by what had been done to them.
+    pub lost: BTreeMap<Cause, u64>,
     /// How many writes the fence took, and how many it refused.
     pub taken: u64,
     /// See `taken`.
     pub refused: u64,
     /// How often two were inside at once because the lease of one had ended, by what had been done to it.
     pub overlaps: BTreeMap<Cause, u64>,
+    /// Some of those that nothing explains which was done to the holder or to what the lock needs.
+    pub odd: Vec<String>,
     /// Failed acquisitions, by code.
     pub gave_up: BTreeMap<&'static str, u64>,
     /// What participants did by their own choice.
@@ -124,6 +129,8 @@ pub struct Judge {
     deaths: VecDeque<(u64, Span)>,
     stops: VecDeque<(u64, Span)>,
     causes: VecDeque<(Cause, Span)>,
+    /// When nobody could be let in.
+    absences: VecDeque<Span>,
     /// Visits judged already, the latest last.
     before: VecDeque<Visit>,
     /// Writes to the resource behind the fence, by who and token: their numbers, and when one was refused.
@@ -147,6 +154,7 @@ impl Judge {
             deaths: VecDeque::new(),
             stops: VecDeque::new(),
             causes: VecDeque::new(),
+            absences: VecDeque::new(),
             before: VecDeque::new(),
             writes: HashMap::new(),
             largest: None,
@@ -195,6 +203,11 @@ impl Judge {
     /// The server or the network was disturbed for a time.
     pub fn disturbed(&mut self, cause: Cause, from: u64, until: u64) {
         self.causes.push_back((cause, Span { from, until }));
+    }
+
+    /// For this time not enough servers could answer for anybody to be let in.
+    pub fn absent(&mut self, from: u64, until: u64) {
+        self.absences.push_back(Span { from, until });
     }
 
     /// A write that the fence has seen; they come in its order.
@@ -345,6 +358,7 @@ impl Judge {
         self.deaths.retain(|(_, span)| span.until > old);
         self.stops.retain(|(_, span)| span.until > old);
         self.causes.retain(|(_, span)| span.until > old);
+        self.absences.retain(|span| span.until > old);
     }
 
     fn judge(&mut self, visit: Visit) {
@@ -353,11 +367,16 @@ impl Judge {
             End::Killed(_) => self.verdict.killed_inside += 1,
             End::Left { code, released, .. } => {
                 let lost = |code: u64| code == ipcmutex::ErrorKind::Lost as u64;
-                self.verdict.lost += u64::from(lost(code) || released.is_some_and(|(_, code)| lost(code)));
+                if lost(code) || released.is_some_and(|(_, code)| lost(code)) {
+                    let told = released.map_or(visit.until(), |(at, _)| at);
+                    let cause = self.ended(&visit, told, "told LOST");
+                    *self.verdict.lost.entry(cause).or_default() += 1;
+                }
             }
             End::Inside => {}
         }
         self.codes(&visit);
+        self.present(&visit);
         let clean = match self.law {
             Law::Lock => self.alone(&visit),
             Law::Lease(ttl) => self.believed_alone(&visit, ttl),
@@ -383,6 +402,26 @@ impl Judge {
             if !fine {
                 self.violation(format!("a hold was answered {}:\n{}", code_name(code), self.line(visit)));
             }
+        }
+    }
+
+    /// Whether there was somebody to let it in, and to renew its lease.
+    fn present(&mut self, visit: &Visit) {
+        let Law::Lease(ttl) = self.law else { return };
+        let within = |at: u64, span: &Span| span.from < at && at < span.until;
+        let late = |span: &Span| Span { from: span.from + ttl, until: span.until };
+        let wrong = self.absences.iter().find_map(|span| {
+            // A shell does not tell when it asked.
+            if visit.asked > span.from && visit.asked < visit.entered && visit.entered < span.until {
+                Some("somebody came in")
+            } else if visit.believed.is_some_and(|believed| within(believed, &late(span))) {
+                Some("a hold was believed in past its lease")
+            } else {
+                None
+            }
+        });
+        if let Some(wrong) = wrong {
+            self.violation(format!("{wrong} while nobody could answer:\n{}", self.line(visit)));
         }
     }
 
@@ -431,7 +470,7 @@ impl Judge {
             {
                 self.violation(format!("a hold that was lost was released with OK:\n{both}"));
             }
-            let cause = self.cause(&older, newer.entered);
+            let cause = self.ended(&older, newer.entered, "another came in");
             *self.verdict.overlaps.entry(cause).or_default() += 1;
         }
         clean
@@ -476,18 +515,18 @@ impl Judge {
 
     /// What ended the lease of `visit` before `until`.
     fn cause(&self, visit: &Visit, until: u64) -> Cause {
-        let mut met = self.causes.iter().filter(|(_, span)| span.meets(visit.asked, until)).map(|(cause, _)| *cause);
-        if let Some(cause) = met.find(|cause| *cause == Cause::ServerForgot) {
-            return cause;
+        let met = self.causes.iter().filter(|(_, span)| span.meets(visit.asked, until)).map(|(cause, _)| *cause);
+        let stopped = self.after_stops(visit.who >> 16, visit.asked, until) > visit.asked;
+        met.chain(stopped.then_some(Cause::HolderStopped)).min().unwrap_or(Cause::Starved)
+    }
+
+    /// Counts a lease that ended under its holder before `until`.
+    fn ended(&mut self, visit: &Visit, until: u64, what: &str) -> Cause {
+        let cause = self.cause(visit, until);
+        if cause >= Cause::Minority && self.verdict.odd.len() < TOLD {
+            self.verdict.odd.push(format!("{what}, {cause:?}:\n{}", self.line(visit)));
         }
-        let instance = visit.who >> 16;
-        if self.stops.iter().any(|(of, span)| *of == instance && span.meets(visit.asked, until)) {
-            return Cause::HolderStopped;
-        }
-        self.causes
-            .iter()
-            .find_map(|(cause, span)| span.meets(visit.asked, until).then_some(*cause))
-            .unwrap_or(Cause::Starved)
+        cause
     }
 
     /// The rules between this visit and the one before it, where nothing overlapped.
@@ -562,7 +601,8 @@ impl Judge {
             let before_it = self.deaths.iter().filter(|(_, span)| span.from < visit.entered);
             free = before_it.map(|(_, span)| span.until + ttl).fold(free, u64::max);
         }
-        let before_it = self.causes.iter().filter(|(_, span)| span.from < visit.entered);
+        let before_it =
+            self.causes.iter().filter(|(cause, span)| *cause != Cause::Minority && span.from < visit.entered);
         free = before_it.map(|(_, span)| span.until + ttl).fold(free, u64::max);
         for waits in self.desk.waits.values_mut() {
             while waits.front().is_some_and(|wait| wait.until <= before.entered) {

@@ -196,3 +196,46 @@ fn who_never_leaves_or_never_gets_an_answer_is_seen() {
     judge.event(Event { at: MS, who: A, told: Told::Entered { token: 1, abandoned: false, met: 0, seen: 0 } });
     assert_eq!(judge.finish().violations.len(), 2);
 }
+
+#[test]
+fn who_comes_in_or_believes_while_nobody_can_answer_is_seen() {
+    let visited = |asked: u64, entered: u64, left: u64| {
+        let mut judge = judge_of(LEASE);
+        judge.absent(10 * MS, 5000 * MS);
+        let mut tell = |at: u64, told| judge.event(Event { at: at * MS, who: A, told });
+        tell(asked, Told::Asked);
+        tell(entered, Told::Entered { token: 1, abandoned: false, met: 0, seen: 0 });
+        tell(left, Told::Left { code: 0, stood: A });
+        tell(left, Told::Released { code: 0 });
+        judge.finish()
+    };
+    assert!(is_red(&visited(11, 12, 13), "somebody came in while nobody could answer"));
+    assert!(is_red(&visited(8, 12, 1011), "a hold was believed in past its lease while nobody could answer"));
+    // Let in before, or by an answer that came after.
+    for (asked, entered, left) in [(8, 12, 1009), (11, 5001, 5002), (8, 12, 5001)] {
+        assert_eq!(visited(asked, entered, left).violations, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_is_done_to_a_minority_excuses_nobody() {
+    let after = |cause| {
+        let mut judge = judge_of(LEASE);
+        judge.disturbed(cause, 2 * MS, 6999 * MS);
+        play(&mut judge, &visit(A, 1, 1, 2, 0), false);
+        judge.event(Event { at: 2 * MS, who: B, told: Told::Asked });
+        judge.event(Event {
+            at: 7000 * MS,
+            who: B,
+            told: Told::Entered { token: 2, abandoned: false, met: 0, seen: 1 },
+        });
+        judge.event(Event { at: 7001 * MS, who: B, told: Told::Left { code: LOST, stood: B } });
+        judge.event(Event { at: 7001 * MS, who: B, told: Told::Released { code: LOST } });
+        judge.finish()
+    };
+    let (excused, seen) = (after(Cause::NetworkCut), after(Cause::Minority));
+    assert_eq!(excused.violations, Vec::<String>::new());
+    assert!(excused.odd.is_empty() && excused.lost == [(Cause::NetworkCut, 1)].into());
+    assert!(is_red(&seen, "a free lock was waited for"), "{seen:?}");
+    assert!(seen.odd.len() == 1 && seen.lost == [(Cause::Minority, 1)].into());
+}

@@ -25,10 +25,11 @@ use std::time::{Duration, Instant};
 
 use crate::occupancy::now;
 use crew::{CREW, Crew, Setting};
-use judge::{Judge, Verdict};
+use judge::{Cause, Judge, Verdict};
 use plan::{Fault, Plan};
 use record::Cell;
 use scene::{Engine, Scene};
+use server::Servers;
 
 /// What to run.
 #[derive(Clone, Copy, Debug)]
@@ -108,14 +109,14 @@ impl fmt::Display for Outcome {
             "  died       {} inside; {} holds were told `abandoned`",
             verdict.killed_inside, verdict.abandoned
         )?;
-        if !verdict.overlaps.is_empty() || verdict.lost > 0 {
-            let overlaps = verdict.overlaps.iter().map(|(cause, count)| format!("{count} {cause:?}")).collect();
-            writeln!(
-                f,
-                "  leases     {} holds were told LOST; overlaps after the end of a lease: {}",
-                verdict.lost,
-                list(overlaps)
-            )?;
+        let causes =
+            |of: &BTreeMap<Cause, u64>| list(of.iter().map(|(cause, count)| format!("{count} {cause:?}")).collect());
+        if !verdict.overlaps.is_empty() || !verdict.lost.is_empty() {
+            writeln!(f, "  leases     told LOST: {}", causes(&verdict.lost))?;
+            writeln!(f, "             overlaps after the end of a lease: {}", causes(&verdict.overlaps))?;
+            for odd in &verdict.odd {
+                write!(f, "  {odd}")?;
+            }
         }
         writeln!(
             f,
@@ -147,10 +148,10 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The place of who is inside, if somebody comes in within a few milliseconds.
+/// The place of who is inside, if somebody comes in soon.
 fn somebody_inside(crew: &Crew, cell: &Cell) -> Option<usize> {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(5) {
+    while begun.elapsed() < Duration::from_millis(50) {
         if let Some(place) = crew.place_of(cell.inside()) {
             return Some(place);
         }
@@ -172,10 +173,11 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
     let begun = Instant::now();
     let mut looked = begun;
     let mut whole = false;
-    for (pause, fault) in Plan::new(order.seed, CREW.len(), order.engine == Engine::Redis).take(order.faults as usize) {
+    for (pause, fault) in Plan::new(order.seed, CREW.len(), order.engine.harms()).take(order.faults as usize) {
         let due = Instant::now() + pause;
         loop {
-            let next = [crew.wake(false, &mut judge), scene.wake(false, &mut judge)];
+            let servers = scene.servers().and_then(|servers| servers.wake(false, &mut judge));
+            let next = [crew.wake(false, &mut judge), servers];
             let until = next.into_iter().flatten().fold(due, Instant::min);
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() && due <= Instant::now() {
@@ -196,8 +198,9 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
                 crew.stop(place, lasting);
                 *faults.entry("SIGSTOP").or_default() += 1;
             }
-            fault => {
-                if let Some(name) = scene.suffer(fault, &mut judge) {
+            Fault::Servers { harm, which, lasting } => {
+                let suffered = |servers: &mut Servers| servers.suffer(harm, which, lasting, &mut judge);
+                if let Some(name) = scene.servers().and_then(suffered) {
                     *faults.entry(name).or_default() += 1;
                 }
             }
@@ -214,7 +217,9 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
             break;
         }
     }
-    scene.wake(true, &mut judge);
+    if let Some(servers) = scene.servers() {
+        servers.wake(true, &mut judge);
+    }
     cell.stop();
     crew.end(&mut judge);
     scene.inspect(&mut judge);

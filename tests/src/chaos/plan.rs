@@ -21,29 +21,73 @@ pub enum Fault {
         /// How long.
         lasting: Duration,
     },
-    /// The server is stopped for a time.
-    ServerStop(Duration),
-    /// The server is killed and started again, with its data.
-    ServerRestart,
+    /// Something is done to servers, or to the network before them.
+    Servers {
+        /// What.
+        harm: Harm,
+        /// To which of them; the scene makes of it what fits.
+        which: usize,
+        /// How long, if it lasts.
+        lasting: Duration,
+    },
+}
+
+/// What is done to servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// One is stopped for a time.
+    Stop,
+    /// One is killed and started again, with its data.
+    Restart,
     /// The same without its data.
-    ServerForget,
-    /// All connections end.
+    Forget,
+    /// One is killed, and started again with its data after a time.
+    Away,
+    /// All connections to one end.
     Cut,
-    /// Connections carry nothing for a time.
-    Hush(Duration),
+    /// They carry nothing for a time.
+    Hush,
+    /// So many are stopped, killed or not to be heard for a time that nobody can have the lock.
+    Outage,
+}
+
+impl Harm {
+    /// What is counted.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Harm::Stop => "server stopped",
+            Harm::Restart => "server restarted",
+            Harm::Forget => "server restarted empty",
+            Harm::Away => "server away",
+            Harm::Cut => "network cut",
+            Harm::Hush => "network hushed",
+            Harm::Outage => "majority away",
+        }
+    }
 }
 
 /// The faults of a seed, one after the other.
 pub struct Plan {
     random: fastrand::Rng,
     places: usize,
-    server: bool,
+    /// What is done to servers, and how often beside 100 faults of participants.
+    harms: &'static [(u32, Harm)],
 }
 
 impl Plan {
-    /// The plan of `seed` for a crew of so many places, with faults of a server or without.
-    pub fn new(seed: u64, places: usize, server: bool) -> Plan {
-        Plan { random: fastrand::Rng::with_seed(seed), places, server }
+    /// The plan of `seed` for a crew of so many places, with these faults of servers, if any.
+    pub fn new(seed: u64, places: usize, harms: &'static [(u32, Harm)]) -> Plan {
+        Plan { random: fastrand::Rng::with_seed(seed), places, harms }
+    }
+
+    fn harm(&mut self, mut draw: u32) -> Fault {
+        let harm = self.harms.iter().find_map(|(weight, harm)| {
+            let chosen = draw < *weight;
+            draw = draw.saturating_sub(*weight);
+            chosen.then_some(*harm)
+        });
+        let (which, lasting) = (self.random.usize(..), self.between(10, 1500));
+        Fault::Servers { harm: harm.expect("a draw below the sum"), which, lasting }
     }
 
     fn between(&mut self, from_ms: u64, to_ms: u64) -> Duration {
@@ -57,18 +101,16 @@ impl Iterator for Plan {
 
     fn next(&mut self) -> Option<(Duration, Fault)> {
         // Who is killed inside leaves a lease that must run out: then nothing happens, and faults hit only who waits.
-        let pause = self.between(5, if self.server { 300 } else { 120 });
+        let leased = !self.harms.is_empty();
+        let pause = self.between(5, if leased { 300 } else { 120 });
         let place = self.random.usize(0..self.places);
-        let inside = self.random.u8(0..4) < if self.server { 1 } else { 2 };
-        let fault = match self.random.u32(0..if self.server { 110 } else { 100 }) {
+        let inside = self.random.u8(0..4) < if leased { 1 } else { 2 };
+        let harms: u32 = self.harms.iter().map(|(weight, _)| weight).sum();
+        let fault = match self.random.u32(0..100 + harms) {
             0..45 => Fault::Kill { place, inside },
             45..90 => Fault::Stop { place, inside, lasting: self.between(1, 150) },
-            90..100 => Fault::Stop { place, inside, lasting: self.between(150, if self.server { 1500 } else { 600 }) },
-            100..103 => Fault::ServerStop(self.between(10, 1500)),
-            103..104 => Fault::ServerRestart,
-            104..105 => Fault::ServerForget,
-            105..108 => Fault::Cut,
-            _ => Fault::Hush(self.between(10, 1500)),
+            90..100 => Fault::Stop { place, inside, lasting: self.between(150, if leased { 1500 } else { 600 }) },
+            harm => self.harm(harm - 100),
         };
         Some((pause, fault))
     }
@@ -80,14 +122,15 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_plan() {
-        let plan = |seed| Plan::new(seed, 10, true).take(1000).collect::<Vec<_>>();
+        const HARMS: &[(u32, Harm)] = &[(9, Harm::Stop), (1, Harm::Forget)];
+        let plan = |seed| Plan::new(seed, 10, HARMS).take(1000).collect::<Vec<_>>();
         assert_eq!(plan(1), plan(1));
         assert_ne!(plan(1), plan(2));
-        assert!(plan(1).iter().any(|(_, fault)| *fault == Fault::ServerForget));
+        for (_, harm) in HARMS {
+            assert!(plan(1).iter().any(|(_, fault)| matches!(fault, Fault::Servers { harm: of, .. } if of == harm)));
+        }
         assert!(
-            Plan::new(1, 10, false)
-                .take(1000)
-                .all(|(_, fault)| matches!(fault, Fault::Kill { .. } | Fault::Stop { .. }))
+            Plan::new(1, 10, &[]).take(1000).all(|(_, fault)| matches!(fault, Fault::Kill { .. } | Fault::Stop { .. }))
         );
     }
 }

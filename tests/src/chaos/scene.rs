@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use ipcmutex::{Mutex, State};
 
 use super::judge::{Judge, Law};
-use super::plan::Fault;
-use super::server::{Server, TTL};
+use super::plan::Harm;
+use super::server::Servers;
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,11 +18,13 @@ pub enum Engine {
     MpmStrict,
     /// `rpm+redis:`.
     Redis,
+    /// `rpm+redlock:` over five servers.
+    Redlock,
 }
 
 impl Engine {
     /// All.
-    pub const ALL: [Engine; 3] = [Engine::Mpm, Engine::MpmStrict, Engine::Redis];
+    pub const ALL: [Engine; 4] = [Engine::Mpm, Engine::MpmStrict, Engine::Redis, Engine::Redlock];
 
     /// Its name in `CHAOS_ENGINE`.
     pub const fn name(self) -> &'static str {
@@ -30,14 +32,39 @@ impl Engine {
             Engine::Mpm => "mpm",
             Engine::MpmStrict => "mpm-strict",
             Engine::Redis => "redis",
+            Engine::Redlock => "redlock",
+        }
+    }
+
+    /// How long its lease lasts, if it has one.
+    const fn ttl(self) -> Option<Duration> {
+        match self {
+            Engine::Mpm | Engine::MpmStrict => None,
+            Engine::Redis | Engine::Redlock => Some(Duration::from_millis(500)),
         }
     }
 
     /// What it promises.
     pub const fn law(self) -> Law {
+        match self.ttl() {
+            None => Law::Lock,
+            Some(ttl) => Law::Lease(ttl.as_nanos() as u64),
+        }
+    }
+
+    /// What is done to its servers, and how often beside 100 faults of participants.
+    pub const fn harms(self) -> &'static [(u32, Harm)] {
         match self {
-            Engine::Mpm | Engine::MpmStrict => Law::Lock,
-            Engine::Redis => Law::Lease(TTL.as_nanos() as u64),
+            Engine::Mpm | Engine::MpmStrict => &[],
+            Engine::Redis => &[(3, Harm::Stop), (1, Harm::Restart), (1, Harm::Forget), (3, Harm::Cut), (2, Harm::Hush)],
+            Engine::Redlock => &[
+                (14, Harm::Stop),
+                (6, Harm::Restart),
+                (10, Harm::Away),
+                (10, Harm::Cut),
+                (10, Harm::Hush),
+                (4, Harm::Outage),
+            ],
         }
     }
 
@@ -45,7 +72,7 @@ impl Engine {
     pub const fn idle_limit(self) -> Duration {
         match self {
             Engine::Mpm | Engine::MpmStrict => Duration::from_secs(5),
-            Engine::Redis => Duration::from_secs(10),
+            Engine::Redis | Engine::Redlock => Duration::from_secs(10),
         }
     }
 }
@@ -61,8 +88,13 @@ pub enum Scene {
         /// How many processes can have had it open at a time.
         most_processes: usize,
     },
-    /// In a server.
-    Server(Server),
+    /// In servers.
+    Servers {
+        /// Which.
+        servers: Servers,
+        /// The lock's URL.
+        url: String,
+    },
 }
 
 impl Scene {
@@ -70,17 +102,19 @@ impl Scene {
     pub fn new(engine: Engine, folder: &Path) -> Scene {
         let path = folder.join("lock");
         let query = if engine == Engine::MpmStrict { "?fair=strict" } else { "" };
-        match engine {
-            Engine::Redis => Scene::Server(Server::start(folder)),
-            _ => Scene::File { url: format!("mpm:{}{query}", path.display()), path, most_processes: 0 },
+        match engine.ttl() {
+            None => Scene::File { url: format!("mpm:{}{query}", path.display()), path, most_processes: 0 },
+            Some(ttl) => {
+                let servers = Servers::independent(if engine == Engine::Redlock { 5 } else { 1 }, folder);
+                Scene::Servers { url: servers.url(ttl), servers }
+            }
         }
     }
 
     /// The lock's URL.
     pub fn url(&self) -> String {
         match self {
-            Scene::File { url, .. } => url.clone(),
-            Scene::Server(server) => server.url(),
+            Scene::File { url, .. } | Scene::Servers { url, .. } => url.clone(),
         }
     }
 
@@ -88,23 +122,15 @@ impl Scene {
     pub fn fence(&self) -> Option<PathBuf> {
         match self {
             Scene::File { .. } => None,
-            Scene::Server(server) => Some(server.fence().path().to_owned()),
+            Scene::Servers { servers, .. } => Some(servers.fence().path().to_owned()),
         }
     }
 
-    /// Injects a fault that is none of a participant; its name.
-    pub fn suffer(&mut self, fault: Fault, judge: &mut Judge) -> Option<&'static str> {
+    /// What there is to be harmed.
+    pub fn servers(&mut self) -> Option<&mut Servers> {
         match self {
             Scene::File { .. } => None,
-            Scene::Server(server) => server.suffer(fault, judge),
-        }
-    }
-
-    /// Lets go on what is due; all, if `all`. When the next is due.
-    pub fn wake(&mut self, all: bool, judge: &mut Judge) -> Option<Instant> {
-        match self {
-            Scene::File { .. } => None,
-            Scene::Server(server) => server.wake(all, judge),
+            Scene::Servers { servers, .. } => Some(servers),
         }
     }
 
@@ -113,7 +139,7 @@ impl Scene {
         match self {
             // A participant may have forked, and a shell has a program beside it.
             Scene::File { most_processes, .. } => *most_processes = (*most_processes).max(4 * processes),
-            Scene::Server(server) => server.fence().read().into_iter().for_each(|write| judge.wrote(write)),
+            Scene::Servers { servers, .. } => servers.fence().read().into_iter().for_each(|write| judge.wrote(write)),
         }
     }
 
@@ -121,7 +147,7 @@ impl Scene {
     pub fn rechecks(&self) -> Option<u64> {
         match self {
             Scene::File { url, .. } => Some(Mutex::open(url).ok()?.status().ok()?.numbers.rechecks),
-            Scene::Server(_) => None,
+            Scene::Servers { .. } => None,
         }
     }
 

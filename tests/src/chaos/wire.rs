@@ -1,8 +1,10 @@
-//! A stretch of network between clients and a server on this host, which can be cut and hushed.
+//! A stretch of network between clients and the unix socket of a server on this host, which can be cut and hushed.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -12,9 +14,43 @@ struct State {
     hushed: Mutex<bool>,
     go_on: Condvar,
     /// The two ends of each connection.
-    links: Mutex<HashMap<u64, [TcpStream; 2]>>,
+    links: Mutex<HashMap<u64, [End; 2]>>,
     numbers: AtomicU64,
     over: AtomicBool,
+}
+
+#[derive(Debug)]
+enum End {
+    Client(TcpStream),
+    Server(UnixStream),
+}
+
+impl End {
+    fn both(client: &TcpStream, server: &UnixStream) -> std::io::Result<[End; 2]> {
+        Ok([End::Client(client.try_clone()?), End::Server(server.try_clone()?)])
+    }
+
+    fn close(&self) {
+        // It may have been closed by its other end.
+        let _ = match self {
+            End::Client(stream) => stream.shutdown(Shutdown::Both),
+            End::Server(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            End::Client(stream) => stream.read(bytes),
+            End::Server(stream) => stream.read(bytes),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            End::Client(stream) => stream.write_all(bytes),
+            End::Server(stream) => stream.write_all(bytes),
+        }
+    }
 }
 
 /// Takes connections and passes on what comes, both ways.
@@ -29,7 +65,7 @@ impl Wire {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn to(target: &str) -> std::io::Result<Wire> {
+    pub fn to(target: &Path) -> std::io::Result<Wire> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
         let state = Arc::new(State::default());
@@ -40,7 +76,7 @@ impl Wire {
                     return;
                 }
                 // A server that is away refuses: so does the wire.
-                if let Ok(server) = TcpStream::connect(&target) {
+                if let Ok(server) = UnixStream::connect(&target) {
                     link(&shared, client, server);
                 }
             }
@@ -56,10 +92,7 @@ impl Wire {
     /// Ends all connections.
     pub fn cut(&self) {
         for (_, ends) in self.state.links.lock().expect("no panic under it").drain() {
-            for end in ends {
-                // It may have been closed by its other end.
-                let _ = end.shutdown(Shutdown::Both);
-            }
+            ends.iter().for_each(End::close);
         }
     }
 
@@ -83,20 +116,16 @@ impl Drop for Wire {
     }
 }
 
-fn link(state: &Arc<State>, client: TcpStream, server: TcpStream) {
+fn link(state: &Arc<State>, client: TcpStream, server: UnixStream) {
     let number = state.numbers.fetch_add(1, Ordering::Relaxed);
-    let pair = |one: &TcpStream, two: &TcpStream| Some((one.try_clone().ok()?, two.try_clone().ok()?));
-    let (Some(kept), Some(there), Some(back)) =
-        (pair(&client, &server), pair(&client, &server), pair(&server, &client))
-    else {
+    // Only the speed depends on it.
+    let _ = client.set_nodelay(true);
+    let both = || End::both(&client, &server);
+    let (Ok(kept), Ok([client_from, server_to]), Ok([client_to, server_from])) = (both(), both(), both()) else {
         return;
     };
-    for end in [&client, &server] {
-        // Only the speed depends on it.
-        let _ = end.set_nodelay(true);
-    }
-    state.links.lock().expect("no panic under it").insert(number, [kept.0, kept.1]);
-    for (from, to) in [there, back] {
+    state.links.lock().expect("no panic under it").insert(number, kept);
+    for (from, to) in [(client_from, server_to), (server_from, client_to)] {
         let state = state.clone();
         std::thread::spawn(move || {
             pump(&state, from, to);
@@ -105,7 +134,7 @@ fn link(state: &Arc<State>, client: TcpStream, server: TcpStream) {
     }
 }
 
-fn pump(state: &State, mut from: TcpStream, mut to: TcpStream) {
+fn pump(state: &State, mut from: End, mut to: End) {
     let mut bytes = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
         let mut hushed = state.hushed.lock().expect("no panic under it");
@@ -117,19 +146,21 @@ fn pump(state: &State, mut from: TcpStream, mut to: TcpStream) {
             break;
         }
     }
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
+    to.close();
+    from.close();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixListener;
     use std::time::Duration;
 
     #[test]
     fn what_is_hushed_is_late_and_what_is_cut_is_over() {
-        let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let wire = Wire::to(&server.local_addr().unwrap().to_string()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let server = UnixListener::bind(folder.path().join("s")).unwrap();
+        let wire = Wire::to(&folder.path().join("s")).unwrap();
         let mut client = TcpStream::connect(wire.address()).unwrap();
         let (mut there, _) = server.accept().unwrap();
         let mut byte = [0];
