@@ -150,21 +150,22 @@ impl Redis {
 
     /// A Sentinel that watches `master` under the name `main`, alone, and is quick to replace it.
     pub fn sentinel(master: &Redis, password: Option<&str>, config: &[&str]) -> Redis {
-        let host_port = master.address().replace(':', " ");
         let login = master.password.as_ref().map(|password| format!("sentinel auth-pass main {password}"));
-        Redis::with(
-            password,
-            &[
-                config,
-                &[
-                    &format!("sentinel monitor main {host_port} 1"),
-                    "sentinel down-after-milliseconds main 500",
-                    "sentinel failover-timeout main 3000",
-                    &login.unwrap_or_default(),
-                ],
-            ]
-            .concat(),
-        )
+        let login = login.unwrap_or_default();
+        let more = [config, &["sentinel failover-timeout main 3000", &login]].concat();
+        Redis::sentinel_of(&master.address(), 1, password, &more)
+    }
+
+    /// One that watches the master at `address`, and needs so many of its like to call it down.
+    pub fn sentinel_of(address: &str, quorum: usize, password: Option<&str>, config: &[&str]) -> Redis {
+        let watched = format!("sentinel monitor main {} {quorum}", address.replace(':', " "));
+        Redis::with(password, &[&[&*watched, "sentinel down-after-milliseconds main 500"], config].concat())
+    }
+
+    /// Starts it again with these further lines of configuration, which stay.
+    pub fn reconfigure(&mut self, config: &[&str]) {
+        self.config.extend(config.iter().map(|line| (*line).to_owned()));
+        self.restart();
     }
 
     /// The number that stands for `@port@` in the configuration.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ipcmutex::Mutex;
 use ipcmutex_tests::agent::Language;
+use ipcmutex_tests::asking::until;
 use ipcmutex_tests::broken::{
     ForgetfulFence, GrantWithoutTheWord, ImpatientReset, NaiveTakeover, PlainDel, UnlinkOnRelease,
 };
@@ -258,4 +259,19 @@ fn two_believe(first: &str, second: &str, between: impl FnOnce()) {
     leave(&a, inside_a);
     leave(&b, inside_b);
     must_be_red(&stage.verdict(LEASE), &["two believed that they hold"]);
+}
+
+/// Who asks the one knows nothing of what the other granted: so it is after a failover that nobody tells the checker of.
+#[test]
+fn a_replica_that_became_a_master_beside_the_master() {
+    if skipped("a_replica_that_became_a_master_beside_the_master") {
+        return;
+    }
+    let master = Redis::with(None, &["repl-diskless-sync-delay 0"]);
+    let port = master.address().replace("127.0.0.1:", "");
+    let replica = Redis::with(None, &[&format!("replicaof 127.0.0.1 {port}")]);
+    until("it has caught up", || master.info("replication", "slave0").contains("state=online"));
+    // Before the hold is copied.
+    assert_eq!(replica.command(&["REPLICAOF", "NO", "ONE"]).text(), "OK");
+    two_believe(&master.url("lock?ttl=60s"), &replica.url("lock?ttl=60s"), || ());
 }

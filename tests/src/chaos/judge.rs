@@ -38,6 +38,8 @@ pub enum Law {
 pub enum Cause {
     /// The server was killed and started again without its data.
     ServerForgot,
+    /// Another server took its place, which may not have known all that it had; for a while both may have served.
+    FailedOver,
     /// The holder itself was stopped.
     HolderStopped,
     /// The server was stopped and went on.
@@ -50,6 +52,13 @@ pub enum Cause {
     Minority,
     /// None of these: the machine gave it no time.
     Starved,
+}
+
+impl Cause {
+    /// Whether a server may know nothing of a hold that stands.
+    fn forgets(self) -> bool {
+        matches!(self, Cause::ServerForgot | Cause::FailedOver)
+    }
 }
 
 /// A span of time.
@@ -445,8 +454,11 @@ impl Judge {
     /// The same of a lease.
     fn believed_alone(&mut self, visit: &Visit, ttl: u64) -> bool {
         let mut clean = true;
+        // Of two servers that grant at once who is granted first may come in last; who asked when the other was in is later.
+        let certain = |before: &Visit| before.entered < visit.asked && visit.asked < visit.entered;
         if let (Some(largest), Some(_)) = (self.largest, visit.believed)
             && largest.token >= visit.token
+            && (certain(&largest) || self.cause(&largest, visit.entered) != Cause::FailedOver)
         {
             let (one, two) = (self.line(&largest), self.line(visit));
             self.violation(format!("a token that is not larger than one before:\n{one}{two}"));
@@ -467,6 +479,8 @@ impl Judge {
             if let End::Left { at, released: Some((_, 0)), code, .. } = older.end
                 && at > newer.entered
                 && code != super::record::UNCHECKED
+                // The old server still knew it.
+                && !(self.cause(&older, newer.entered) == Cause::FailedOver && self.may_believe(&older, newer.entered, ttl))
             {
                 self.violation(format!("a hold that was lost was released with OK:\n{both}"));
             }
@@ -481,7 +495,7 @@ impl Judge {
     fn may_believe(&self, visit: &Visit, until: u64, ttl: u64) -> bool {
         self.causes.iter().any(|(cause, span)| {
             let stopped = || self.after_stops(visit.who >> 16, span.from, visit.entered) > span.from;
-            *cause == Cause::ServerForgot
+            cause.forgets()
                 && span.meets(visit.asked, until)
                 // Granted by the server that forgot, not by the one that came after it.
                 && (visit.entered <= span.until + SLOW || stopped())
@@ -538,6 +552,14 @@ impl Judge {
         if self.law != Law::Lock && self.before.iter().rev().take(2).any(overlapped) {
             return;
         }
+        // Two servers may have let in one just as the other left.
+        if self
+            .causes
+            .iter()
+            .any(|(cause, span)| *cause == Cause::FailedOver && span.meets(before.asked, visit.entered))
+        {
+            return;
+        }
         let both = [self.line(&before), self.line(visit)].concat();
         if let End::Left { stood, .. } = before.end
             && stood != before.who
@@ -545,10 +567,7 @@ impl Judge {
             let stood = self.name(stood);
             self.violation(format!("{stood} stood in the cell of another:\n{both}"));
         }
-        let forgot = self
-            .causes
-            .iter()
-            .any(|(cause, span)| *cause == Cause::ServerForgot && span.meets(before.asked, visit.entered));
+        let forgot = self.causes.iter().any(|(cause, span)| cause.forgets() && span.meets(before.asked, visit.entered));
         // One that was killed after it had entered the cell, and before it could tell.
         let unseen = self.deaths.iter().any(|(of, span)| {
             *of == visit.met >> 16 && span.meets(before.entered, visit.entered) && visit.met & CHILD == 0

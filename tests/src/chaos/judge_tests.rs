@@ -239,3 +239,33 @@ fn what_is_done_to_a_minority_excuses_nobody() {
     assert!(is_red(&seen, "a free lock was waited for"), "{seen:?}");
     assert!(seen.odd.len() == 1 && seen.lost == [(Cause::Minority, 1)].into());
 }
+
+#[test]
+fn a_failover_explains_two_that_believe_and_no_token_that_falls() {
+    let crossed = |cause: Cause, tokens: [u64; 2]| {
+        let mut judge = judge_of(LEASE);
+        judge.disturbed(cause, MS, 3 * MS);
+        play(&mut judge, &visit(A, tokens[0], 1, 4, 0), false);
+        play(&mut judge, &visit(B, tokens[1], 2, 5, 1), false);
+        judge.finish()
+    };
+    let explained = crossed(Cause::FailedOver, [1, 2]);
+    assert_eq!(explained.violations, Vec::<String>::new());
+    assert_eq!(explained.overlaps, [(Cause::FailedOver, 1)].into());
+    // The old server may still know it; one that came back empty does not.
+    assert!(is_red(&crossed(Cause::ServerForgot, [1, 2]), "a hold that was lost was released with OK"));
+    assert!(crossed(Cause::ServerRestarted, [1, 2]).violations[0].starts_with("two believed"));
+    let falls = |cause: Cause, asked: u64| {
+        let mut judge = judge_of(LEASE);
+        judge.disturbed(cause, MS, 9 * MS);
+        play(&mut judge, &visit(A, 2, 3, 4, 0), false);
+        judge.event(Event { at: asked * MS, who: B, told: Told::Asked });
+        judge.event(Event { at: 6 * MS, who: B, told: Told::Entered { token: 1, abandoned: false, met: 0, seen: 1 } });
+        judge.event(Event { at: 7 * MS, who: B, told: Told::Left { code: 0, stood: B } });
+        judge.event(Event { at: 7 * MS, who: B, told: Told::Released { code: 0 } });
+        judge.finish()
+    };
+    assert!(is_red(&falls(Cause::FailedOver, 5), "a token that is not larger"));
+    assert!(is_red(&falls(Cause::NetworkCut, 2), "a token that is not larger"));
+    assert_eq!(falls(Cause::FailedOver, 2).violations, Vec::<String>::new());
+}

@@ -7,7 +7,7 @@
 //! | the participants | `crew`, `../../chaos/hammer.*` |
 //! | what they leave behind | `record`, `visit` |
 //! | what cannot be | `judge` |
-//! | the lock, and what is left of it at the end | `scene`, `server`, `wire`, `fence` |
+//! | the lock, and what is left of it at the end | `scene`, `server`, `watch`, `wire`, `fence` |
 
 pub mod crew;
 pub mod fence;
@@ -17,6 +17,7 @@ pub mod record;
 pub mod scene;
 pub mod server;
 pub mod visit;
+pub mod watch;
 pub mod wire;
 
 use std::collections::BTreeMap;

@@ -49,6 +49,8 @@ pub enum Harm {
     Hush,
     /// So many are stopped, killed or not to be heard for a time that nobody can have the lock.
     Outage,
+    /// Another one becomes the master, by command.
+    FailOver,
 }
 
 impl Harm {
@@ -62,6 +64,7 @@ impl Harm {
             Harm::Cut => "network cut",
             Harm::Hush => "network hushed",
             Harm::Outage => "majority away",
+            Harm::FailOver => "failover by command",
         }
     }
 }

@@ -20,11 +20,13 @@ pub enum Engine {
     Redis,
     /// `rpm+redlock:` over five servers.
     Redlock,
+    /// `rpm+redis+sentinel:`, a master and two replicas.
+    Sentinel,
 }
 
 impl Engine {
     /// All.
-    pub const ALL: [Engine; 4] = [Engine::Mpm, Engine::MpmStrict, Engine::Redis, Engine::Redlock];
+    pub const ALL: [Engine; 5] = [Engine::Mpm, Engine::MpmStrict, Engine::Redis, Engine::Redlock, Engine::Sentinel];
 
     /// Its name in `CHAOS_ENGINE`.
     pub const fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Engine {
             Engine::MpmStrict => "mpm-strict",
             Engine::Redis => "redis",
             Engine::Redlock => "redlock",
+            Engine::Sentinel => "sentinel",
         }
     }
 
@@ -41,6 +44,8 @@ impl Engine {
         match self {
             Engine::Mpm | Engine::MpmStrict => None,
             Engine::Redis | Engine::Redlock => Some(Duration::from_millis(500)),
+            // About as long as a failover takes: some holds survive one.
+            Engine::Sentinel => Some(Duration::from_millis(1500)),
         }
     }
 
@@ -65,6 +70,14 @@ impl Engine {
                 (10, Harm::Hush),
                 (4, Harm::Outage),
             ],
+            Engine::Sentinel => &[
+                (8, Harm::Stop),
+                (3, Harm::Restart),
+                (8, Harm::Away),
+                (4, Harm::Cut),
+                (5, Harm::Hush),
+                (8, Harm::FailOver),
+            ],
         }
     }
 
@@ -72,7 +85,7 @@ impl Engine {
     pub const fn idle_limit(self) -> Duration {
         match self {
             Engine::Mpm | Engine::MpmStrict => Duration::from_secs(5),
-            Engine::Redis | Engine::Redlock => Duration::from_secs(10),
+            Engine::Redis | Engine::Redlock | Engine::Sentinel => Duration::from_secs(10),
         }
     }
 }
@@ -105,7 +118,11 @@ impl Scene {
         match engine.ttl() {
             None => Scene::File { url: format!("mpm:{}{query}", path.display()), path, most_processes: 0 },
             Some(ttl) => {
-                let servers = Servers::independent(if engine == Engine::Redlock { 5 } else { 1 }, folder);
+                let servers = match engine {
+                    Engine::Sentinel => Servers::watched(folder),
+                    Engine::Redlock => Servers::independent(5, folder),
+                    _ => Servers::independent(1, folder),
+                };
                 Scene::Servers { url: servers.url(ttl), servers }
             }
         }

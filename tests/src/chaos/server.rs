@@ -10,6 +10,7 @@ use super::crew::until_stopped;
 use super::fence::Fence;
 use super::judge::{Cause, Judge};
 use super::plan::Harm;
+use super::watch::Watch;
 use super::wire::Wire;
 use crate::occupancy::now;
 use crate::servers::Redis;
@@ -26,8 +27,17 @@ struct Harmed {
     until: Instant,
 }
 
-/// Independent servers of which a majority decides, be it one; and the resource behind a fence.
+/// How they carry the lock together.
+enum Together {
+    /// They know nothing of each other, and a majority decides, be it one.
+    Majority,
+    /// One is the master.
+    Watched(Watch),
+}
+
+/// The servers, and the resource behind a fence.
 pub struct Servers {
+    together: Together,
     redis: Vec<Redis>,
     wires: Vec<Wire>,
     fence: Fence,
@@ -35,19 +45,30 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// `count` of them, and the fence, whose socket is in `folder`.
+    /// `count` independent ones, and the fence, whose socket is in `folder`.
     pub fn independent(count: usize, folder: &Path) -> Servers {
         let redis: Vec<Redis> = (0..count).map(|_| Redis::with(None, CONFIG)).collect();
         let wires = redis.iter().map(|redis| Wire::to(&redis.socket()).expect("a free port")).collect();
         let fence = Fence::listen(&folder.join("fence")).expect("the folder is writable");
-        Servers { redis, wires, fence, harmed: Vec::new() }
+        Servers { together: Together::Majority, redis, wires, fence, harmed: Vec::new() }
+    }
+
+    /// A master and two replicas with Sentinels.
+    pub fn watched(folder: &Path) -> Servers {
+        let mut servers = Servers::independent(3, folder);
+        servers.together = Together::Watched(Watch::over(&mut servers.redis, &servers.wires));
+        servers
     }
 
     /// The lock's URL, through the wires.
     pub fn url(&self, ttl: Duration) -> String {
         let hosts: Vec<String> = self.wires.iter().map(|wire| wire.address().to_string()).collect();
-        let scheme = if hosts.len() > 1 { "rpm+redlock" } else { "rpm+redis" };
-        format!("{scheme}://{}/lock?ttl={}ms", hosts.join(","), ttl.as_millis())
+        let place = match &self.together {
+            Together::Majority if hosts.len() > 1 => format!("rpm+redlock://{}", hosts.join(",")),
+            Together::Majority => format!("rpm+redis://{}", hosts[0]),
+            Together::Watched(watch) => format!("rpm+redis+sentinel://{}/main", watch.hosts()),
+        };
+        format!("{place}/lock?ttl={}ms", ttl.as_millis())
     }
 
     /// The resource.
@@ -60,25 +81,50 @@ impl Servers {
         count > self.redis.len() / 2
     }
 
+    /// Whether the lock needs one of these.
+    fn are_needed(&self, nodes: &[usize]) -> bool {
+        match &self.together {
+            Together::Majority => self.are_most(nodes.len()),
+            Together::Watched(watch) => nodes.contains(&watch.master()),
+        }
+    }
+
     fn cause(&self, harm: Harm, nodes: &[usize]) -> Cause {
         match harm {
-            _ if !self.are_most(nodes.len()) => Cause::Minority,
+            _ if !self.are_needed(nodes) => Cause::Minority,
             Harm::Stop => Cause::ServerStopped,
             Harm::Restart | Harm::Away => Cause::ServerRestarted,
             Harm::Forget => Cause::ServerForgot,
             Harm::Cut | Harm::Hush => Cause::NetworkCut,
-            Harm::Outage => unreachable!("it is one of these"),
+            Harm::Outage | Harm::FailOver => unreachable!("it is one of these"),
+        }
+    }
+
+    /// Which of them a fault is for: each second time the one that matters most.
+    fn chosen(&self, which: usize) -> usize {
+        match &self.together {
+            Together::Watched(watch) if which.is_multiple_of(2) => watch.master(),
+            _ => which / 2 % self.redis.len(),
         }
     }
 
     /// Injects a fault; its name, if it could be.
     pub fn suffer(&mut self, wanted: Harm, which: usize, lasting: Duration, judge: &mut Judge) -> Option<&'static str> {
+        if let Together::Watched(watch) = &mut self.together {
+            // One failover after the other.
+            if !watch.is_certain() {
+                return None;
+            }
+            if wanted == Harm::FailOver {
+                return (self.harmed.is_empty() && watch.fail_over(which)).then_some(wanted.name());
+            }
+        }
         let count = self.redis.len();
         let (harm, size) = match wanted {
             Harm::Outage => ([Harm::Stop, Harm::Away, Harm::Hush][which / count % 3], count / 2 + 1),
             harm => (harm, 1),
         };
-        let first = which % count;
+        let first = self.chosen(which);
         let nodes: Vec<usize> = (first..first + size).map(|at| at % count).collect();
         if wanted == Harm::Outage {
             self.wake(true, judge);
@@ -112,8 +158,16 @@ impl Servers {
                 Harm::Away => redis.kill(),
                 Harm::Cut => wire.cut(),
                 Harm::Hush => wire.hush(true),
-                Harm::Outage => unreachable!("it is one of these"),
+                Harm::Outage | Harm::FailOver => unreachable!("it is one of these"),
             }
+            if harm == Harm::Restart {
+                self.back(at);
+            }
+        }
+        if self.are_needed(&nodes)
+            && let Together::Watched(watch) = &mut self.together
+        {
+            watch.doubts(from);
         }
         let begun = now();
         if matches!(harm, Harm::Stop | Harm::Away | Harm::Hush) {
@@ -124,15 +178,26 @@ impl Servers {
         Some(wanted.name())
     }
 
+    /// One that was killed is there again.
+    fn back(&self, at: usize) {
+        if let Together::Watched(watch) = &self.together {
+            watch.back(at, &self.redis[at], &self.wires);
+        }
+    }
+
     fn end_those(&mut self, judge: &mut Judge, which: impl FnMut(&mut Harmed) -> bool) {
         for harmed in self.harmed.extract_if(.., which).collect::<Vec<_>>() {
-            if self.are_most(harmed.nodes.len()) {
+            // Where another one takes the place of the one that is gone, somebody may come in.
+            if matches!(self.together, Together::Majority) && self.are_needed(&harmed.nodes) {
                 judge.absent(harmed.from.1, now());
             }
             for at in harmed.nodes.iter().copied() {
                 match harmed.harm {
                     Harm::Stop => self.redis[at].thaw(),
-                    Harm::Away => self.redis[at].restart(),
+                    Harm::Away => {
+                        self.redis[at].restart();
+                        self.back(at);
+                    }
                     _ => self.wires[at].hush(false),
                 }
             }
@@ -143,6 +208,12 @@ impl Servers {
     /// Lets go on what is due; all, if `all`. When the next is due.
     pub fn wake(&mut self, all: bool, judge: &mut Judge) -> Option<Instant> {
         self.end_those(judge, |harmed| all || harmed.until <= Instant::now());
-        self.harmed.iter().map(|harmed| harmed.until).min()
+        let next = self.harmed.iter().map(|harmed| harmed.until).min();
+        let Together::Watched(watch) = &mut self.together else { return next };
+        if all {
+            watch.settle(&self.redis, &self.wires, judge);
+        }
+        let look = watch.look(&self.redis, &self.wires, self.harmed.is_empty(), judge);
+        Some(next.map_or(look, |next| next.min(look)))
     }
 }
