@@ -128,6 +128,35 @@ fn r27_a_release_just_after_the_move_wakes_the_waiter() {
     });
 }
 
+/// What it takes away would count as moved before the next one is given it.
+#[test]
+fn a_release_waits_while_its_slot_is_open_and_is_not_half_done() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let key = "ipcmutex:half";
+    let home = cluster.home(key);
+    let there = (home + 1) % 3;
+    let (one, other) = (open(&cluster.url("half?ttl=60s")), open(&cluster.url("half?ttl=60s")));
+    for breaks in [false, true] {
+        let (from, to) = if breaks { (there, home) } else { (home, there) };
+        let hold = one.acquire_with(within(LONG)).expect("acquired");
+        let refused = || cluster.nodes[from].info("errorstats", "errorstat_TRYAGAIN");
+        std::thread::scope(|scope| {
+            let served = scope.spawn(|| other.acquire_with(within(LONG)));
+            until("it waits", || waits(&one) == 1);
+            cluster.begin_move(key, from, to);
+            let before = refused();
+            let ends = scope.spawn(|| if breaks { one.break_lock() } else { hold.release().map(|()| true) });
+            until("it is asked for in vain", || ends.is_finished() || refused() != before);
+            cluster.end_move(key, from, to);
+            assert!(ends.join().expect("no panic").expect("done, when it had moved"));
+            let next = served.join().expect("no panic").expect("told and served");
+            assert_eq!(next.abandoned(), breaks);
+            next.release().expect("released");
+        });
+    }
+}
+
 /// It has no line, and a key that is not there counts as moved.
 #[test]
 fn a_lock_for_which_nobody_waits_is_only_renewed_while_its_slot_is_open() {

@@ -1,4 +1,6 @@
 -- 1 if somebody held it, else 0. The owner field stays: the next hold hears "abandoned".
+-- It would be done by half.
+if is_moving() then return redis.error_reply('TRYAGAIN the slot is open for a move') end
 local value = call('GET', key)
 if not value then
   advance(nil, 0)

@@ -1,4 +1,6 @@
 -- Somebody waits, or it is no release of a hold.
+-- Before anything is done: it would be done by half.
+if is_moving() then return redis.error_reply('TRYAGAIN the slot is open for a move') end
 local me = ARGV[2] .. '.' .. token
 if value ~= token then
   local first = call('ZRANK', line, me) == 0
