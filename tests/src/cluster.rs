@@ -8,6 +8,10 @@ use crate::servers::{Redis, Reply};
 const SLOTS: usize = 16384;
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What makes a server one of a cluster.
+pub const CONFIG: &[&str] =
+    &["cluster-enabled yes", "cluster-port @port@", "cluster-node-timeout 2000", "cluster-require-full-coverage no"];
+
 /// Some masters, which have all slots among them.
 pub struct Cluster {
     /// The nodes.
@@ -32,15 +36,17 @@ impl Cluster {
     /// # Panics
     /// If they do not come together.
     pub fn with(count: usize, more: &[&str]) -> Cluster {
-        let config = [
-            "cluster-enabled yes",
-            "cluster-port @port@",
-            "cluster-node-timeout 2000",
-            "cluster-require-full-coverage no",
-        ];
-        let config = [&config, more].concat();
+        let config = [CONFIG, more].concat();
         let password = secrets::password("the-cluster");
-        let nodes: Vec<Redis> = (0..count).map(|_| Redis::with(Some(&password), &config)).collect();
+        Cluster::of((0..count).map(|_| Redis::with(Some(&password), &config)).collect())
+    }
+
+    /// Of these servers, which have the lines of [`CONFIG`].
+    ///
+    /// # Panics
+    /// If they do not come together.
+    pub fn of(nodes: Vec<Redis>) -> Cluster {
+        let count = nodes.len();
         for (at, node) in nodes.iter().enumerate() {
             let (first, last) = (at * SLOTS / count, (at + 1) * SLOTS / count - 1);
             ok(&node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]));
@@ -53,16 +59,21 @@ impl Cluster {
         }
         let cluster = Cluster { nodes };
         let begun = Instant::now();
-        let known = format!("cluster_known_nodes:{count}");
-        let served = format!("cluster_slots_ok:{SLOTS}");
-        while !cluster.nodes.iter().all(|node| {
-            let info = node.command(&["CLUSTER", "INFO"]);
-            [known.as_str(), served.as_str(), "cluster_state:ok"].iter().all(|line| info.text().contains(line))
-        }) {
+        while !cluster.is_whole() {
             assert!(begun.elapsed() < PATIENCE, "the cluster does not come together");
             std::thread::sleep(Duration::from_millis(10));
         }
         cluster
+    }
+
+    /// Whether all nodes, which must be running, know each other and all slots are served.
+    pub fn is_whole(&self) -> bool {
+        let known = format!("cluster_known_nodes:{}", self.nodes.len());
+        let served = format!("cluster_slots_ok:{SLOTS}");
+        self.nodes.iter().all(|node| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            [known.as_str(), served.as_str(), "cluster_state:ok"].iter().all(|line| info.text().contains(line))
+        })
     }
 
     /// A lock's URL, by the first node. `id` may carry a query.
@@ -92,6 +103,16 @@ impl Cluster {
         ok(&self.nodes[from].command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &self.id(to)]));
     }
 
+    /// Moves these keys, if they are there, and not their slot, which must be open for that.
+    pub fn migrate(&self, keys: &[&str], from: usize, to: usize) {
+        let (ip, port) =
+            self.nodes[to].address().split_once(':').map(|(ip, port)| (ip.to_owned(), port.to_owned())).expect("it");
+        let mut words = vec!["MIGRATE", &ip, &port, "", "0", "5000", "AUTH", self.nodes[to].password(), "KEYS"];
+        words.extend_from_slice(keys);
+        let moved = self.nodes[from].command(&words);
+        assert!(["OK", "NOKEY"].contains(&moved.text()), "{moved:?}");
+    }
+
     /// Moves what is in the slot, and then the slot.
     pub fn end_move(&self, key: &str, from: usize, to: usize) {
         let slot = self.slot(key).to_string();
@@ -102,15 +123,7 @@ impl Cluster {
             if keys.is_empty() {
                 break;
             }
-            let (ip, port) = self.nodes[to]
-                .address()
-                .split_once(':')
-                .map(|(ip, port)| (ip.to_owned(), port.to_owned()))
-                .expect("it");
-            let mut words = vec!["MIGRATE", &ip, &port, "", "0", "5000", "AUTH", self.nodes[to].password(), "KEYS"];
-            words.extend(keys.iter().map(Reply::text));
-            let moved = self.nodes[from].command(&words);
-            assert!(["OK", "NOKEY"].contains(&moved.text()), "{moved:?}");
+            self.migrate(&keys.iter().map(Reply::text).collect::<Vec<_>>(), from, to);
         }
         let id = self.id(to);
         let others = (0..self.nodes.len()).filter(|at| *at != to && *at != from);

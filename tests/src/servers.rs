@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::asking::until;
 use crate::certificates::{Authority, Certificate};
 use crate::clock::Clock;
 use crate::secrets;
@@ -166,6 +167,7 @@ impl Redis {
     pub fn reconfigure(&mut self, config: &[&str]) {
         self.config.extend(config.iter().map(|line| (*line).to_owned()));
         self.restart();
+        until("it has loaded its data", || self.command(&["PING"]).text() == "PONG");
     }
 
     /// The number that stands for `@port@` in the configuration.

@@ -11,7 +11,8 @@ use ipcmutex_tests::broken::{
 };
 use ipcmutex_tests::chaos::judge::{Judge, Law, Verdict};
 use ipcmutex_tests::chaos::record::{Cell, Entrant, Inside, Log, Told};
-use ipcmutex_tests::servers::{Redis, skipped};
+use ipcmutex_tests::cluster::Cluster;
+use ipcmutex_tests::servers::{Redis, Reply, skipped};
 
 const LEASE: Law = Law::Lease(60_000_000_000);
 
@@ -274,4 +275,25 @@ fn a_replica_that_became_a_master_beside_the_master() {
     // Before the hold is copied.
     assert_eq!(replica.command(&["REPLICAOF", "NO", "ONE"]).text(), "OK");
     two_believe(&master.url("lock?ttl=60s"), &replica.url("lock?ttl=60s"), || ());
+}
+
+/// The slot goes without the keys in it.
+#[test]
+fn a_slot_that_leaves_its_keys_behind() {
+    if skipped("a_slot_that_leaves_its_keys_behind") {
+        return;
+    }
+    let cluster = Cluster::start(2);
+    let (slot, from) = (cluster.slot("ipcmutex:lock").to_string(), cluster.home("ipcmutex:lock"));
+    let to = 1 - from;
+    let url = cluster.url("lock?ttl=60s");
+    two_believe(&url, &url, || {
+        let id = cluster.nodes[to].command(&["CLUSTER", "MYID"]);
+        for words in [&["SETSLOT", &*slot, "NODE", id.text()][..], &["BUMPEPOCH"]] {
+            let reply = cluster.nodes[to].command(&[&["CLUSTER"], words].concat());
+            assert!(!matches!(reply, Reply::Error(_)), "{reply:?}");
+        }
+        let owner = || cluster.nodes[from].command(&["CLUSTER", "COUNTKEYSINSLOT", &slot]);
+        until("the other has heard of it, and forgets them", || owner().number() == 0);
+    });
 }

@@ -48,6 +48,8 @@ pub enum Cause {
     ServerRestarted,
     /// Connections were cut, or carried nothing.
     NetworkCut,
+    /// The lock's slot was on its way from one server to another.
+    SlotMoved,
     /// Something was done to servers without which the lock can be had: it excuses nobody for leaving the lock free.
     Minority,
     /// None of these: the machine gave it no time.
@@ -537,7 +539,7 @@ impl Judge {
     /// Counts a lease that ended under its holder before `until`.
     fn ended(&mut self, visit: &Visit, until: u64, what: &str) -> Cause {
         let cause = self.cause(visit, until);
-        if cause >= Cause::Minority && self.verdict.odd.len() < TOLD {
+        if cause >= Cause::SlotMoved && self.verdict.odd.len() < TOLD {
             self.verdict.odd.push(format!("{what}, {cause:?}:\n{}", self.line(visit)));
         }
         cause

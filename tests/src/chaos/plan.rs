@@ -51,6 +51,8 @@ pub enum Harm {
     Outage,
     /// Another one becomes the master, by command.
     FailOver,
+    /// The lock's slot is open for a move for a time, and then moves to another.
+    Move,
 }
 
 impl Harm {
@@ -65,6 +67,7 @@ impl Harm {
             Harm::Hush => "network hushed",
             Harm::Outage => "majority away",
             Harm::FailOver => "failover by command",
+            Harm::Move => "slot moved",
         }
     }
 }

@@ -22,11 +22,14 @@ pub enum Engine {
     Redlock,
     /// `rpm+redis+sentinel:`, a master and two replicas.
     Sentinel,
+    /// `rpm+redis+cluster:`, three masters.
+    Cluster,
 }
 
 impl Engine {
     /// All.
-    pub const ALL: [Engine; 5] = [Engine::Mpm, Engine::MpmStrict, Engine::Redis, Engine::Redlock, Engine::Sentinel];
+    pub const ALL: [Engine; 6] =
+        [Engine::Mpm, Engine::MpmStrict, Engine::Redis, Engine::Redlock, Engine::Sentinel, Engine::Cluster];
 
     /// Its name in `CHAOS_ENGINE`.
     pub const fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Engine {
             Engine::Redis => "redis",
             Engine::Redlock => "redlock",
             Engine::Sentinel => "sentinel",
+            Engine::Cluster => "cluster",
         }
     }
 
@@ -43,7 +47,7 @@ impl Engine {
     const fn ttl(self) -> Option<Duration> {
         match self {
             Engine::Mpm | Engine::MpmStrict => None,
-            Engine::Redis | Engine::Redlock => Some(Duration::from_millis(500)),
+            Engine::Redis | Engine::Redlock | Engine::Cluster => Some(Duration::from_millis(500)),
             // About as long as a failover takes: some holds survive one.
             Engine::Sentinel => Some(Duration::from_millis(1500)),
         }
@@ -78,6 +82,14 @@ impl Engine {
                 (5, Harm::Hush),
                 (8, Harm::FailOver),
             ],
+            Engine::Cluster => &[
+                (20, Harm::Move),
+                (4, Harm::Stop),
+                (2, Harm::Restart),
+                (2, Harm::Away),
+                (6, Harm::Cut),
+                (6, Harm::Hush),
+            ],
         }
     }
 
@@ -85,7 +97,7 @@ impl Engine {
     pub const fn idle_limit(self) -> Duration {
         match self {
             Engine::Mpm | Engine::MpmStrict => Duration::from_secs(5),
-            Engine::Redis | Engine::Redlock | Engine::Sentinel => Duration::from_secs(10),
+            _ => Duration::from_secs(10),
         }
     }
 }
@@ -120,6 +132,7 @@ impl Scene {
             Some(ttl) => {
                 let servers = match engine {
                     Engine::Sentinel => Servers::watched(folder),
+                    Engine::Cluster => Servers::sharded(folder),
                     Engine::Redlock => Servers::independent(5, folder),
                     _ => Servers::independent(1, folder),
                 };

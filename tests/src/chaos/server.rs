@@ -12,11 +12,21 @@ use super::judge::{Cause, Judge};
 use super::plan::Harm;
 use super::watch::Watch;
 use super::wire::Wire;
+use crate::asking::until;
+use crate::cluster::{self, Cluster};
 use crate::occupancy::now;
+use crate::secrets;
 use crate::servers::Redis;
 
-/// What it has answered is on the disk: a restart forgets nothing.
-const CONFIG: &[&str] = &["appendonly yes", "appendfsync always"];
+const KEY: &str = "ipcmutex:lock";
+/// How soon what could not be done yet is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
+/// How long a cluster may take to be whole again. It says nothing about speed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What it has answered has been written: one that is killed forgets nothing. That it reaches the disk is waited for by nobody, for
+/// a disk that others keep busy would stop them all.
+const CONFIG: &[&str] = &["appendonly yes", "appendfsync no"];
 
 /// What is done for a time.
 struct Harmed {
@@ -33,6 +43,12 @@ enum Together {
     Majority,
     /// One is the master.
     Watched(Watch),
+    /// One has the lock's slot.
+    Sharded {
+        owner: usize,
+        /// To whom it is on its way, since when, and until when it is left so.
+        moving: Option<(usize, u64, Instant)>,
+    },
 }
 
 /// The servers, and the resource behind a fence.
@@ -47,7 +63,12 @@ pub struct Servers {
 impl Servers {
     /// `count` independent ones, and the fence, whose socket is in `folder`.
     pub fn independent(count: usize, folder: &Path) -> Servers {
-        let redis: Vec<Redis> = (0..count).map(|_| Redis::with(None, CONFIG)).collect();
+        Servers::with(count, None, &[], folder)
+    }
+
+    fn with(count: usize, password: Option<&str>, config: &[&str], folder: &Path) -> Servers {
+        let config = [CONFIG, config].concat();
+        let redis: Vec<Redis> = (0..count).map(|_| Redis::with(password, &config)).collect();
         let wires = redis.iter().map(|redis| Wire::to(&redis.socket()).expect("a free port")).collect();
         let fence = Fence::listen(&folder.join("fence")).expect("the folder is writable");
         Servers { together: Together::Majority, redis, wires, fence, harmed: Vec::new() }
@@ -60,6 +81,30 @@ impl Servers {
         servers
     }
 
+    /// Three masters of a cluster, each known by its wire.
+    pub fn sharded(folder: &Path) -> Servers {
+        let mut servers = Servers::with(3, Some(&secrets::password("the-cluster")), cluster::CONFIG, folder);
+        for (redis, wire) in servers.redis.iter_mut().zip(&servers.wires) {
+            redis.reconfigure(&[&format!("cluster-announce-port {}", wire.address().port())]);
+        }
+        let cluster = Cluster::of(std::mem::take(&mut servers.redis));
+        servers.together = Together::Sharded { owner: cluster.home(KEY), moving: None };
+        servers.redis = cluster.nodes;
+        let told = |redis: &Redis| format!("{:?}", redis.command(&["CLUSTER", "SLOTS"]));
+        let by_wire = |slots: &str| {
+            servers.wires.iter().all(|wire| slots.contains(&format!("Number({})", wire.address().port())))
+        };
+        until("all are known by their wires", || servers.redis.iter().all(|redis| by_wire(&told(redis))));
+        servers
+    }
+
+    fn cluster<T>(&mut self, ask: impl FnOnce(&Cluster) -> T) -> T {
+        let cluster = Cluster { nodes: std::mem::take(&mut self.redis) };
+        let answer = ask(&cluster);
+        self.redis = cluster.nodes;
+        answer
+    }
+
     /// The lock's URL, through the wires.
     pub fn url(&self, ttl: Duration) -> String {
         let hosts: Vec<String> = self.wires.iter().map(|wire| wire.address().to_string()).collect();
@@ -67,6 +112,7 @@ impl Servers {
             Together::Majority if hosts.len() > 1 => format!("rpm+redlock://{}", hosts.join(",")),
             Together::Majority => format!("rpm+redis://{}", hosts[0]),
             Together::Watched(watch) => format!("rpm+redis+sentinel://{}/main", watch.hosts()),
+            Together::Sharded { .. } => format!("rpm+redis+cluster://{}{}", self.redis[0].login(), hosts.join(",")),
         };
         format!("{place}/lock?ttl={}ms", ttl.as_millis())
     }
@@ -86,6 +132,9 @@ impl Servers {
         match &self.together {
             Together::Majority => self.are_most(nodes.len()),
             Together::Watched(watch) => nodes.contains(&watch.master()),
+            Together::Sharded { owner, moving } => {
+                nodes.contains(owner) || moving.is_some_and(|(to, ..)| nodes.contains(&to))
+            }
         }
     }
 
@@ -96,7 +145,7 @@ impl Servers {
             Harm::Restart | Harm::Away => Cause::ServerRestarted,
             Harm::Forget => Cause::ServerForgot,
             Harm::Cut | Harm::Hush => Cause::NetworkCut,
-            Harm::Outage | Harm::FailOver => unreachable!("it is one of these"),
+            Harm::Outage | Harm::FailOver | Harm::Move => unreachable!("it is one of these"),
         }
     }
 
@@ -104,6 +153,7 @@ impl Servers {
     fn chosen(&self, which: usize) -> usize {
         match &self.together {
             Together::Watched(watch) if which.is_multiple_of(2) => watch.master(),
+            Together::Sharded { owner, .. } if which.is_multiple_of(2) => *owner,
             _ => which / 2 % self.redis.len(),
         }
     }
@@ -118,6 +168,9 @@ impl Servers {
             if wanted == Harm::FailOver {
                 return (self.harmed.is_empty() && watch.fail_over(which)).then_some(wanted.name());
             }
+        }
+        if wanted == Harm::Move {
+            return self.begin_move(which, lasting).then_some(wanted.name());
         }
         let count = self.redis.len();
         let (harm, size) = match wanted {
@@ -158,7 +211,7 @@ impl Servers {
                 Harm::Away => redis.kill(),
                 Harm::Cut => wire.cut(),
                 Harm::Hush => wire.hush(true),
-                Harm::Outage | Harm::FailOver => unreachable!("it is one of these"),
+                Harm::Outage | Harm::FailOver | Harm::Move => unreachable!("it is one of these"),
             }
             if harm == Harm::Restart {
                 self.back(at);
@@ -178,6 +231,48 @@ impl Servers {
         Some(wanted.name())
     }
 
+    /// Whether the slot begins to move.
+    fn begin_move(&mut self, which: usize, lasting: Duration) -> bool {
+        let Together::Sharded { owner, moving: None } = self.together else { return false };
+        if !self.harmed.is_empty() || !self.cluster(Cluster::is_whole) {
+            return false;
+        }
+        let (from, to) = (now(), (owner + 1 + which % 2) % 3);
+        // With all its keys together, or without one of them.
+        let ahead = [None, Some(KEY), Some("{ipcmutex:lock}:line"), Some("{ipcmutex:lock}:state")][which / 2 % 4];
+        self.cluster(|cluster| {
+            cluster.begin_move(KEY, owner, to);
+            if let Some(ahead) = ahead {
+                cluster.migrate(&[ahead], owner, to);
+            }
+        });
+        self.together = Together::Sharded { owner, moving: Some((to, from, Instant::now() + lasting / 3)) };
+        true
+    }
+
+    /// Ends a move that is due, when all are there; when to try that next.
+    fn end_move(&mut self, all: bool, judge: &mut Judge) -> Option<Instant> {
+        let Together::Sharded { owner, moving: Some((to, from, until)) } = self.together else { return None };
+        let begun = Instant::now();
+        if !all && until > begun {
+            return Some(until);
+        }
+        while !self.harmed.is_empty() || !self.cluster(Cluster::is_whole) {
+            if !all {
+                return Some(begun + AGAIN);
+            }
+            if begun.elapsed() > PATIENCE {
+                judge.violation("the cluster does not become whole".to_owned());
+                return None;
+            }
+            std::thread::sleep(AGAIN);
+        }
+        self.cluster(|cluster| cluster.end_move(KEY, owner, to));
+        self.together = Together::Sharded { owner: to, moving: None };
+        judge.disturbed(Cause::SlotMoved, from, now());
+        None
+    }
+
     /// One that was killed is there again.
     fn back(&self, at: usize) {
         if let Together::Watched(watch) = &self.together {
@@ -188,7 +283,8 @@ impl Servers {
     fn end_those(&mut self, judge: &mut Judge, which: impl FnMut(&mut Harmed) -> bool) {
         for harmed in self.harmed.extract_if(.., which).collect::<Vec<_>>() {
             // Where another one takes the place of the one that is gone, somebody may come in.
-            if matches!(self.together, Together::Majority) && self.are_needed(&harmed.nodes) {
+            let alone = matches!(self.together, Together::Majority | Together::Sharded { moving: None, .. });
+            if alone && self.are_needed(&harmed.nodes) {
                 judge.absent(harmed.from.1, now());
             }
             for at in harmed.nodes.iter().copied() {
@@ -209,6 +305,8 @@ impl Servers {
     pub fn wake(&mut self, all: bool, judge: &mut Judge) -> Option<Instant> {
         self.end_those(judge, |harmed| all || harmed.until <= Instant::now());
         let next = self.harmed.iter().map(|harmed| harmed.until).min();
+        let moved = self.end_move(all, judge);
+        let next = next.into_iter().chain(moved).min();
         let Together::Watched(watch) = &mut self.together else { return next };
         if all {
             watch.settle(&self.redis, &self.wires, judge);
