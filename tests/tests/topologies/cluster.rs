@@ -157,6 +157,25 @@ fn a_release_waits_while_its_slot_is_open_and_is_not_half_done() {
     }
 }
 
+/// Its lock was there once: the renewals have found out that it is not any more, and the caller has not asked since.
+#[test]
+fn a_node_that_hangs_does_not_hold_up_a_lock_that_has_left_it() {
+    needs_redis!();
+    let cluster = Cluster::start(3);
+    let key = "ipcmutex:left";
+    let home = cluster.home(key);
+    let there = (home + 1) % 3;
+    // An answer is waited for longer than this lease lasts.
+    let mutex = open(&cluster.url("left?ttl=1s"));
+    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+    cluster.begin_move(key, home, there);
+    cluster.end_move(key, home, there);
+    until_renewed(&hold);
+    hold.extend(None).expect("renewed where it is now");
+    cluster.nodes[home].freeze();
+    hold.release().expect("its node is there");
+}
+
 /// It has no line, and a key that is not there counts as moved.
 #[test]
 fn a_lock_for_which_nobody_waits_is_only_renewed_while_its_slot_is_open() {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::dial::Address;
+use super::slots::Slots;
 use crate::sync::Guarded;
 
 /// What was learned of a server since its engine was made.
@@ -22,6 +23,9 @@ pub(crate) struct Learned {
     changes: AtomicU64,
     /// The nodes of a cluster, as it last told them.
     nodes: Guarded<Vec<Address>>,
+    /// Which of them has what, with what they have corrected since. All share it: who finds out that a slot has left a node
+    /// spares the others to ask that one, which may hang.
+    pub(super) slots: Guarded<Slots>,
 }
 
 impl Learned {

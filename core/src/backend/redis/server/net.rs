@@ -15,14 +15,13 @@ use super::learned::Learned;
 use super::multiplex::{Hear, Heard, Task};
 use super::nodes::{AGAIN, HOPS, PATIENCE, down, passes, unknown};
 use super::runtime::elsewhere;
-use super::slots::{Redirect, Slots, redirect, slot_of};
+use super::slots::{Redirect, redirect, slot_of};
 use crate::sync::Guarded;
 
 /// All of them.
 pub(crate) struct Net {
     server: Server,
     learned: Arc<Learned>,
-    slots: Guarded<Slots>,
     open: Guarded<HashMap<Address, Node>>,
     /// To each node one connects at a time, and in the order of arrival: those at whose door somebody stands.
     doors: Guarded<HashMap<Address, Arc<Door>>>,
@@ -42,20 +41,18 @@ struct Node {
 impl Net {
     pub(crate) async fn open(server: &Server, learned: &Arc<Learned>, hear: Hear) -> RedisResult<Net> {
         let (server, learned) = (server.clone(), learned.clone());
-        let slots = Net::survey(&server, &learned).await?;
-        let (slots, open) = (Guarded::new(slots), Guarded::default());
+        Net::survey(&server, &learned).await?;
         Ok(Net {
             server,
             learned,
-            slots,
-            open,
+            open: Guarded::default(),
             doors: Guarded::default(),
             surveyed: tokio::sync::Mutex::default(),
             hear,
         })
     }
 
-    async fn survey(server: &Server, learned: &Arc<Learned>) -> RedisResult<Slots> {
+    async fn survey(server: &Server, learned: &Arc<Learned>) -> RedisResult<()> {
         let (server, learned) = (server.clone(), learned.clone());
         elsewhere(move || server.survey(&learned, server.connect_timeout)).await?
     }
@@ -69,17 +66,13 @@ impl Net {
         {
             return known;
         }
-        let found = Net::survey(&self.server, &self.learned).await;
-        let known = found.is_ok();
-        if let Ok(slots) = found {
-            *self.slots.lock() = slots;
-        }
+        let known = Net::survey(&self.server, &self.learned).await.is_ok();
         *last = Some((Instant::now(), known));
         known
     }
 
     pub(super) fn node_of(&self, key: &str) -> Option<Address> {
-        self.slots.lock().node(slot(key.as_bytes())).cloned()
+        self.learned.slots.lock().node(slot(key.as_bytes())).cloned()
     }
 
     /// Sends a command to where it belongs. Nothing is waited for before it is sent, if its node is known: calls keep
@@ -91,7 +84,7 @@ impl Net {
         let mut surveyed = false;
         for _ in 0..HOPS {
             let asking = forced.is_some();
-            let node = forced.take().or_else(|| self.slots.lock().node(slot).cloned());
+            let node = forced.take().or_else(|| self.learned.slots.lock().node(slot).cloned());
             let Some(node) = node else {
                 if std::mem::replace(&mut surveyed, true) || !self.survey_again().await {
                     return Err(unknown());
@@ -121,7 +114,7 @@ impl Net {
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
-                        let many = self.slots.lock().correct(slot, address);
+                        let many = self.learned.slots.lock().correct(slot, address);
                         if many {
                             self.survey_again().await;
                         }

@@ -44,8 +44,8 @@ impl Server {
         matches!(self.place, Place::Cluster(_))
     }
 
-    /// Asks the nodes that are known which slots are where. Blocks.
-    pub(super) fn survey(&self, learned: &Learned, limit: Duration) -> RedisResult<Slots> {
+    /// Learns from the nodes that are known which slots are where. Blocks.
+    pub(super) fn survey(&self, learned: &Learned, limit: Duration) -> RedisResult<()> {
         let Place::Cluster(seeds) = &self.place else { return Err(unknown()) };
         let known = learned.nodes();
         let asked: Vec<&Address> = known.iter().chain(seeds.iter().filter(|seed| !known.contains(seed))).collect();
@@ -62,7 +62,8 @@ impl Server {
                         let mut nodes = slots.nodes();
                         nodes.sort_by_key(|other| other != node);
                         learned.found_nodes(nodes);
-                        return Ok(slots);
+                        *learned.slots.lock() = slots;
+                        return Ok(());
                     }
                     failure = wire::telling(failure, unknown());
                 }
@@ -90,7 +91,6 @@ pub(crate) struct Nodes {
 struct All {
     server: Server,
     learned: Arc<Learned>,
-    slots: Guarded<Slots>,
     /// One of them did not answer, and may have a successor; or many slots have moved.
     doubted: AtomicBool,
     seats: Guarded<HashMap<Address, Arc<Turns<Seat>>>>,
@@ -111,9 +111,8 @@ struct Seat {
 impl All {
     fn survey(&self, limit: Duration) -> RedisResult<()> {
         match self.server.survey(&self.learned, limit) {
-            Ok(slots) => {
-                let nodes = slots.nodes();
-                *self.slots.lock() = slots;
+            Ok(()) => {
+                let nodes = self.learned.slots.lock().nodes();
                 self.seats.lock().retain(|node, _| nodes.contains(node));
                 Ok(())
             }
@@ -131,10 +130,10 @@ impl All {
 
 impl Nodes {
     pub(crate) fn open(server: &Server, learned: &Arc<Learned>, limit: Duration) -> RedisResult<Nodes> {
-        let slots = Guarded::new(server.survey(learned, limit)?);
+        server.survey(learned, limit)?;
         let (server, learned) = (server.clone(), learned.clone());
         let (doubted, seats, made) = (AtomicBool::new(false), Guarded::default(), AtomicU64::new(0));
-        Ok(Nodes::on(Arc::new(All { server, learned, slots, doubted, seats, made })))
+        Ok(Nodes::on(Arc::new(All { server, learned, doubted, seats, made })))
     }
 
     fn on(all: Arc<All>) -> Nodes {
@@ -176,7 +175,7 @@ impl Nodes {
             let (same, last) = last.map_or((None, None), |(node, number)| (Some(number), Some(node)));
             let asking = forced.is_some();
             let node = forced.take().or(last).or_else(|| match slot {
-                Some(slot) => self.all.slots.lock().node(slot).cloned(),
+                Some(slot) => self.all.learned.slots.lock().node(slot).cloned(),
                 None => self.masters().into_iter().next(),
             });
             let Some(node) = node else {
@@ -202,7 +201,7 @@ impl Nodes {
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
-                        if slot.is_some_and(|slot| self.all.slots.lock().correct(slot, address)) {
+                        if slot.is_some_and(|slot| self.all.learned.slots.lock().correct(slot, address)) {
                             self.all.doubted.store(true, Ordering::Relaxed);
                         }
                     }
@@ -221,7 +220,7 @@ impl Nodes {
     }
 
     pub(super) fn masters(&self) -> Vec<Address> {
-        self.all.slots.lock().nodes()
+        self.all.learned.slots.lock().nodes()
     }
 
     /// Asks this very node.
