@@ -11,7 +11,8 @@ mod tls;
 
 use std::time::Duration;
 
-use ipcmutex_tests::asking::{LONG, open, within};
+use ipcmutex::Mutex;
+use ipcmutex_tests::asking::{LONG, open, until, within};
 
 /// Taken, seen to exclude, waited for and handed over: what a lock does, over `url`.
 #[track_caller]
@@ -30,4 +31,18 @@ fn carries_a_lock(url: &str) {
         hold.release().expect("released");
     });
     assert_eq!(one.status().expect("status").state, ipcmutex::State::Free);
+}
+
+/// A hold whose user loses the right to its key, among others that are renewed with it: `at` opens a lock, `set` sets the rights.
+fn takes_no_other_with_it(at: impl Fn(&str) -> Mutex, set: impl Fn(&[&str])) {
+    let mutexes: Vec<Mutex> = (0..10).map(|lock| at(&format!("kept-{lock}"))).collect();
+    let forbidden = at("forbidden");
+    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
+    let lost = forbidden.acquire().expect("acquired");
+    set(&["resetkeys", "~ipcmutex:kept-*", "~{ipcmutex:kept-*"]);
+    until("it has ended", || lost.check().is_err());
+    for hold in holds {
+        hold.check().expect("it is allowed");
+        hold.release().expect("released");
+    }
 }

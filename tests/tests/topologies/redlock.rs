@@ -14,7 +14,7 @@ use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, within};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 
-use super::carries_a_lock;
+use super::{carries_a_lock, takes_no_other_with_it};
 
 fn five() -> Vec<Redis> {
     (0..5).map(|_| Redis::start()).collect()
@@ -524,16 +524,7 @@ fn a_hold_that_is_not_allowed_any_more_takes_no_other_with_it() {
     set(&["on", &format!(">{secret}"), "+@all", "~*", "&*"]);
     let hosts: Vec<String> = servers.iter().map(Redis::address).collect();
     let at = |id: &str| open(&format!("rpm+redlock://locks:{secret}@{}/{id}?ttl=2s", hosts.join(",")));
-    let mutexes: Vec<Mutex> = (0..10).map(|lock| at(&format!("kept-{lock}"))).collect();
-    let forbidden = at("forbidden");
-    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
-    let lost = forbidden.acquire().expect("acquired");
-    set(&["resetkeys", "~ipcmutex:kept-*", "~{ipcmutex:kept-*"]);
-    until("it has ended", || lost.check().is_err());
-    for hold in holds {
-        hold.check().expect("it is allowed");
-        hold.release().expect("released");
-    }
+    takes_no_other_with_it(at, set);
 }
 
 #[test]

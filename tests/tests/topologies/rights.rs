@@ -11,7 +11,7 @@ use ipcmutex_tests::servers::{Redis, Reply};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::needs_redis;
 
-use super::carries_a_lock;
+use super::{carries_a_lock, takes_no_other_with_it};
 
 /// The rules that docs/REDIS.md tells people to give.
 pub(super) fn documented() -> Vec<String> {
@@ -270,14 +270,5 @@ fn a_hold_that_is_not_allowed_any_more_takes_no_other_with_it() {
     let set = |rules: &[&str]| assert_eq!(redis.command(&[&["ACL", "SETUSER", "locks"], rules].concat()).text(), "OK");
     set(&["on", &format!(">{secret}"), "+@all", "~*", "&*"]);
     let at = |id: &str| open(&format!("rpm+redis://locks:{secret}@{}/{id}?ttl=2s", redis.address()));
-    let mutexes: Vec<Mutex> = (0..10).map(|lock| at(&format!("kept-{lock}"))).collect();
-    let forbidden = at("forbidden");
-    let holds: Vec<_> = mutexes.iter().map(|mutex| mutex.acquire().expect("acquired")).collect();
-    let lost = forbidden.acquire().expect("acquired");
-    set(&["resetkeys", "~ipcmutex:kept-*", "~{ipcmutex:kept-*"]);
-    until("it has ended", || lost.check().is_err());
-    for hold in holds {
-        hold.check().expect("it is allowed");
-        hold.release().expect("released");
-    }
+    takes_no_other_with_it(at, set);
 }
