@@ -54,21 +54,7 @@ pub(crate) trait Stream: Read + Write + Send {
     }
 }
 
-impl Stream for Prompt<TcpStream> {
-    fn set_limit(&mut self, limit: Duration) -> io::Result<()> {
-        Prompt::set_limit(self, limit)
-    }
-
-    fn lift_limit(&mut self) {
-        Prompt::lift_limit(self);
-    }
-
-    fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Prompt::socket(self).ok().map(AsFd::as_fd)
-    }
-}
-
-impl Stream for Prompt<UnixStream> {
+impl<S: AsFd + Read + Write + Send> Stream for Prompt<S> {
     fn set_limit(&mut self, limit: Duration) -> io::Result<()> {
         Prompt::set_limit(self, limit)
     }
