@@ -9,11 +9,14 @@ use crate::secrets;
 /// A watchdog, not a stop-watch.
 pub const LONG: Duration = Duration::from_secs(30);
 
-/// Leaves the test, and says so, if there is no server to be had.
+/// Leaves the test, and says so, if there is no server to be had, or none of that release or later: `needs_redis!(7, 0)`.
 #[macro_export]
 macro_rules! needs_redis {
     () => {
-        if $crate::servers::skipped(std::thread::current().name().unwrap_or("a test")) {
+        $crate::needs_redis!(0, 0)
+    };
+    ($major:literal, $minor:literal) => {
+        if $crate::servers::skipped_before(std::thread::current().name().unwrap_or("a test"), ($major, $minor)) {
             return;
         }
     };

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::asking::until;
@@ -34,6 +35,31 @@ pub fn skipped(test: &str) -> bool {
     // Not through the harness, which would swallow it.
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {missing}");
     true
+}
+
+/// The release of Redis that the server is, or is like: Valkey goes on from 7.2.
+pub fn version() -> (u32, u32) {
+    static VERSION: OnceLock<(u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let said = PROGRAMS.iter().find_map(|name| Command::new(name).arg("--version").output().ok());
+        let said = String::from_utf8(said.expect("a server").stdout).expect("text");
+        let number = said.split_once(" v=").unwrap_or_else(|| panic!("no version: {said}")).1;
+        let mut parts = number.split('.').map(|part| part.parse().unwrap_or_else(|_| panic!("no version: {said}")));
+        let mut part = || parts.next().unwrap_or_else(|| panic!("no version: {said}"));
+        if said.starts_with("Valkey") { (7, 2) } else { (part(), part()) }
+    })
+}
+
+/// The same if the server is older than that release. For what came with it, or is asked for in another way before.
+pub fn skipped_before(test: &str, release: (u32, u32)) -> bool {
+    if skipped(test) {
+        return true;
+    }
+    let is_older = version() < release;
+    if is_older {
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: it wants Redis {}.{}", release.0, release.1);
+    }
+    is_older
 }
 
 /// A running server.

@@ -208,7 +208,7 @@ fn a_holder_without_an_expiry_is_waited_for_until_its_del() {
 /// same.
 #[test]
 fn what_lay_unread_of_anothers_lease_puts_no_look_off() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let redis = Redis::with(None, &["enable-debug-command yes"]);
     // As on a server with many keys that expire: of the end of one it tells late.
     assert_eq!(redis.command(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).text(), "OK");

@@ -181,7 +181,10 @@ fn r4_a_server_whose_clock_is_set_back_has_stopped_waiters_noticed() {
     std::thread::scope(|scope| {
         let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
         until("it waits", || waiters(&mutex) == 3);
+        let time = || redis.command(&["EVAL", "return tonumber(redis.call('TIME')[1])", "0"]).number();
+        let before = time();
         clock.set(Jump::Back(HOUR));
+        until("the server has noticed", || time() < before);
         freeze(&stopped);
         let begun = Instant::now();
         hold.release().expect("released");

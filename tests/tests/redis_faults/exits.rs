@@ -71,7 +71,7 @@ fn an_exit_leaves_nothing_of_a_try_that_came_to_nothing() {
 
 #[test]
 fn an_exit_leaves_nothing_in_a_cluster_either() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let there = |key: &str| exists(&cluster.nodes[cluster.home(key)], key);
     assert_eq!(left_behind(there, |id| cluster.url(id), 20), 0);

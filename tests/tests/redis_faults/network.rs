@@ -413,7 +413,7 @@ fn behind_another_thread_a_timeout_is_kept() {
 /// The system refuses one thread, for a moment: which nodes there are is asked for on a thread of its own.
 #[test]
 fn a_thread_that_does_not_come_is_asked_for_again() {
-    needs_redis!();
+    needs_redis!(7, 0);
     const PROGRAM: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>

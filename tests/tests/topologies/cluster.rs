@@ -33,7 +33,7 @@ fn waits(mutex: &Mutex) -> u32 {
 
 #[test]
 fn every_node_carries_locks() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let ids = ["a", "b", "c", "d", "e", "f"];
     for id in ids {
@@ -72,7 +72,7 @@ fn every_node_carries_locks() {
 
 #[test]
 fn r27_a_hold_and_its_waiter_move_with_their_slot() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let key = "ipcmutex:r27";
     let home = cluster.home(key);
@@ -111,7 +111,7 @@ fn r27_a_hold_and_its_waiter_move_with_their_slot() {
 
 #[test]
 fn r27_a_release_just_after_the_move_wakes_the_waiter() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let key = "ipcmutex:woken";
     let home = cluster.home(key);
@@ -131,7 +131,7 @@ fn r27_a_release_just_after_the_move_wakes_the_waiter() {
 /// What it takes away would count as moved before the next one is given it.
 #[test]
 fn a_release_waits_while_its_slot_is_open_and_is_not_half_done() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let key = "ipcmutex:half";
     let home = cluster.home(key);
@@ -160,7 +160,7 @@ fn a_release_waits_while_its_slot_is_open_and_is_not_half_done() {
 /// Its lock was there once: the renewals have found out that it is not any more, and the caller has not asked since.
 #[test]
 fn a_node_that_hangs_does_not_hold_up_a_lock_that_has_left_it() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let key = "ipcmutex:left";
     let home = cluster.home(key);
@@ -179,7 +179,7 @@ fn a_node_that_hangs_does_not_hold_up_a_lock_that_has_left_it() {
 /// It has no line, and a key that is not there counts as moved.
 #[test]
 fn a_lock_for_which_nobody_waits_is_only_renewed_while_its_slot_is_open() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let key = "ipcmutex:alone";
     let home = cluster.home(key);
@@ -199,7 +199,7 @@ fn a_lock_for_which_nobody_waits_is_only_renewed_while_its_slot_is_open() {
 /// first.
 #[test]
 fn waits_that_end_while_their_slot_is_open_take_nothing_afterwards() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(2);
     let home = cluster.home("{one}");
     let node = &cluster.nodes[home];
@@ -230,7 +230,7 @@ fn waits_that_end_while_their_slot_is_open_take_nothing_afterwards() {
 
 #[test]
 fn a_cluster_over_tls_and_a_user_with_few_rights() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let authority = Authority::new();
     let mut config = Redis::tls_alone(&authority, &authority.sign("node", "127.0.0.1", true));
     config.push("tls-cluster yes".to_owned());
@@ -282,7 +282,7 @@ fn a_cluster_over_tls_and_a_user_with_few_rights() {
 
 #[test]
 fn the_locks_of_all_nodes_are_listed() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let ids = ["a", "b", "c", "d", "e", "f"];
     let homes: BTreeSet<_> = ids.iter().map(|id| cluster.home(&format!("ipcmutex:{id}"))).collect();
@@ -304,7 +304,7 @@ fn the_locks_of_all_nodes_are_listed() {
 
 #[test]
 fn a_cluster_that_forbids_scripts_is_unfit() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::with(1, &["rename-command EVAL \"\"", "rename-command EVALSHA \"\""]);
     let error = open(&cluster.url("x")).try_acquire().expect_err("there is no other way in a cluster");
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
@@ -315,7 +315,7 @@ fn a_cluster_that_forbids_scripts_is_unfit() {
 
 #[test]
 fn a_release_that_only_a_new_node_hears_of_is_a_loss() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let mut cluster = Cluster::start(3);
     let home = cluster.home("ipcmutex:forgotten");
     // Nobody renews it, and so nobody asks the new node before.
@@ -332,7 +332,7 @@ fn a_release_that_only_a_new_node_hears_of_is_a_loss() {
 
 #[test]
 fn a_node_that_dies_costs_its_own_holds_alone() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let mut cluster = Cluster::start(3);
     let (lost, kept) = ("gone", ["a", "b", "c", "d", "e", "f"]);
     let home = cluster.home(&format!("ipcmutex:{lost}"));
@@ -376,7 +376,7 @@ fn a_node_that_dies_costs_its_own_holds_alone() {
 /// A process that waits for one lock after another does not hear of all of them for ever.
 #[test]
 fn channels_for_which_nobody_waits_are_given_up() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(1);
     let node = &cluster.nodes[0];
     let keep = open(&cluster.url("keep"));
@@ -419,7 +419,7 @@ fn channels_for_which_nobody_waits_are_given_up() {
 /// More holds than one server is asked for in one go.
 #[test]
 fn a_node_that_hangs_keeps_no_other_from_its_renewals() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let take = |node, count| -> Vec<(Mutex, Hold)> {
         let mutexes = ids_on(&cluster, node).take(count).map(|id| open(&cluster.url(&format!("{id}?ttl=60s"))));
@@ -440,7 +440,7 @@ fn a_node_that_hangs_keeps_no_other_from_its_renewals() {
 
 #[test]
 fn a_node_that_hung_tells_waiters_of_their_turn_again() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let ids: Vec<String> = ids_on(&cluster, 1).take(2).collect();
     // Not of the same engine as who waits.
@@ -465,7 +465,7 @@ fn a_node_that_hung_tells_waiters_of_their_turn_again() {
 
 #[test]
 fn a_call_about_one_node_waits_for_no_other_that_hangs() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let [well, sick] = [1, 2].map(|node| open(&cluster.url(&ids_on(&cluster, node).next().expect("one"))));
     cluster.nodes[2].freeze();
@@ -490,7 +490,7 @@ fn a_call_about_one_node_waits_for_no_other_that_hangs() {
 /// The one ahead of it has all the time that an answer may take.
 #[test]
 fn behind_another_at_a_node_that_hangs_a_timeout_is_kept() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let mutex = open(&cluster.url(&ids_on(&cluster, 2).next().expect("one")));
     cluster.nodes[2].freeze();
@@ -508,7 +508,7 @@ fn behind_another_at_a_node_that_hangs_a_timeout_is_kept() {
 /// Who has no limit waits for its turn there, as it does with one server.
 #[test]
 fn many_who_ask_a_node_that_is_far_are_all_answered() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(1);
     let node = &cluster.nodes[0];
     let proxy = Proxy::before(&node.address());
@@ -529,7 +529,7 @@ fn many_who_ask_a_node_that_is_far_are_all_answered() {
 
 #[test]
 fn at_the_end_of_the_process_a_node_that_hangs_keeps_no_other_from_its_releases() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(3);
     let [sick, well] = [2, 1].map(|node| ids_on(&cluster, node).take(2).collect::<Vec<_>>());
     let agent = Agent::start(Language::Rust);
@@ -550,7 +550,7 @@ fn at_the_end_of_the_process_a_node_that_hangs_keeps_no_other_from_its_releases(
 /// The callers', the link, and one aside for replicas.
 #[test]
 fn with_replicas_a_process_has_three_connections_to_a_node() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(1);
     let (held, waiting) = (open(&cluster.url("held")), open(&cluster.url("held")));
     let hold = held.acquire().expect("acquired");
@@ -566,7 +566,7 @@ fn with_replicas_a_process_has_three_connections_to_a_node() {
 
 #[test]
 fn a_cluster_opens_without_its_first_node_whatever_policy_it_has() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let mut cluster = Cluster::start(3);
     let id = ids_on(&cluster, 1).next().expect("one");
     let url = cluster.url(&id).replace(&cluster.nodes[0].address(), &cluster.nodes[1].address());
@@ -579,7 +579,7 @@ fn a_cluster_opens_without_its_first_node_whatever_policy_it_has() {
 
 #[test]
 fn a_slot_that_nobody_had_is_found_when_somebody_has_it() {
-    needs_redis!();
+    needs_redis!(7, 0);
     let cluster = Cluster::start(2);
     let slot = cluster.slot("ipcmutex:found").to_string();
     let home = cluster.home("ipcmutex:found");

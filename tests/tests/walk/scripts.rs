@@ -1,6 +1,7 @@
 //! The scripts, on a server whose clock stands but for what a walk adds.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::time::Duration;
 
 use ipcmutex_tests::clock::Clock;
@@ -55,8 +56,17 @@ impl Server {
         clock.stand(Duration::from_micros(BEGINNING as u64));
         let redis = Redis::by_clock(&clock);
         let (mut client, ear) = (redis.client(), redis.client());
-        let Reply::List(time) = client.command(&["TIME"]) else { panic!("no time") };
-        assert_eq!(time[0].text(), (BEGINNING / 1_000_000).to_string(), "the clock does not stand: libclock.so is old");
+        let mut time = || match client.command(&["TIME"]) {
+            Reply::List(time) => [0, 1].map(|at| time[at].text().to_owned()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(time()[0], (BEGINNING / 1_000_000).to_string(), "the clock does not stand: libclock.so is old");
+        let times = [(); 5].map(|()| time());
+        if times.iter().any(|time| *time != times[0]) {
+            // Valkey 9 counts the processor's ticks from when it last asked.
+            let _ = writeln!(std::io::stderr(), "SKIPPED {test}: the server has a clock of its own");
+            return None;
+        }
         let mut texts = TEXTS.map(str::to_owned);
         for (there, instead) in changes {
             assert!(texts.iter().any(|text| text.contains(there)), "no script says {there:?}");

@@ -22,7 +22,9 @@ pub(crate) fn refusal(kind: ErrorKind, message: String, help: &str) -> RedisErro
 /// Whether the server, or this user's rights, forbid scripts.
 pub(crate) fn forbids_scripts(error: &RedisError) -> bool {
     let text = error.to_string().to_ascii_lowercase();
-    text.contains("'eval") && (error.code() == Some("NOPERM") || text.contains("unknown command"))
+    // Before Redis 7 an unknown command is in quotes of another kind.
+    ["'eval", "`eval"].iter().any(|name| text.contains(name))
+        && (error.code() == Some("NOPERM") || text.contains("unknown command"))
 }
 
 /// Whether the server has forgotten the script.
@@ -40,9 +42,16 @@ pub(crate) fn is_cut(error: &RedisError) -> bool {
     error.is_connection_dropped() && !error.is_connection_refusal() && !is_answer(error)
 }
 
+/// Whether that is the code of what the server says. Before Redis 7 it wraps what fails inside a script into an ERR of its
+/// own, so it is looked for in the words, too.
+fn says(error: &RedisError, code: &str) -> bool {
+    let within = |words: &str| words.contains(&format!("{code} "));
+    is_answer(error) && (error.code() == Some(code) || error.detail().is_some_and(within))
+}
+
 /// Whether the server is not the master, or not any more.
 pub(crate) fn is_demoted(error: &RedisError) -> bool {
-    matches!(error.code(), Some("READONLY" | "MASTERDOWN"))
+    says(error, "READONLY") || says(error, "MASTERDOWN")
 }
 
 /// Whether the server has done nothing of what it was asked.
@@ -140,8 +149,7 @@ fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
         _ if !is_answer(error) => return (ErrorKind::Protocol, "is it a Redis or Valkey server?"),
         _ => {}
     }
-    // Redis 6 wraps what fails inside a script into an ERR of its own, so the words are looked for in the text.
-    let says = |word: &str| error.code() == Some(word) || text.contains(&format!("{word} "));
+    let says = |code: &str| says(error, code);
     const FOR_NOW: &[&str] = &[
         "LOADING",
         "MASTERDOWN",
@@ -153,7 +161,6 @@ fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
         "NOREPLICAS",
         "MISCONF",
         "UNBLOCKED",
-        "max number of clients",
     ];
     if says("WRONGPASS") || says("NOAUTH") || text.contains("AUTH <password> called without") {
         (ErrorKind::Auth, "check user and password of the URL")
@@ -171,7 +178,7 @@ fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
         (ErrorKind::Config, "a key of another program stands where the lock should be; choose another id or prefix")
     } else if says("MOVED") || says("ASK") || says("CROSSSLOT") {
         (ErrorKind::Config, "the server is a node of a cluster; use rpm+redis+cluster://")
-    } else if FOR_NOW.iter().any(|word| says(word)) {
+    } else if FOR_NOW.iter().any(|code| says(code)) || text.contains("max number of clients") {
         (ErrorKind::Unavailable, "")
     } else {
         (ErrorKind::Config, "")
@@ -181,6 +188,24 @@ fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As Redis 6.2 says it.
+    #[test]
+    fn what_a_server_before_redis_7_says_is_understood() {
+        let said =
+            |code: &'static str, text: &str| RedisError::from((redis::ErrorKind::Extension, code, text.to_owned()));
+        let in_script = |text: &str| {
+            said("ERR", &format!("Error running script (call to f_0a9f): @user_script:1: @user_script: 1: {text}"))
+        };
+        let demoted = in_script("-READONLY You can't write against a read only replica.");
+        assert!(is_demoted(&demoted) && !is_demoted(&in_script("-OOM command not allowed")));
+        let kind = |error: &RedisError| failed("acquire", "h:1", &[], error).kind();
+        assert_eq!(kind(&demoted), ErrorKind::Unavailable);
+        assert_eq!(kind(&in_script("-NOREPLICAS Not enough good replicas to write.")), ErrorKind::Unavailable);
+        assert_eq!(kind(&in_script("-WRONGTYPE Operation against a key")), ErrorKind::Config);
+        assert!(forbids_scripts(&said("ERR", "unknown command `EVALSHA`, with args beginning with: `0a9f`, ")));
+        assert!(!forbids_scripts(&said("ERR", "unknown command `SCRIPT`, with args beginning with: `LOAD`, ")));
+    }
 
     #[test]
     fn a_secret_is_not_shown_when_a_server_quotes_it() {
