@@ -8,6 +8,7 @@
 # make fuzz                       bytes that nobody meant, led by coverage, for FUZZ_SECONDS=60 each target (FUZZ="url page resp calls")
 # make soak                       the languages hammer one lock for a minute (SOAK_SECONDS=60)
 # make chaos                      they are killed, stopped and cut off meanwhile; tests/chaos/README.md
+# make servers                    the tests of Redis against other releases of it, and Valkey (SERVERS="redis-6.2 redis-8 valkey-8 valkey-9")
 # make figures                    what the tests of faults measure, into docs/FAULTS.md
 # make sweep                      every system call of every path fails with each of its errors; 10,000 forks, a million tokens, 10,000 releases in Redis
 # make bench                      speed beside other locks, into docs/benchmarks and the README (QUICK=1: a few rounds, under a minute but for the builds)
@@ -26,6 +27,7 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 PREFIX ?= /usr/local
 SOAK_SECONDS ?= 60
 FUZZ_SECONDS ?= 60
+SERVERS ?= redis-6.2 redis-8 valkey-8 valkey-9
 
 target := $(CARGO_TARGET_DIR)
 # One profile and one selection of packages for everything, so that nothing is compiled twice.
@@ -100,6 +102,16 @@ sanitize: build redis
 .PHONY: chaos
 chaos: build redis
 	@$(built)/chaos
+
+# What a release does not have is skipped, and said.
+.PHONY: servers
+servers: build redis neighbours
+	@for server in $(SERVERS); do tests/servers/get.sh $$server $(target)/servers/$$server; done
+	@failed=; for server in $(SERVERS); do \
+	  echo "== $$server"; \
+	  PATH=$(target)/servers/$$server/bin:$$PATH IPCMUTEX_REQUIRE_REDIS=1 RUST_BACKTRACE=0 cargo test -q -p ipcmutex-tests --no-fail-fast \
+	    --test redis --test redis_faults --test topologies --test matrix --test walk --test chaos --test controls || failed="$$failed $$server"; \
+	done; [ -z "$$failed" ] || { echo "make servers: failed:$$failed" >&2; exit 1; }
 
 # What the faults' tests measure, into docs/FAULTS.md: on a quiet machine, one test at a time.
 .PHONY: figures
