@@ -55,7 +55,7 @@ test-python: python redis
 	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal $(venv)/bin/python -m pytest -p no:cacheprovider
 
 test-node: node redis
-	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal node --test --expose-gc test/
+	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal node --test --expose-gc test/*.test.js
 
 packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tools/ready
 	tests/packages/c.sh
