@@ -18,7 +18,8 @@ Start = Callable[..., Child]
 def test_y5_y10_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(url: str, child: Start) -> None:
     code, out, err = child(
         """
-        import gc, os, sys
+        import gc, os, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
         from ipcmutex import Forked, Mutex
         url = sys.argv[1]
         mutex = Mutex(url)
@@ -542,8 +543,10 @@ def test_y7_a_subinterpreter_is_told_by_an_import_error(child: Start) -> None:
             import _xxsubinterpreters as interpreters
         import ipcmutex
         script = "try:\\n import ipcmutex\\nexcept ImportError as error:\\n print('refused', flush=True)\\nelse:\\n print('came in', flush=True)"
-        ended = interpreters.run_string(interpreters.create(), script)
+        other = interpreters.create()
+        ended = interpreters.run_string(other, script)
         assert ended is None, ended
+        interpreters.destroy(other)  # 3.14+ tells of one that is left
         with ipcmutex.Mutex("spm:main"):  # and nothing is the worse for it
             print("works")
         """

@@ -164,11 +164,13 @@ def test_y3_signals_at_any_moment_leave_nothing_held(url: str, child: Start) -> 
         thread = threading.Thread(target=compete)
         thread.start()
         rung = 0
+        # CPython 3.14 may leave a with statement without its __exit__ (python/cpython#148874). A hold that nobody has ends itself.
+        enter = mutex.hold if sys.version_info[:2] == (3, 14) else lambda: mutex
         rounds, span = (2000, 1e-3) if url.startswith("rpm") else (4000, 4e-4)  # 10,000 in all
         for _ in range(rounds):
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, span))
-                with mutex:
+                with enter():
                     pass
                 while True:
                     time.sleep(0.001)

@@ -13,7 +13,7 @@ pytest.importorskip("mypy", reason="mypy is not installed")
 TYPED = '''
 import asyncio
 from collections.abc import Callable
-from typing import assert_type
+from typing_extensions import assert_type
 from ipcmutex import AcquireTimeout, AsyncHold, AsyncMutex, Hold, InvalidArgument, IpcMutexError, Mutex, Status
 
 mutex = Mutex("spm:typed")
