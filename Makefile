@@ -47,7 +47,7 @@ test: tools redis lint build test-rust test-python test-node sanitize bench-smok
 
 # Nothing may be skipped here for want of a server. What runs in the background ignores Ctrl-C and its like, and so would
 # the programs whose handling of signals is tested: they start with the signals as a terminal gives them.
-test-rust: build redis neighbours debian-strace debian-abigail-tools debian-valgrind
+test-rust: build redis neighbours debian-g++ debian-strace debian-abigail-tools debian-valgrind
 	IPCMUTEX_REQUIRE_REDIS=1 IPCMUTEX_REQUIRE_TOOLS=1 RUST_BACKTRACE=0 env --default-signal cargo test $(packages) --no-fail-fast
 	cargo test -p ipcmutex -p ipcmutex-ffi --features ipcmutex/schedules,ipcmutex-ffi/schedules --lib schedules
 
@@ -57,7 +57,7 @@ test-python: python redis
 test-node: node redis
 	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal node --test --expose-gc test/*.test.js
 
-packages: tools debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tools/ready
+packages: tools debian-g++ debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tools/ready
 	tests/packages/c.sh
 	tests/packages/python.sh $(venv)/bin/python
 	tests/packages/node.sh $(target)/node-tools

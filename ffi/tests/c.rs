@@ -194,14 +194,17 @@ fn c10_c_programs_under_valgrind() {
         compile(&crate_dir().join("tests/c").join(name).with_extension("c"), &program, Link::Static);
         let log = dir.path().join("log");
         let mut valgrind = Command::new("valgrind");
-        valgrind.args(["-q", "--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite,indirect"]);
-        valgrind.arg("--track-fds=yes").arg(format!("--log-file={}", log.display()));
+        valgrind.args(["-q", "--leak-check=full", "--show-leak-kinds=definite,indirect", "--track-fds=yes"]);
+        valgrind.arg(format!("--log-file={}", log.display()));
         run_as(valgrind.arg(&program).args(arguments), &program, 0);
         let log = std::fs::read_to_string(log).unwrap();
-        let lines: Vec<&str> = log.lines().collect();
-        let ours = lines.windows(2).filter(|pair| pair[0].contains("Open file descriptor"));
-        let ours: Vec<_> = ours.filter(|pair| !pair[1].contains("<inherited from parent>")).collect();
-        assert!(ours.is_empty(), "{name} {arguments:?} leaves a descriptor open: {log}");
+        // Of what it says all is a fault but the descriptors that came from outside; since 3.24 it counts those as faults, too.
+        let harmless = ["FILE DESCRIPTORS", "Open file descriptor", "<inherited from parent>"];
+        let said = log.lines().map(|line| line.rsplit("== ").next().unwrap_or_default().trim());
+        let faults = said.filter(|said| {
+            !said.is_empty() && !said.starts_with("==") && !harmless.iter().any(|word| said.starts_with(word))
+        });
+        assert_eq!(faults.count(), 0, "{name} {arguments:?}: {log}");
     }
 }
 
