@@ -348,9 +348,7 @@ impl Worker {
             line.ear = Ear::Shut;
             line.tracked = false;
         }
-        self.tracking = None;
         self.timers.clear();
-        self.channels.clear();
     }
 
     /// Hears no more where nobody waits, by way of a new link: the client library takes the server's word for the end of one

@@ -75,8 +75,12 @@ impl Worker {
         if number != self.number || matches!(self.state, State::Down { .. }) {
             return;
         }
+        // What it still answers is void: else what was subscribed on it would count as heard on the next one.
+        self.number += 1;
         self.engine.board().arrivals.hearing = 0;
         self.calls.end();
+        self.channels.clear();
+        self.tracking = None;
         let now = Instant::now();
         self.state = State::Down { retry_at: now + lease::backoff(self.failures, jitter()) };
         self.failures = self.failures.saturating_add(1);
@@ -111,8 +115,6 @@ impl Worker {
                 self.unlink(self.number, &error);
             }
         }
-        // Nor is the one that is being made.
-        self.number += 1;
     }
 
     /// Ends the waits that nobody else ends, when the server has not served them for long; when to look next.
@@ -136,5 +138,31 @@ impl Worker {
 
     pub(super) fn patience(&self) -> Duration {
         PATIENCE.max(self.engine.server.connect_timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::backend::redis::engine::Engine;
+    use crate::backend::redis::server::Server;
+    use crate::backend::redis::worker::line::{Ear, Line};
+    use crate::url::{LockUrl, Target};
+
+    #[test]
+    fn what_a_link_that_was_given_up_answers_is_void() {
+        let url = LockUrl::parse("rpm+redis+cluster://nowhere/given-up").expect("a URL");
+        let Target::Redis(target) = url.target() else { panic!("of Redis") };
+        let engine = Engine::of(Server::of(target).expect("a server")).expect("an engine");
+        let mut worker = Worker::new(engine, unbounded_channel().0);
+        (worker.state, worker.number, worker.tasks) = (State::Making, 1, 1);
+        worker.lines.insert("given-up".into(), Line::default());
+        worker.unlink(1, &Error::new(ErrorKind::Unavailable, "acquire", "a node closed the connection"));
+        // By another node's connection, which lives for as long as something waits for its answer.
+        worker.act(Event::Subscribed { lock: "given-up".into(), number: 1, reply: Ok(Value::Nil) });
+        assert!(worker.channels.is_empty() && worker.lines["given-up"].ear == Ear::Shut);
     }
 }
