@@ -403,3 +403,20 @@ fn a_storm_with_and_without_scripts_lets_nobody_in_twice() {
     });
     assert!(turns.load(Ordering::SeqCst) > 10);
 }
+
+#[test]
+fn r19_without_scripts_and_out_of_memory_holds_are_renewed_also_beside_one_that_was_extended() {
+    // Redis 7.0 then refuses all between MULTI and EXEC.
+    needs_redis!(7, 2);
+    let redis = without_scripts();
+    let [extended, other] = ["extended", "other"].map(|id| open(&plain(&redis, &format!("{id}?ttl=3s"))));
+    let (extended, other) = (extended.acquire().expect("acquired"), other.acquire().expect("acquired"));
+    extended.extend(None).expect("extended");
+    redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    for hold in [&extended, &other] {
+        until_renewed(hold);
+        hold.check().expect("renewed");
+    }
+    extended.release().expect("released");
+    other.release().expect("released");
+}

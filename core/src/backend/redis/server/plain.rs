@@ -58,6 +58,11 @@ fn strange() -> RedisError {
     (redis::ErrorKind::UnexpectedReturnType, "an answer that a lock does not give").into()
 }
 
+/// Whether the server has no room for what was to be written.
+fn is_out_of_memory(error: &RedisError) -> bool {
+    error.to_string().contains("OOM")
+}
+
 /// Whether others have disturbed a step each time.
 fn is_busy(error: &RedisError) -> bool {
     error.kind() == redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain)
@@ -311,7 +316,7 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
     });
     let done = match noted {
         // Without a note, then: the next one may hear "abandoned", but it is free.
-        Err(error) if error.to_string().contains("OOM") => {
+        Err(error) if is_out_of_memory(&error) => {
             let value: Vec<Value> = look(server, &[key], |words| _ = words.cmd("GET").arg(key))?;
             if value.into_iter().next() != Some(bulk(token)) {
                 unwatch(server)?;
@@ -344,8 +349,8 @@ impl Renewal<'_> {
         words.cmd("HGET").arg(self.state).arg("n");
     }
 
-    /// `noted`: which renewal was the last. One that comes late makes no lease shorter.
-    fn write(&self, words: &mut Pipeline, noted: &Value) {
+    /// `noted`: which renewal was the last. One that comes late makes no lease shorter. `notes`: that this one is now.
+    fn write(&self, words: &mut Pipeline, noted: &Value, notes: bool) {
         let last = match noted {
             Value::BulkString(noted) => {
                 std::str::from_utf8(noted).ok().and_then(|noted| noted.strip_prefix(self.token))
@@ -357,7 +362,7 @@ impl Renewal<'_> {
             return;
         }
         words.cmd("PEXPIRE").arg(self.key).arg(self.ttl);
-        if self.number > 0 && last != Some(self.number) {
+        if notes && self.number > 0 && last != Some(self.number) {
             words.cmd("HSET").arg(self.state).arg("n").arg(format!("{} {}", self.token, self.number));
         }
         words.cmd("PEXPIRE").arg(self.state).arg(WEEK);
@@ -376,11 +381,19 @@ fn renew(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> R
             number: at(args, 2).parse().unwrap_or(0),
         })
         .collect();
-    if let Some(renewed) = renew_together(server, &renewals)? {
+    match renew_each(server, &renewals, true) {
+        // What is noted takes room, to renew takes none.
+        Err(error) if is_out_of_memory(&error) => renew_each(server, &renewals, false),
+        renewed => renewed,
+    }
+}
+
+fn renew_each(server: &mut dyn ConnectionLike, renewals: &[Renewal<'_>], notes: bool) -> RedisResult<Value> {
+    if let Some(renewed) = renew_together(server, renewals, notes)? {
         return Ok(renewed);
     }
     let mut renewed = Vec::new();
-    for renewal in &renewals {
+    for renewal in renewals {
         renewed.push(again(|| {
             let mut seen = match look(server, &[renewal.key], |words| renewal.read(words)) {
                 // A key of another type is a loss of that hold alone.
@@ -393,7 +406,7 @@ fn renew(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> R
                 return Ok(Some(Value::Int(0)));
             }
             let noted = seen.next().unwrap_or(Value::Nil);
-            Ok(write(server, |words| renewal.write(words, &noted))?.then_some(Value::Int(1)))
+            Ok(write(server, |words| renewal.write(words, &noted, notes))?.then_some(Value::Int(1)))
         })?);
     }
     Ok(Value::Array(renewed))
@@ -401,7 +414,11 @@ fn renew(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> R
 
 /// All in one step: one by one, many holds of a server that is far could not be renewed within their leases. `None` if somebody has
 /// disturbed it, or one of the keys is of another type.
-fn renew_together(server: &mut dyn ConnectionLike, renewals: &[Renewal<'_>]) -> RedisResult<Option<Value>> {
+fn renew_together(
+    server: &mut dyn ConnectionLike,
+    renewals: &[Renewal<'_>],
+    notes: bool,
+) -> RedisResult<Option<Value>> {
     let locks: Vec<&str> = renewals.iter().map(|renewal| renewal.key).collect();
     let seen = look(server, &locks, |words| renewals.iter().for_each(|renewal| renewal.read(words)));
     let seen = match seen {
@@ -415,7 +432,7 @@ fn renew_together(server: &mut dyn ConnectionLike, renewals: &[Renewal<'_>]) -> 
         renewals.iter().zip(seen.chunks(2)).map(|(renewal, seen)| (seen[0] == bulk(renewal.token), &seen[1])).collect();
     let done = write(server, |words| {
         for (renewal, (_, noted)) in renewals.iter().zip(&stands).filter(|(_, (stands, _))| *stands) {
-            renewal.write(words, noted);
+            renewal.write(words, noted, notes);
         }
     })?;
     Ok(done.then(|| Value::Array(stands.iter().map(|(stands, _)| Value::Int((*stands).into())).collect())))
