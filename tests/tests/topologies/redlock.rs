@@ -577,3 +577,22 @@ fn a_late_renewal_makes_no_lease_of_a_majority_shorter() {
     assert!(stood > 1, "a majority had renewed it");
     hold.release().expect("released");
 }
+
+#[test]
+fn who_comes_while_a_majority_is_away_has_as_much_patience_as_who_came_first() {
+    needs_redis!();
+    let mut servers = three();
+    let mutex = open(&url(&servers, "late"));
+    servers[..2].iter_mut().for_each(Redis::kill);
+    std::thread::scope(|scope| {
+        let limited = scope.spawn(|| mutex.acquire_with(within(Duration::from_secs(12))));
+        let begun = Instant::now();
+        assert_eq!(kind_of(mutex.acquire()), ErrorKind::Unavailable);
+        assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+        // It is away for long now.
+        let begun = Instant::now();
+        assert_eq!(kind_of(mutex.acquire()), ErrorKind::Unavailable);
+        assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+        assert_eq!(kind_of(limited.join().expect("no panic")), ErrorKind::Unavailable);
+    });
+}

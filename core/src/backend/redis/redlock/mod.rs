@@ -376,7 +376,9 @@ impl Lock {
     /// Ends the waits that nobody else ends.
     fn give_up(&self, error: &Error) {
         let waiters: Vec<_> = self.queue.lock().waiters.iter().map(|(_, waiter)| waiter.clone()).collect();
-        for waiter in waiters.iter().filter(|waiter| !waiter.is_limited()) {
+        // Who has come just now has not waited yet.
+        let over = |waiter: &&Arc<Waiter>| !waiter.is_limited() && waiter.created.elapsed() > PATIENCE;
+        for waiter in waiters.iter().filter(over) {
             self.settle(waiter, Err(error.clone()));
         }
     }
