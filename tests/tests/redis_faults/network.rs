@@ -533,3 +533,27 @@ fn what_many_ask_at_once_is_not_all_sent_at_once() {
     hold.release().expect("released");
     straight.acquire_with(within(LONG)).expect("nobody is in the way").release().expect("released");
 }
+
+/// Two handles of one lock. When the connection is there again the first waiter of the process looks for all.
+#[test]
+fn who_is_not_asked_for_after_a_cut_is_told_of_its_timeout() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (first, straight) = both_ways(&redis, &proxy, "cut?ttl=60s");
+    let second = open(&redis.url_at(proxy.address(), "cut?ttl=60s"));
+    let hold = straight.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| first.acquire_with(within(LONG)));
+        until("it waits", || waiters(&straight) == 1);
+        let ends = scope.spawn(|| second.acquire_with(within(Duration::from_secs(4))));
+        until("both wait", || waiters(&straight) == 2);
+        let before = proxy.connections().len();
+        proxy.cut_all();
+        until("it is connected anew", || proxy.connections().len() > before);
+        let error = ends.join().expect("no panic").expect_err("it is held");
+        assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+        hold.release().expect("released");
+        waits.join().expect("no panic").expect("acquired").release().expect("released");
+    });
+}
