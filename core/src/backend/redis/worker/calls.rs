@@ -53,16 +53,21 @@ impl Calls {
 }
 
 impl Worker {
-    /// Sends a script call for the lock `key` when its turn comes. Its answer comes back as an event, made with when it was sent.
+    /// Sends a script call for the lock `key` when its turn comes, if it is `wanted` then. Its answer comes back as an event, made
+    /// with when it was sent.
     pub(super) fn send(
         &mut self,
         key: &str,
+        wanted: impl FnOnce(&mut Worker) -> bool + Send + 'static,
         call: impl Fn(bool) -> redis::Cmd + Send + Sync + 'static,
         event: impl FnOnce(u64, RedisResult<Value>) -> Event + Send + 'static,
     ) {
         let Some(link) = self.link() else { return };
         let way = self.calls.0.entry(link.road.way(key)).or_default();
         let send = move |worker: &mut Worker, turn: Turn| {
+            if !wanted(worker) {
+                return;
+            }
             let sent = lease::now();
             worker.send_now(call, move |reply| {
                 drop(turn);

@@ -82,6 +82,7 @@ impl Worker {
         self.number += 1;
         self.engine.board().arrivals.hearing = 0;
         self.calls.end();
+        self.unpaid.clear();
         self.channels.clear();
         self.tracking = None;
         let now = Instant::now();

@@ -164,6 +164,8 @@ pub(super) struct Worker {
     /// Holds whose renewal is under way.
     renewing: HashSet<u64>,
     extensions: Vec<(Arc<Hold>, Duration, SyncSender<Result<()>>)>,
+    /// Tokens whose release waits for its turn.
+    unpaid: HashSet<Token>,
     pay_at: Option<Instant>,
     /// The process ends, and waits a little for the last task.
     farewell: Option<SyncSender<()>>,
@@ -237,6 +239,7 @@ impl Worker {
             serials: 0,
             renewing: HashSet::new(),
             extensions: Vec::new(),
+            unpaid: HashSet::new(),
             pay_at: None,
             farewell: None,
             aside: None,

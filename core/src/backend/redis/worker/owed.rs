@@ -12,11 +12,19 @@ impl Worker {
             return;
         }
         let Some(debt) = self.engine.board().debts.get(token).cloned() else { return };
+        // It waits for its turn already.
+        if !self.unpaid.insert(token.clone()) {
+            return;
+        }
         let (engine, number, owed) = (self.engine.clone(), self.number, token.clone());
-        let called = owed.clone();
-        let keys = debt.keys.clone();
+        let (called, due) = (owed.clone(), owed.clone());
+        let (keys, until) = (debt.keys.clone(), debt.until);
         self.send(
             keys.lock(),
+            move |worker| {
+                worker.unpaid.remove(&due);
+                until > lease::now()
+            },
             move |by_text| engine.release_command(by_text, &called, &debt),
             move |_, reply| Event::Paid { token: owed, number, reply },
         );

@@ -73,12 +73,19 @@ impl Worker {
         entry.call = Some(self.serials);
         (entry.again, entry.told) = (false, None);
         entry.looking = false;
-        entry.doubt.get_or_insert(now);
         let (call, lock, token, ticket) = (self.serials, entry.lock.clone(), entry.token.clone(), entry.ticket);
         let (asking, asked) = (lock.clone(), token.clone());
         let keys = lock.keys.clone();
         self.send(
             keys.lock(),
+            // Who has left meanwhile leaves nothing behind.
+            move |worker| match worker.entries.get_mut(&serial).filter(|entry| entry.call == Some(call)) {
+                Some(entry) => {
+                    entry.doubt.get_or_insert(lease::now());
+                    true
+                }
+                None => false,
+            },
             move |by_text| {
                 let ask = asking.ask(&asked, listens.then_some(ticket));
                 asking.engine.scripts.take(by_text, &asking.keys, &ask)
