@@ -293,13 +293,19 @@ impl Nodes {
         let (single, number) = match &mut seat.connection {
             Some(connection) => connection,
             place => {
-                let limit = self.all.server.connect_timeout.min(self.limit);
+                let limit = self.all.server.connect_timeout.min(self.left());
                 let single = self.all.server.open_at(&self.all.learned, node, limit)?;
                 place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed)))
             }
         };
-        single.set_limit(self.limit);
+        single.set_limit(self.left());
         Ok((single, *number))
+    }
+
+    /// How long an answer may take, when others ahead and connecting have had their time.
+    fn left(&self) -> Duration {
+        let left = self.deadline.map(|end| end.saturating_duration_since(Instant::now()).max(PATIENT));
+        left.map_or(self.limit, |left| left.min(self.limit))
     }
 }
 
