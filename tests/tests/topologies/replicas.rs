@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ipcmutex::{ErrorKind, State};
 use ipcmutex_tests::servers::Redis;
 
-use ipcmutex_tests::asking::{LONG, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::needs_redis;
 
 use super::carries_a_lock;
@@ -129,4 +129,21 @@ fn with_replicas_a_process_has_four_connections() {
         done.store(true, Ordering::Relaxed);
         assert_eq!(most, 4);
     });
+}
+
+#[test]
+fn many_who_miss_a_replica_are_told_together() {
+    needs_redis!();
+    let (master, replica) = pair();
+    let mutexes: Vec<_> = (0..12).map(|at| open(&master.url(&format!("missed-{at}?replicas=1&ttl=6s")))).collect();
+    replica.freeze();
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let asks: Vec<_> = mutexes.iter().map(|mutex| scope.spawn(|| mutex.try_acquire().map(drop))).collect();
+        for asks in asks {
+            assert_eq!(kind_of(asks.join().expect("no panic")), ErrorKind::Unavailable);
+        }
+    });
+    // One after the other they would take twice a lease.
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }

@@ -113,7 +113,7 @@ impl Lock {
             return Err(wait::forked());
         }
         match answer {
-            Ok(taken) => self.taken(attempt, taken, sent),
+            Ok(taken) => self.taken(attempt, taken, sent, deadline),
             Err(Failed { error, in_doubt }) => {
                 engine.connect_ahead();
                 Err(self.not_taken(attempt, error, in_doubt || again))
@@ -145,13 +145,19 @@ impl Lock {
     }
 
     /// What the server said to a take that was sent at `sent`.
-    fn taken(self: &Arc<Lock>, attempt: &Attempt, taken: Taken, sent: u64) -> Result<Result<Grant, u64>> {
+    fn taken(
+        self: &Arc<Lock>,
+        attempt: &Attempt,
+        taken: Taken,
+        sent: u64,
+        deadline: Option<Instant>,
+    ) -> Result<Result<Grant, u64>> {
         let (engine, token) = (&self.engine, &attempt.token);
         self.served();
         match taken {
             Taken::Owned { fence, abandoned, .. } => {
                 if self.replicas > 0 {
-                    let witnessed = engine.witness(self, token);
+                    let witnessed = engine.witness(self, token, deadline);
                     if !engine.is_ours() {
                         // As in `take_as`: it is the parent's hold.
                         return Err(wait::forked());
@@ -217,7 +223,7 @@ impl Lock {
             let late = lease::now() >= lease::deadline(sent, lock.ttl);
             match taken {
                 Ok(Ok(taken)) if !late => {
-                    let outcome = lock.taken(&attempt, taken, sent);
+                    let outcome = lock.taken(&attempt, taken, sent, deadline);
                     then(lock.attempted(&attempt, outcome));
                 }
                 Err(Unheard::Silent) => {

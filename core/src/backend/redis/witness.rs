@@ -4,7 +4,7 @@
 //! written once more, on a connection for this alone, and what the replicas acknowledge covers the take before it. It
 //! proves copies, not that the replica which is promoted has one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::Value;
 
@@ -19,28 +19,40 @@ use crate::error::{Error, ErrorKind, Result};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Engine {
-    /// Waits until `lock`'s replicas have acknowledged that `token` holds it. Blocks, for some seconds at most.
+    /// Waits until `lock`'s replicas have acknowledged that `token` holds it. Blocks, for some seconds at most, and behind others
+    /// until `deadline`. Who came while another waited in vain has waited, too: else the last of many would, one after the other,
+    /// outlast its lease.
     ///
     /// # Errors
     /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
-    pub(super) fn witness(&self, lock: &Lock, token: &Token) -> Result<()> {
+    pub(super) fn witness(&self, lock: &Lock, token: &Token, deadline: Option<Instant>) -> Result<()> {
+        let begun = Instant::now();
         // Before any renewal.
         let hold = (&lock.keys, &**token, lock.ttl, 0);
         let (renewed, copies) = self
-            .call_on(&self.aside, None, "acquire", |connection| {
+            .call_on(&self.aside, deadline, "acquire", |connection| {
+                let short = self.short.lock().filter(|(at, copies)| *at > begun && *copies < lock.replicas);
+                if let Some((_, copies)) = short {
+                    return Ok((None, copies));
+                }
                 connection.set_limit(self.server.patience());
                 let renewed = engine::run(connection, |by_text| self.scripts.renew(by_text, std::iter::once(hold)))?;
                 // Its answer may take as long as the replicas may, and on its way as long as any.
                 connection.set_limit(PATIENCE + self.server.patience());
                 let patience = PATIENCE.as_millis() as u64;
                 let copies = redis::cmd("WAIT").arg(lock.replicas).arg(patience).query::<Value>(connection)?;
-                Ok((renewed, copies))
+                let copies = wire::copies(&copies).map_err(wire::unasked)?;
+                if copies < lock.replicas {
+                    *self.short.lock() = Some((Instant::now(), copies));
+                }
+                Ok((Some(renewed), copies))
             })
             .map_err(|failed| failed.error)?;
-        if wire::renewed(&renewed, 1)? != [true] {
+        if let Some(renewed) = renewed
+            && wire::renewed(&renewed, 1)? != [true]
+        {
             return Err(Loss::Gone.error("acquire"));
         }
-        let copies = wire::copies(&copies)?;
         if copies >= lock.replicas {
             return Ok(());
         }

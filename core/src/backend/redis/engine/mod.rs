@@ -32,7 +32,7 @@ mod policy;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) use self::board::{Board, Debt};
 use self::caller::Caller;
@@ -77,6 +77,8 @@ pub(super) struct Engine {
     taking: AtomicUsize,
     /// For what makes all behind it wait (`witness`).
     pub(super) aside: Turns<Caller>,
+    /// When fewer replicas than were asked for had acknowledged what was written, and how many had.
+    pub(super) short: Guarded<Option<(Instant, u32)>>,
     board: Guarded<Board>,
 }
 
@@ -105,6 +107,7 @@ impl Engine {
             unlaid: AtomicUsize::new(0),
             taking: AtomicUsize::new(0),
             aside: Turns::default(),
+            short: Guarded::default(),
             board: Guarded::new(Board::new()),
         });
         engines.retain(|_, engine| engine.strong_count() > 0);

@@ -198,7 +198,7 @@ impl Worker {
         let (call, lock, token) = (self.serials, entry.lock.clone(), entry.token.clone());
         self.report(async move {
             let (asking, asked) = (lock.clone(), token);
-            let told = elsewhere(move || asking.engine.witness(&asking, &asked)).await;
+            let told = elsewhere(move || asking.engine.witness(&asking, &asked, None)).await;
             let outcome = told.unwrap_or_else(|error| Err(lock.engine.server.failed("acquire", &error)));
             Event::Witnessed { serial, call, owned, outcome }
         });
