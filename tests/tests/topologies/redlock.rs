@@ -71,7 +71,7 @@ fn r28_two_of_five_are_not_missed_and_three_are() {
     for timeout in [Duration::ZERO, Duration::from_millis(500)] {
         let error = mutex.acquire_with(within(timeout)).expect_err("no majority");
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(error.to_string().contains("of 5 servers answered, 3 are needed"), "{error}");
+        assert!(error.to_string().contains("of 5 servers answered, 3 that agree are needed"), "{error}");
     }
     assert_eq!(kind_of(Mutex::open(&at("r28", &servers))), ErrorKind::Unavailable);
     // What was taken on the other two in vain is given back.

@@ -12,6 +12,9 @@ const LONGEST: Duration = Duration::from_secs(86_400);
 /// late a loss may be told after that.
 pub(super) const LOOK: Duration = Duration::from_secs(3);
 
+/// How soon something is asked again that a server refused for now, or could not be asked.
+pub(super) const AGAIN: Duration = Duration::from_millis(200);
+
 /// How many holds one call renews.
 pub(super) const BATCH: usize = 100;
 /// Holds whose renewals lie within this part of their lease go together.

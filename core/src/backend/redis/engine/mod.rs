@@ -44,7 +44,7 @@ use super::direct::Direct;
 use super::server::{Learned, Server};
 use super::token;
 use super::wire::Scripts;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Guarded, Turns};
 use crate::sys::fork::{self, PerProcess};
 
@@ -80,6 +80,11 @@ pub(super) struct Engine {
     /// When fewer replicas than were asked for had acknowledged what was written, and how many had.
     pub(super) short: Guarded<Option<(Instant, u32)>>,
     board: Guarded<Board>,
+}
+
+/// What a library thread was to answer nobody does any more.
+pub(super) fn bug() -> Error {
+    Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug")
 }
 
 impl Engine {

@@ -13,11 +13,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedMutexGuard};
 
 use super::super::hold::Loss;
-use super::super::lease::{self, BATCH, TOGETHER};
+use super::super::lease::{self, AGAIN, BATCH, TOGETHER};
 use super::super::wire;
+use super::Held;
 use super::quorum::{Quorum, Vote, Voters};
 use super::round::Poll;
-use super::{AGAIN, Held};
 use crate::error::{Error, Result};
 
 /// The holds, by when each is next looked at, and its serial.

@@ -28,11 +28,12 @@ use tokio::sync::Notify;
 use self::keep::Renewal;
 use self::owed::Owed;
 pub(super) use self::owed::farewell;
-use self::quorum::{Quorum, Voters, bug};
+use self::quorum::{Quorum, Voters};
 use self::round::{Rounds, Took, Won, gather};
+use super::engine::bug;
 use super::hold::{Hold, Loss};
 use super::keys::Keys;
-use super::lease::{self, jitter};
+use super::lease::{self, AGAIN, jitter};
 use super::server::{ANSWER, PATIENT, Server};
 use super::token::{Token, new_token};
 use super::wire::{self, Ending, Script};
@@ -47,8 +48,6 @@ use crate::sync::Guarded;
 use crate::url::RedisTarget;
 use crate::wait::{self, Waiter};
 
-/// How soon what could not be done is tried again.
-const AGAIN: Duration = Duration::from_millis(200);
 /// How long an acquisition without a timeout waits for a majority that is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
 

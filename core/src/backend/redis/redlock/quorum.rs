@@ -13,22 +13,16 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::super::engine::LINGER;
+use super::super::engine::{LINGER, bug};
+use super::super::lease::AGAIN;
 use super::super::server::{ANSWER, Learned, Server, Task, event_loop};
 use super::super::wire::{self, Scripts};
 use super::keep::Board;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::thread;
 use crate::wait::{self, Unanswered};
-
-pub(super) fn bug() -> Error {
-    Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug")
-}
-
-/// How soon a server is tried again that could not be reached.
-const AGAIN: Duration = Duration::from_millis(200);
 
 /// How long the last ones may take when a majority has answered that cannot decide alone.
 pub(super) const GRACE: Duration = Duration::from_millis(50);

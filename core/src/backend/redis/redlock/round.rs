@@ -92,7 +92,7 @@ impl Poll {
             return Error::new(ErrorKind::Unavailable, operation, text);
         };
         let text = format!(
-            "{answered} of {} servers answered, {} are needed; {}",
+            "{answered} of {} servers answered, {} that agree are needed; {}",
             self.servers,
             self.majority(),
             told.message()

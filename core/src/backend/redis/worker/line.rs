@@ -14,11 +14,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{AGAIN, Worker, bug, tracking};
+use super::{Worker, tracking};
 use crate::backend::contract::Grant;
 use crate::backend::redis::engine::arrival::Word;
+use crate::backend::redis::engine::bug;
 use crate::backend::redis::engine::placing::Placing;
-use crate::backend::redis::lease::{self, jitter};
+use crate::backend::redis::lease::{self, AGAIN, jitter};
 use crate::backend::redis::lock::{ASIDE, Lock};
 use crate::backend::redis::token::{Token, new_token};
 use crate::backend::redis::wire::Ending;

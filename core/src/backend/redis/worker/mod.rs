@@ -40,9 +40,9 @@ use self::line::{Entry, Line};
 use self::renewal::{Batch, NEVER};
 use self::turn::Owned;
 use super::engine::placing::Placing;
-use super::engine::{Engine, LINGER};
+use super::engine::{Engine, LINGER, bug};
 use super::hold::{Hold, Loss};
-use super::lease;
+use super::lease::{self, AGAIN};
 use super::lock::Lock;
 use super::server::{self, Heard, Link};
 use super::token::Token;
@@ -52,8 +52,6 @@ use crate::wait::Waiter;
 
 /// How long an acquisition without a timeout waits for a server that does not serve, at least.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How soon something is asked again that the server refused for now.
-pub(super) const AGAIN: Duration = Duration::from_millis(200);
 
 pub(super) enum Event {
     /// Another server has taken this one's place.
@@ -204,10 +202,6 @@ pub(super) fn work(
     }
     // A name may still be being looked up on a thread of the runtime; nobody waits for it.
     runtime.shutdown_background();
-}
-
-pub(super) fn bug() -> Error {
-    Error::new(ErrorKind::Panic, "acquire", "the background thread ended by a bug")
 }
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {

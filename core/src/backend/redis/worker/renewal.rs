@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use redis::{RedisResult, Value};
 
-use super::{AGAIN, Event, Worker};
+use super::{Event, Worker};
 use crate::backend::redis::engine::Board;
 use crate::backend::redis::hold::{Hold, Loss};
 use crate::backend::redis::keys::slot;
-use crate::backend::redis::lease::{self, BATCH, TOGETHER};
+use crate::backend::redis::lease::{self, AGAIN, BATCH, TOGETHER};
 use crate::backend::redis::wire::{self, Ending};
 use crate::error::{Error, ErrorKind, Result};
 

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use redis::{RedisResult, Value};
 
 use super::line::{Ear, name, place};
-use super::{AGAIN, Event, Worker};
+use super::{Event, Worker};
 use crate::backend::redis::engine::Debt;
 use crate::backend::redis::engine::arrival::Word;
 use crate::backend::redis::keys::Keys;
-use crate::backend::redis::lease::{self, jitter};
+use crate::backend::redis::lease::{self, AGAIN, jitter};
 use crate::backend::redis::lock::Lock;
 use crate::backend::redis::server::{Road, elsewhere};
 use crate::backend::redis::token::Token;
