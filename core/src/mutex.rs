@@ -74,13 +74,15 @@ impl Mutex {
     /// # Errors
     /// As [`Mutex::open`], without INVALID.
     pub fn open_url(url: LockUrl) -> Result<Mutex> {
+        // A forked child opens it anew, and a server's PEM files are read again: from wherever the process is by then.
+        let url = url.into_rooted();
         let inner = Inner { url, session: PerProcess::new(), closed: AtomicBool::new(false), starts: Lane::new() };
         inner.session()?;
         log::debug!("open {}", inner.url.redacted());
         Ok(Mutex(Arc::new(inner)))
     }
 
-    /// The lock's URL. Shown, it hides its secret.
+    /// The lock's URL, its paths absolute. Shown, it hides its secret.
     #[must_use]
     pub fn url(&self) -> &LockUrl {
         &self.0.url

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
-use ipcmutex::url::LockUrl;
+use ipcmutex::url::{LockUrl, rooted};
 use ipcmutex::{Error, ErrorKind, State, Timeout, Waiting};
 use pyo3::PyTraverseError;
 use pyo3::gc::PyVisit;
@@ -24,7 +24,7 @@ use crate::status::Status;
 /// function that then runs holding the lock.
 #[pyclass(frozen, weakref, subclass, module = "ipcmutex")]
 pub(crate) struct Mutex {
-    /// As given, with its secret: for pickling and for opening anew.
+    /// With its secret, its paths absolute: for pickling and for opening anew.
     url: String,
     handle: StdMutex<Option<ipcmutex::Mutex>>,
     /// The token of the last hold that `acquire` took: nothing but this object owns it.
@@ -33,12 +33,13 @@ pub(crate) struct Mutex {
     entered: StdMutex<Vec<(ThreadId, Py<Hold>)>>,
 }
 
-/// The URL without its secret, and whether it names a server. Opens nothing.
+/// The URL with its paths absolute, the same without its secret, and whether it names a server. Opens nothing.
 #[pyfunction]
-pub(crate) fn describe(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<(String, bool)> {
-    let url = LockUrl::parse(argument::url(url)?).or_raise(py)?;
-    let remote = matches!(url.target(), ipcmutex::url::Target::Redis(_));
-    Ok((url.redacted().to_string(), remote))
+pub(crate) fn describe(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<(String, String, bool)> {
+    let url = rooted(argument::url(url)?);
+    let parsed = LockUrl::parse(&url).or_raise(py)?;
+    let remote = matches!(parsed.target(), ipcmutex::url::Target::Redis(_));
+    Ok((url, parsed.redacted().to_string(), remote))
 }
 
 fn open(py: Python<'_>, url: &str) -> PyResult<ipcmutex::Mutex> {
@@ -132,7 +133,7 @@ fn on_main_thread() -> bool {
 impl Mutex {
     #[new]
     fn new(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<Mutex> {
-        let url = argument::url(url)?.to_owned();
+        let url = rooted(argument::url(url)?);
         let handle = open(py, &url)?;
         Ok(Mutex {
             url,

@@ -270,6 +270,7 @@ def test_weak_references_and_pickles(url: str) -> None:
 
 def test_a_secret_is_pickled_and_never_shown() -> None:
     assert ipcmutex._ipcmutex.describe("rpm+redis://user:hunter2@localhost/x") == (
+        "rpm+redis://user:hunter2@localhost/x",
         "rpm+redis://user:***@localhost/x",
         True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,57 @@ def test_y5_y10_a_forked_child_holds_nothing_and_leaves_its_parents_hold_alone(u
         hold.release()
         """,
         url,
+    ).end()
+    assert code == 0, out + err
+
+
+@pytest.mark.parametrize("kind", ["Mutex", "AsyncMutex"])
+def test_a_relative_path_is_the_file_that_it_was_at_open(tmp_path: Path, kind: str, child: Start) -> None:
+    code, out, err = child(
+        """
+        import asyncio, os, pickle, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12+ tells of forks beside threads, and it is right
+        import ipcmutex
+        folder, kind = sys.argv[1:]
+        os.chdir(folder)
+        os.mkdir("elsewhere")
+        mutex = getattr(ipcmutex, kind)("mpm:./jobs.lock")
+        holder = ipcmutex.Mutex("mpm:./jobs.lock")
+        holder.acquire()
+
+        async def locked(mutex):
+            return await mutex.locked()
+
+        def is_held(mutex):
+            return asyncio.run(locked(mutex)) if kind == "AsyncMutex" else mutex.locked()
+
+        async def reopened():
+            await mutex.close()
+            await mutex.open()
+
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                os.chdir("elsewhere")
+                assert is_held(mutex), "another file"
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        os.chdir("elsewhere")
+        assert is_held(pickle.loads(pickle.dumps(mutex))), "a pickle names another file"
+        if kind == "AsyncMutex":
+            asyncio.run(reopened())
+        else:
+            mutex.close()
+            mutex.open()
+        assert is_held(mutex), "opened anew it is another file"
+        assert mutex.url == f"mpm:{folder}/jobs.lock", mutex.url
+        assert not os.listdir("."), os.listdir(".")
+        """,
+        str(tmp_path),
+        kind,
     ).end()
     assert code == 0, out + err
 

@@ -5,11 +5,13 @@
 //! kernel finds there). So the split is done here; percent-decoding is the `percent-encoding` crate's.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use file::{FilePlace, FileTarget};
 use query::{Query, decode, shown};
 pub use redis::{RedisTarget, Topology};
+pub use rooted::rooted;
 use secret::redact_torn;
 pub use secret::{Secret, redact};
 
@@ -18,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 mod file;
 mod query;
 mod redis;
+mod rooted;
 mod secret;
 
 /// The longest URL that is looked at.
@@ -106,6 +109,21 @@ impl LockUrl {
     #[must_use]
     pub fn or_label(mut self, label: impl Into<String>) -> LockUrl {
         self.label.get_or_insert_with(|| label.into());
+        self
+    }
+
+    /// With its relative paths [`rooted`], also in what is shown of it.
+    pub(crate) fn into_rooted(mut self) -> LockUrl {
+        // What cannot be told is refused when it is opened.
+        let root = |path: &mut PathBuf| *path = std::path::absolute(&*path).unwrap_or_else(|_| std::mem::take(path));
+        match &mut self.target {
+            Target::Mpm(FileTarget { place: FilePlace::Path(path), .. }) => root(path),
+            Target::Redis(target) => {
+                [&mut target.ca, &mut target.crt, &mut target.key].into_iter().flatten().for_each(root)
+            }
+            Target::Mpm(_) | Target::Spm { .. } => {}
+        }
+        self.redacted = redact(&rooted(&self.redacted)).into();
         self
     }
 
@@ -244,6 +262,34 @@ mod tests {
         let label = |text: &str| LockUrl::parse(text).unwrap().or_label("mine");
         assert_eq!((label("spm:a").label(), label("spm:a?label=x").label()), (Some("mine"), Some("x")));
         assert_eq!(label("spm:a").to_string(), "spm:a");
+    }
+
+    #[test]
+    fn relative_paths_are_rooted() {
+        let here = std::env::current_dir().unwrap();
+        let written = here.to_str().unwrap();
+        for (text, path) in [("mpm:./x%20y", "x y"), ("file:./a/../b?fair=strict", "a/../b")] {
+            let url = LockUrl::parse(text).unwrap().into_rooted();
+            let Target::Mpm(file) = url.target() else { panic!("{url:?}") };
+            assert_eq!(file.place, FilePlace::Path(here.join(path)), "{text}");
+            assert_eq!(LockUrl::parse(&rooted(text)).unwrap().into_rooted().target(), url.target(), "{text}");
+            assert_eq!(url.to_string(), text.replacen("./", &format!("{written}/"), 1));
+        }
+        let text = "rpm+rediss://u:s@h/x?ca=a%20b&ttl=1s&crt=./c&key=%2Fd";
+        let url = LockUrl::parse(text).unwrap().into_rooted();
+        assert_eq!(
+            url.to_string(),
+            format!("rpm+rediss://u:***@h/x?ca={written}/a%20b&ttl=1s&crt={written}/./c&key=%2Fd")
+        );
+        let Target::Redis(target) = url.target() else { panic!("{url:?}") };
+        let paths = [&target.ca, &target.crt, &target.key].map(|path| path.clone().unwrap());
+        assert_eq!(paths, [here.join("a b"), here.join("c"), PathBuf::from("/d")]);
+        assert_eq!(redis_of(&rooted(text)).secret, Some(Secret::new("s".to_owned())));
+        for text in
+            ["spm:x", "mpm:x", "mpm:/x", "rpm+redis://h/x?prefix=ca", "rpm+redis+unix:///s?id=x&ca=", "ca", "a:b?ca=x"]
+        {
+            assert_eq!(rooted(text), text);
+        }
     }
 
     #[test]

@@ -140,7 +140,10 @@ fn files_that_cannot_be_used_are_named() {
     let other = authority.sign("other", "other", true);
     let (ca, missing, empty) = (authority.file(), folder.join("missing"), folder.join("empty"));
     let at = |query: String| refusal(&format!("rpm+rediss://localhost:1/x?{query}"));
+    let here = std::env::current_dir().expect("a folder");
+    let rooted = here.join("relative.pem").display().to_string();
     for (query, kind, told) in [
+        ("ca=relative.pem".to_owned(), ErrorKind::Io, rooted.as_str()),
         (format!("ca={}", missing.display()), ErrorKind::Io, "missing"),
         (format!("ca={}", empty.display()), ErrorKind::Invalid, "no PEM certificate"),
         (format!("ca={}&crt={}", ca.display(), pair.crt.display()), ErrorKind::Invalid, "come together"),

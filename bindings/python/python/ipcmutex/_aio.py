@@ -304,8 +304,7 @@ class AsyncMutex:
     """
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._shown, self._remote = describe(url)
+        self._url, self._shown, self._remote = describe(url)
         self._closed = False
         self._own: Hold | None = None  # what acquire() took: nothing but this object owns it
         self._entered: list[tuple[asyncio.Task[Any] | None, AsyncHold]] = []
