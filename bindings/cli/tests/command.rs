@@ -229,6 +229,33 @@ fn ctrl_c_reaches_the_command_once() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+/// As `ssh -t host 'ipcmutex run …'`, `xterm -e` and `tmux new` start it: the kernel tells the leader of the session alone.
+#[test]
+fn a_hangup_reaches_the_command_of_a_session_leader() {
+    if !has("script") {
+        return;
+    }
+    let place = Place::new();
+    let script = "trap 'echo HUP >> heard; exit' HUP; echo in; while [ -d \"$IPCMUTEX_DIR\" ]; do sleep 0.02; done";
+    let line = format!("exec '{}' run jobs sh -c \"$SCRIPT\"", env!("CARGO_BIN_EXE_ipcmutex"));
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env("IPCMUTEX_DIR", place.path()).env("SCRIPT", script);
+    command.current_dir(place.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut terminal = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(terminal.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line.trim(), "in");
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    until("the command hears of it", || place.path().join("heard").exists());
+    let wait = Command::new(env!("CARGO_BIN_EXE_ipcmutex"))
+        .args(["wait", "-w", "60", "jobs"])
+        .env("IPCMUTEX_DIR", place.path())
+        .status();
+    assert!(wait.unwrap().success());
+    assert_eq!(std::fs::read_to_string(place.path().join("heard")).unwrap(), "HUP\n");
+}
+
 /// Ends with the test, also with one that failed.
 #[cfg(feature = "redis")]
 struct Server(Child);
