@@ -8,24 +8,37 @@ const { spawn } = require("node:child_process")
 
 const { command } = require("../native.js")
 
-const child = spawn(command(), process.argv.slice(2), { stdio: "inherit" })
-
-/*  The terminal sends these to the command as well.  */
-for (const signal of ["SIGINT", "SIGQUIT"]) {
-    process.on(signal, () => {})
-}
-for (const signal of ["SIGTERM", "SIGHUP", "SIGUSR2"]) {
-    process.on(signal, () => child.kill(signal))
-}
-child.on("error", (error) => {
-    console.error(`ipcmutex: ${error.message}; install the package anew`)
+/*  66, as the command itself says that it cannot open a lock; 1 would mean that it is held.  */
+const fail = (text) => {
+    console.error(`ipcmutex: ${text.replace(/^ipcmutex: /, "")}`)
     process.exitCode = 66
-})
-child.on("exit", (code, signal) => {
-    if (signal === null) {
-        process.exitCode = code
-    } else {
-        process.removeAllListeners(signal)
-        process.kill(process.pid, signal)
+}
+
+const launch = () => {
+    const file = command()
+    let child
+
+    /*  Before it starts: from then on a signal may come. The terminal sends these to the command as well.  */
+    for (const signal of ["SIGINT", "SIGQUIT"]) {
+        process.on(signal, () => {})
     }
-})
+    for (const signal of ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]) {
+        process.on(signal, () => child?.kill(signal))
+    }
+    child = spawn(file, process.argv.slice(2), { stdio: "inherit" })
+    child.on("error", (error) => fail(`${error.message}; install the package anew`))
+    child.on("exit", (code, signal) => {
+        if (signal === null) {
+            process.exitCode = code
+        } else {
+            process.removeAllListeners(signal)
+            process.kill(process.pid, signal)
+        }
+    })
+}
+
+try {
+    launch()
+} catch (error) {
+    fail(error.message)
+}

@@ -1,6 +1,8 @@
 "use strict"
 
 const assert = require("node:assert")
+const { spawn } = require("node:child_process")
+const fs = require("node:fs")
 const path = require("node:path")
 const test = require("node:test")
 const { Worker } = require("node:worker_threads")
@@ -183,4 +185,38 @@ test("n3 a worker that is terminated while holding, or while it is being granted
         await thread.terminate()
         await (await mutex.acquire({ timeout: 5000 })).release()
     }
+})
+
+/*  The launcher of the command, with what `command` is beside it.  */
+const launch = (t, command, args, onLine = () => {}) => {
+    const place = folder(t)
+    fs.mkdirSync(path.join(place, "bin"))
+    fs.copyFileSync(path.join(__dirname, "../bin/ipcmutex.js"), path.join(place, "bin/ipcmutex.js"))
+    fs.writeFileSync(path.join(place, "native.js"), `exports.command = () => { ${command} }`)
+    const child = spawn(process.execPath, [path.join(place, "bin/ipcmutex.js"), ...args], { stdio: ["ignore", "pipe", "pipe"] })
+    const timer = setTimeout(() => child.kill("SIGKILL"), 60000)
+    let err = ""
+    child.stdout.on("data", (data) => onLine(String(data).trim(), child))
+    child.stderr.on("data", (data) => { err += data })
+    return new Promise((resolve) => child.on("close", (code, signal) => {
+        clearTimeout(timer)
+        resolve({ code, signal, err })
+    }))
+}
+
+for (const [what, command, text] of [
+    ["no addon", "throw new Error('ipcmutex: no prebuilt package')", "ipcmutex: no prebuilt package"],
+    ["a spawn that is refused at once", "return 'x\\0'", "ipcmutex: The argument 'file'"],
+    ["a spawn that fails", "return '/nowhere/ipcmutex'", "ipcmutex: spawn /nowhere/ipcmutex ENOENT; install"]
+]) test(`a command that cannot be launched is 66, not "held": ${what}`, async (t) => {
+    const { code, err } = await launch(t, command, [])
+    assert.strictEqual(code, 66, err)
+    assert.ok(err.startsWith(text) && err.trim().split("\n").length === 1, err)
+})
+
+for (const signal of ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]) test(`the launcher passes ${signal} on`, async (t) => {
+    const script = `trap 'kill $!; exit 7' ${signal.slice(3)}; sleep 60 & echo in; wait`
+    const { code, err } = await launch(t, "return '/bin/sh'", ["-c", script], (line, child) => child.kill(signal))
+    assert.strictEqual(code, 7, err)
+    assert.strictEqual(err, "")
 })
