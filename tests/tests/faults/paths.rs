@@ -246,6 +246,22 @@ fn p6_the_default_folder_is_ours_or_none() {
     agent(&[("IPCMUTEX_DIR", &dir.join("own"))]).open(1, &id).err(ErrorKind::Unsafe);
 }
 
+/// As `su` and `sudo -E` leave it set: a folder in it that is root's would keep its user's locks out until the next login.
+#[test]
+fn p6_the_folder_of_somebody_elses_login_is_left_alone() {
+    if without_root("p6_the_folder_of_somebody_elses_login_is_left_alone") {
+        return;
+    }
+    let place = Place::new();
+    let theirs = place.dir.path();
+    std::os::unix::fs::chown(theirs, Some(NOBODY), None).unwrap();
+    let login = format!("XDG_RUNTIME_DIR={}", theirs.display());
+    let id = format!("p6-login-{}", std::process::id());
+    Agent::start_under(Language::C, &["env", "-u", "IPCMUTEX_DIR", &login]).open(1, &format!("mpm:{id}")).ok();
+    assert!(!theirs.join("ipcmutex").exists(), "it is in somebody else's folder");
+    fs::remove_file(format!("/tmp/ipcmutex-0/{id}")).unwrap();
+}
+
 /// A program with rights that its caller does not have does not let the caller say where its locks are.
 #[test]
 fn p6_a_set_user_id_program_does_not_listen_to_its_caller() {

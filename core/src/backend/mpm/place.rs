@@ -42,9 +42,11 @@ pub(super) fn default_dir(make: bool) -> Result<PathBuf> {
         if is_set_id() { None } else { std::env::var_os(name).filter(|value| !value.is_empty()) }
     };
     let uid = rustix::process::geteuid().as_raw();
+    // Of another user's login, as `su` leaves it set, it is not for us to put a folder there that its user cannot use.
+    let is_ours = |run: &OsString| fs::stat(run.as_os_str()).map_or(true, |stat| stat.st_uid == uid);
     let dir = if let Some(dir) = from_env("IPCMUTEX_DIR") {
         PathBuf::from(dir)
-    } else if let Some(run) = from_env("XDG_RUNTIME_DIR") {
+    } else if let Some(run) = from_env("XDG_RUNTIME_DIR").filter(is_ours) {
         PathBuf::from(run).join("ipcmutex")
     } else {
         PathBuf::from(format!("/tmp/ipcmutex-{uid}"))
