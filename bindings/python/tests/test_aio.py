@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import os
 import pickle
@@ -11,6 +12,7 @@ import random
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -288,6 +290,41 @@ async def test_loss(url: str) -> None:
             await mutex.break_lock()
             raise KeyError("body")
     assert raised.value.__notes__
+
+
+async def test_a_loss_is_told_in_the_context_of_who_asked(url: str) -> None:
+    request = contextvars.ContextVar("request", default="nobody's")
+    mutex = AsyncMutex(url)
+    hold = await mutex.hold()
+    told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    request.set("ours")
+    hold.on_lost(lambda _: told.set_result(request.get()))
+    request.set("another")
+    assert await mutex.break_lock()
+    assert await asyncio.wait_for(told, 10) == "ours"
+    with pytest.raises(LockLost):
+        await hold.release()
+
+
+def test_a_loss_that_no_loop_is_there_to_be_told_of(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    mutex, told = AsyncMutex(url), threading.Event()
+
+    async def listening() -> AsyncHold:
+        hold = await mutex.hold()
+        hold.on_lost(lambda _: None)
+        # As if it were closed between a look and a call.
+        monkeypatch.setattr(asyncio.get_running_loop(), "is_closed", lambda: False)
+        return hold
+
+    hold = asyncio.run(listening())
+    hold._hold.on_lost(lambda _: told.set())
+    assert Mutex(url).break_lock()
+    assert told.wait(10)
+    assert unraisable == []
+    with pytest.raises(LockLost):
+        hold._hold.release()
 
 
 async def test_close_ends_waits(url: str) -> None:

@@ -8,6 +8,7 @@ of a millisecond or so, or on short-lived threads of the library; either way it 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import threading
 import time
@@ -196,12 +197,14 @@ class AsyncHold:
         await _result(_run(self._remote, lambda: self._hold.extend(ttl)))
 
     def on_lost(self, callback: Callable[[IpcMutexError], object]) -> None:
-        """Calls callback(error) once, on the running event loop, if the hold is lost; never if it is released."""
-        loop = asyncio.get_running_loop()
+        """Calls callback(error) once, on the running event loop, in this context, if the hold is lost; never if it is released."""
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
 
         def tell(error: IpcMutexError) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(callback, error)
+            try:
+                loop.call_soon_threadsafe(callback, error, context=context)
+            except RuntimeError:  # the loop is closed: nobody listens any more
+                pass
 
         self._hold.on_lost(tell)
 
