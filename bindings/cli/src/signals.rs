@@ -42,7 +42,8 @@ impl Watch {
             Error::new(ErrorKind::Resource, "watch signals", error.to_string()).with_source(error)
         };
         let ignored = ignored();
-        // What we were told to ignore (nohup) stays ignored, for the command too. SIGCHLD is here because a parent that ignored
+        // What we were told to ignore (nohup) stays ignored, for the command too, but for SIGPIPE, which Rust's runtime has made its
+        // own before this, and the standard library gives back as default. SIGCHLD is here because a parent that ignored
         // it would leave us no exit code to wait for.
         let watched = OURS.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0).chain([SIGCHLD]);
         let mut signals = SignalsInfo::<WithOrigin>::new(watched).map_err(failed)?;
