@@ -17,6 +17,7 @@ use crate::service::offload::{Job, Lane, offload};
 use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::fork::{self, PerProcess};
+use crate::sys::pinned;
 use crate::timeout::Timeout;
 use crate::url::LockUrl;
 use crate::wait::{self, FutureWait, Notify, Pending, Waiting};
@@ -74,6 +75,7 @@ impl Mutex {
     /// # Errors
     /// As [`Mutex::open`], without INVALID.
     pub fn open_url(url: LockUrl) -> Result<Mutex> {
+        pinned::stay();
         // A forked child opens it anew, and a server's PEM files are read again: from wherever the process is by then.
         let url = url.into_rooted();
         let inner = Inner { url, session: PerProcess::new(), closed: AtomicBool::new(false), starts: Lane::new() };

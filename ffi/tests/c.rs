@@ -180,6 +180,28 @@ fn c2_c3_kept_sequences_of_calls() {
     }
 }
 
+/// FAULTS: K7
+#[test]
+fn k7_a_plugin_with_the_static_library_stays_when_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let plugin = dir.path().join("plugin.so");
+    let library = library().join("libipcmutex.a");
+    let sources =
+        [("plugin.c", &plugin, vec!["-shared", "-fPIC", library.to_str().unwrap(), "-lgcc_s", "-lm", "-ldl"])];
+    let host = dir.path().join("host");
+    for (source, program, links) in sources.into_iter().chain([("host.c", &host, vec!["-ldl"])]) {
+        let mut gcc = Command::new("gcc");
+        gcc.args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
+            .arg(crate_dir().join("../include"));
+        let out =
+            gcc.arg("-o").arg(program).arg(crate_dir().join("tests/c").join(source)).args(links).output().unwrap();
+        assert!(out.status.success(), "{source}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    for url in ["spm:plugin", "mpm:plugin"] {
+        run(&host, &[plugin.to_str().unwrap(), url], 0);
+    }
+}
+
 /// Programs are debugged under it; and it sees what the sanitizers, which know only the C half, do not.
 ///
 /// FAULTS: C10. No memory is out of reach at the end, and no descriptor of ours is open.

@@ -12,6 +12,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 #[cfg(target_os = "linux")]
 pub(crate) mod page;
+pub(crate) mod pinned;
 pub(crate) mod thread;
 
 /// CLOCK_MONOTONIC in ms, as exact as the kernel's tick (1 to 10 ms), for the price of a load.
