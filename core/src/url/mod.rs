@@ -12,8 +12,8 @@ pub use file::{FilePlace, FileTarget};
 use query::{Query, decode, shown};
 pub use redis::{RedisTarget, Topology};
 pub use rooted::rooted;
-use secret::redact_torn;
 pub use secret::{Secret, redact};
+use secret::{hide, redact_torn};
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -80,13 +80,12 @@ impl LockUrl {
     /// # Errors
     /// INVALID with a sentence that says what is wrong and what is possible. It never repeats a secret.
     pub fn parse(text: &str) -> Result<LockUrl> {
-        let shown: Arc<str> = redact(text).into();
-        read(text, shown.clone()).map_err(|error| match redact_torn(text) {
+        read(text, hide(text).into()).map_err(|error| match redact_torn(text) {
             // What is wrong may be in the secret, and must not be repeated then.
             Some(torn) => invalid("an `@` stands behind a `/`, `?` or `#`")
                 .with_help("in a secret write %2F, %3F and %23 for them; elsewhere %40 for the `@`")
                 .with_url(torn),
-            None => error.with_url(shown),
+            None => error.with_url(redact(text)),
         })
     }
 
@@ -123,7 +122,7 @@ impl LockUrl {
             }
             Target::Mpm(_) | Target::Spm { .. } => {}
         }
-        self.redacted = redact(&rooted(&self.redacted)).into();
+        self.redacted = rooted(&self.redacted).into();
         self
     }
 
@@ -285,6 +284,8 @@ mod tests {
         let paths = [&target.ca, &target.crt, &target.key].map(|path| path.clone().unwrap());
         assert_eq!(paths, [here.join("a b"), here.join("c"), PathBuf::from("/d")]);
         assert_eq!(redis_of(&rooted(text)).secret, Some(Secret::new("s".to_owned())));
+        let deep = format!("mpm:./{}x", "deep/".repeat(100));
+        assert!(LockUrl::parse(&deep).unwrap().into_rooted().redacted().ends_with("/deep/x"));
         for text in
             ["spm:x", "mpm:x", "mpm:/x", "rpm+redis://h/x?prefix=ca", "rpm+redis+unix:///s?id=x&ca=", "ca", "a:b?ca=x"]
         {

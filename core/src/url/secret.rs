@@ -39,9 +39,19 @@ pub(super) fn redact_torn(text: &str) -> Option<String> {
     (has_secret && end < at).then(|| redact(&format!("{scheme}://:@{shown}")))
 }
 
-/// Hides what stands between `//` (or a first `:`) and the last `@` of the authority, escapes what a terminal
-/// would obey, and cuts what is too long to show. Works on any text, so that also a bad URL is shown safely.
+/// [`hide`], and cuts what is too long to show. Works on any text, so that also a bad URL is shown safely.
 pub fn redact(text: &str) -> String {
+    let mut shown = hide(text);
+    if let Some((end, _)) = shown.char_indices().find(|(at, _)| *at > 256) {
+        shown.truncate(end);
+        shown.push('…');
+    }
+    shown
+}
+
+/// Hides what stands between `//` (or a first `:`) and the last `@` of the authority, and escapes what a terminal would obey.
+/// Of a good URL it is all that is done: its path may be long, and whoever is shown it may open it.
+pub(super) fn hide(text: &str) -> String {
     let end = text.find(['?', '#']).unwrap_or(text.len());
     let hidden = match (text[..end].find("//"), text[..end].rfind('@')) {
         (Some(slashes), Some(at)) if at >= slashes + 2 => {
@@ -56,10 +66,6 @@ pub fn redact(text: &str) -> String {
     let hidden = redact_query(hidden);
     let mut shown = String::new();
     for c in hidden.chars() {
-        if shown.len() > 256 {
-            shown.push('…');
-            break;
-        }
         if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     shown
