@@ -39,7 +39,8 @@ pub(super) fn redact_torn(text: &str) -> Option<String> {
     (has_secret && end < at).then(|| redact(&format!("{scheme}://:@{shown}")))
 }
 
-/// [`hide`], and cuts what is too long to show. Works on any text, so that also a bad URL is shown safely.
+/// Hides the secret in it, escapes what a terminal would obey, and cuts what is too long to show. Works on any text, so that also a bad
+/// URL is shown safely.
 pub fn redact(text: &str) -> String {
     let mut shown = hide(text);
     if let Some((end, _)) = shown.char_indices().find(|(at, _)| *at > 256) {
