@@ -302,10 +302,10 @@ class Mutex {
         if (typeof url !== "string") {
             throw failure(CODES.INVALID, `open: a URL is a string, not a ${typeof url}`)
         }
-        const { shown, remote } = addon.describe(url)
-        this.#url = url
-        this.#shown = shown
-        this.#remote = remote
+        const described = addon.describe(url)
+        this.#url = described.url
+        this.#shown = described.shown
+        this.#remote = described.remote
     }
 
     /*  The URL, its secret shown as ***.  */

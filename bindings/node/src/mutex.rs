@@ -1,6 +1,6 @@
 //! What is asked of an open lock, and of the URL of one.
 
-use ipcmutex::url::{LockUrl, Target};
+use ipcmutex::url::{LockUrl, Target, rooted};
 use ipcmutex::{Timeout, Waiting};
 use napi::bindgen_prelude::Function;
 use napi_derive::napi;
@@ -12,7 +12,9 @@ use crate::status::Status;
 
 #[napi(object, object_from_js = false)]
 pub struct Described {
-    /// The URL, its secret hidden.
+    /// The URL, its paths no longer relative: it may be opened after a `chdir`.
+    pub url: String,
+    /// The same, its secret hidden.
     pub shown: String,
     /// Whether it names a server.
     pub remote: bool,
@@ -21,8 +23,10 @@ pub struct Described {
 /// Checks a URL and opens nothing.
 #[napi]
 pub fn describe(url: String) -> Result<Described> {
-    let url = LockUrl::parse(&url).map_err(raise)?;
-    Ok(Described { shown: url.redacted().to_string(), remote: matches!(url.target(), Target::Redis(_)) })
+    let url = rooted(&url);
+    let parsed = LockUrl::parse(&url).map_err(raise)?;
+    let (shown, remote) = (parsed.redacted().to_string(), matches!(parsed.target(), Target::Redis(_)));
+    Ok(Described { url, shown, remote })
 }
 
 /// Opens a lock, wherever it is.

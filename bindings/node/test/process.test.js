@@ -85,6 +85,27 @@ for (const end of ["SIGKILL", "SIGTERM"]) test(`n1 mpm: a holder that ends by ${
     await hold.release()
 })
 
+test("a relative path is the file that it was when the object was made", async (t) => {
+    const place = fs.realpathSync(folder(t))
+    const { code, err } = await run(`${load}
+        const assert = require("node:assert")
+        const fs = require("node:fs")
+        process.chdir(${JSON.stringify(place)})
+        fs.mkdirSync("elsewhere")
+        const mutex = new Mutex("mpm:./lock")
+        const holder = new Mutex("mpm:./lock").acquireSync()
+        process.chdir("elsewhere")
+        mutex.tryAcquire().then(async (hold) => {
+            assert.strictEqual(hold, null)
+            await mutex.close()
+            await mutex.open()
+            assert.strictEqual(await mutex.tryAcquire(), null)
+            assert.deepStrictEqual(fs.readdirSync("."), [])
+            assert.strictEqual(mutex.url, ${JSON.stringify(`mpm:${place}/lock`)})
+        })`)
+    assert.strictEqual(code, 0, err)
+})
+
 /*  How often a worker is terminated: IPCMUTEX_TERMINATIONS=1000 for a long look.  */
 const ROUNDS = Number(process.env.IPCMUTEX_TERMINATIONS ?? 20)
 
