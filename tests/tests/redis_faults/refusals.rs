@@ -38,6 +38,24 @@ fn a_frozen_server_does_not_outlast_the_callers_patience() {
     }
 }
 
+/// What a frozen server has not read yet it does when it goes on: also a take that was given up for longer than its lease.
+#[test]
+fn r8_a_take_that_a_frozen_server_does_late_is_taken_back() {
+    needs_redis!();
+    let redis = Redis::start();
+    let url = redis.url("late?ttl=3s");
+    let mutex = open(&url);
+    mutex.acquire().expect("acquired").release().expect("released");
+    redis.freeze();
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    std::thread::sleep(Duration::from_millis(3_500));
+    redis.thaw();
+    // If it were left to its lease, whoever comes next would hear of a holder that died.
+    let hold = open(&url).acquire_with(within(LONG)).expect("acquired");
+    assert!(!hold.abandoned());
+    hold.release().expect("released");
+}
+
 /// Who has waited for the others as long as it would wait for the server need not ask, too.
 #[test]
 fn a_frozen_server_is_not_asked_by_each_of_those_that_came_at_once() {

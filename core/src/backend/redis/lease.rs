@@ -15,6 +15,9 @@ pub(super) const LOOK: Duration = Duration::from_secs(3);
 /// How soon something is asked again that a server refused for now, or could not be asked.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
 
+/// For so long at least what is owed is remembered: a server that was frozen does late what it was asked, and its lease begins then.
+const OWED: Duration = Duration::from_secs(60);
+
 /// How many holds one call renews.
 pub(super) const BATCH: usize = 100;
 /// Holds whose renewals lie within this part of their lease go together.
@@ -38,6 +41,11 @@ pub(super) fn nanos(time: Duration) -> u64 {
 /// and the margin covers that its clock may run a little faster than ours.
 pub(super) fn deadline(sent: u64, ttl: Duration) -> u64 {
     sent + nanos(ttl - ttl / 100 - Duration::from_millis(5))
+}
+
+/// Until when something is owed that may stand for `ttl`.
+pub(super) fn owed(ttl: Duration) -> u64 {
+    now() + nanos(ttl.max(OWED))
 }
 
 /// The end of `wait`, counted from `sent`: what is said of a key's life may be long on its way, or lie unread.

@@ -97,13 +97,13 @@ impl Lock {
             beside_others: self.beside_others,
             by_ear: false,
             ending,
-            until: lease::now() + lease::nanos(self.ttl),
+            until: lease::owed(self.ttl),
         }
     }
 
     /// What is owed for a hold, which may have been extended beyond the lock's own lease.
     pub(super) fn debt_of(&self, hold: &Hold, ending: Ending) -> Debt {
-        let until = lease::now() + lease::nanos(self.ttl.max(hold.ttl()));
+        let until = lease::owed(self.ttl.max(hold.ttl()));
         Debt { until, ..self.debt(ending) }
     }
 

@@ -68,7 +68,7 @@ pub(crate) struct Debt {
     /// It stood in the line for a thread that hears by itself.
     pub(crate) by_ear: bool,
     pub(crate) ending: Ending,
-    /// After this it has ended by itself.
+    /// After this it has ended by itself, or nothing more is done about it.
     pub(crate) until: u64,
 }
 
