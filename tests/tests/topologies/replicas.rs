@@ -8,6 +8,7 @@ use ipcmutex_tests::servers::Redis;
 
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
 use ipcmutex_tests::needs_redis;
+use ipcmutex_tests::proxy::Proxy;
 
 use super::carries_a_lock;
 
@@ -146,4 +147,15 @@ fn many_who_miss_a_replica_are_told_together() {
     });
     // One after the other they would take twice a lease.
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
+/// The connection on which replicas are waited for is another one, and must be made first.
+#[test]
+fn a_short_timeout_is_enough_on_a_server_that_is_far() {
+    needs_redis!();
+    let (master, _replica) = pair();
+    let proxy = Proxy::before(&master.address());
+    let mutex = open(&master.url_at(proxy.address(), "far?replicas=1&connect_timeout=20s"));
+    proxy.delay(Duration::from_millis(150));
+    until("it is served", || mutex.acquire_with(within(Duration::from_millis(400))).is_ok());
 }

@@ -20,13 +20,15 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Waits until `lock`'s replicas have acknowledged that `token` holds it. Blocks, for some seconds at most, and behind others
-    /// until `deadline`. Who came while another waited in vain has waited, too: else the last of many would, one after the other,
+    /// until `deadline` or as long as connecting may take. Who came while another waited in vain has waited, too: else the last of many would, one after the other,
     /// outlast its lease.
     ///
     /// # Errors
     /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
     pub(super) fn witness(&self, lock: &Lock, token: &Token, deadline: Option<Instant>) -> Result<()> {
         let begun = Instant::now();
+        // Who has less than that would never get there: what it has connected to so far ends with it.
+        let deadline = deadline.map(|end| end.max(begun + self.server.connect_timeout));
         // Before any renewal.
         let hold = (&lock.keys, &**token, lock.ttl, 0);
         let (renewed, copies) = self
