@@ -286,6 +286,8 @@ mod tests {
         assert_eq!(redis_of(&rooted(text)).secret, Some(Secret::new("s".to_owned())));
         let deep = format!("mpm:./{}x", "deep/".repeat(100));
         assert!(LockUrl::parse(&deep).unwrap().into_rooted().redacted().ends_with("/deep/x"));
+        let url = LockUrl::parse("mpm:./a@1/x").unwrap().into_rooted();
+        assert_eq!(url.to_string(), format!("mpm:{written}/a@1/x"));
         for text in
             ["spm:x", "mpm:x", "mpm:/x", "rpm+redis://h/x?prefix=ca", "rpm+redis+unix:///s?id=x&ca=", "ca", "a:b?ca=x"]
         {
@@ -401,6 +403,9 @@ mod tests {
             "rpm+redis+sentinel://h/m/x?sentinel_password=canary&sentinel_password=b",
             "rpm+redis://h/m/x?sentinel_password=canary",
             "redis://u:can?ary/canary@h",
+            "rpm+redis+unix://u:12/canary@/run/s",
+            "rpm+redis+unix://u:canary/a@/run/s",
+            "rpm+redis+unix:u:canary@/run/s",
         ] {
             let seen = match LockUrl::parse(text) {
                 Ok(url) => format!("{url} {url:?}"),
@@ -408,6 +413,14 @@ mod tests {
             };
             assert!(!seen.contains("canary"), "{text}: {seen}");
         }
+        for text in ["mpm:/app@1/x", "file:///app@1/x", "file://localhost/a:b@1", "rpm+redis+unix:///run/u@1/s?id=x"] {
+            assert_eq!(LockUrl::parse(text).unwrap().to_string(), text);
+        }
+        let both = LockUrl::parse("rpm+redis+unix://u:c@nary@/run/u@1/s").unwrap();
+        assert_eq!(both.to_string(), "rpm+redis+unix://u:***@/run/u@1/s");
+        let torn = LockUrl::parse("rpm+redis+sentinel://u:12/34@h/main").unwrap();
+        assert_eq!(torn.to_string(), "rpm+redis+sentinel://u:***@h/main");
+        assert_eq!(redact("mpm://u:p@h/x"), "mpm://u:***@h/x");
         assert_eq!(redact("rpm+redis://u:p@h/x"), "rpm+redis://u:***@h/x");
         assert_eq!(redact("rpm+redis://:p@h/x"), "rpm+redis://***@h/x");
         let (given, shown) = ("?sentinel_password=p&ttl=1s", "?sentinel_password=***&ttl=1s");

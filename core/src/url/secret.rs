@@ -42,7 +42,7 @@ pub(super) fn redact_torn(text: &str) -> Option<String> {
 /// Hides the secret in it, escapes what a terminal would obey, and cuts what is too long to show. Works on any text, so that also a bad
 /// URL is shown safely.
 pub fn redact(text: &str) -> String {
-    let mut shown = hide(text);
+    let mut shown = hide_before(text.find(['?', '#']).unwrap_or(text.len()), text);
     if let Some((end, _)) = shown.char_indices().find(|(at, _)| *at > 256) {
         shown.truncate(end);
         shown.push('…');
@@ -50,10 +50,23 @@ pub fn redact(text: &str) -> String {
     shown
 }
 
-/// Hides what stands between `//` (or a first `:`) and the last `@` of the authority, and escapes what a terminal would obey.
-/// Of a good URL it is all that is done: its path may be long, and whoever is shown it may open it.
+/// Hides the secret of a good URL, and changes nothing else: whoever is shown it may open it. Its path may be long, and have an `@`.
 pub(super) fn hide(text: &str) -> String {
-    let end = text.find(['?', '#']).unwrap_or(text.len());
+    let end = match text.split_once(':') {
+        Some(("spm" | "mpm" | "file", _)) => 0,
+        Some(("rpm+redis+unix", rest)) => {
+            let authority = rest.strip_prefix("//").unwrap_or(rest);
+            text.len() - authority.len() + authority.find('/').unwrap_or(0)
+        }
+        // The name that Sentinels know a master by may have one, too, but so may a secret with a `/` that was not written %2F.
+        _ => text.find('?').unwrap_or(text.len()),
+    };
+    hide_before(end, text)
+}
+
+/// Hides what stands between `//` (or a first `:`) and the last `@` before `end`, and what is secret in the query; escapes what a
+/// terminal would obey.
+fn hide_before(end: usize, text: &str) -> String {
     let hidden = match (text[..end].find("//"), text[..end].rfind('@')) {
         (Some(slashes), Some(at)) if at >= slashes + 2 => {
             let credentials = &text[slashes + 2..at];
