@@ -277,7 +277,9 @@ typedef void (*ipcmutex_lost_fn)(int reason, void *user);
  *
  * It may call every function of the library. Callbacks run one after the other: one that blocks
  * keeps others waiting, and one that waits for a lock which another callback is to release waits
- * for ever. It must not throw a C++ exception.
+ * for ever. Where no thread can be started they run on the one that has something to tell, which may be
+ * in a release or a cancel: a mutex of the program's that is held around such a call must not be
+ * taken in here. It must not throw a C++ exception.
  */
 typedef void (*ipcmutex_acquired_fn)(int code, ipcmutex_hold_t hold, void *user);
 

@@ -23,7 +23,9 @@ pub type ipcmutex_wait_t = u64;
 ///
 /// It may call every function of the library. Callbacks run one after the other: one that blocks
 /// keeps others waiting, and one that waits for a lock which another callback is to release waits
-/// for ever. It must not throw a C++ exception.
+/// for ever. Where no thread can be started they run on the one that has something to tell, which may be
+/// in a release or a cancel: a mutex of the program's that is held around such a call must not be
+/// taken in here. It must not throw a C++ exception.
 pub type ipcmutex_acquired_fn = Option<unsafe extern "C" fn(code: c_int, hold: ipcmutex_hold_t, user: *mut c_void)>;
 
 /// Told that a hold is lost, exactly once, on a thread of the library. What is said of

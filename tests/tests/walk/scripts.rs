@@ -62,7 +62,9 @@ impl Server {
         };
         assert_eq!(time()[0], (BEGINNING / 1_000_000).to_string(), "the clock does not stand: libclock.so is old");
         let times = [(); 5].map(|()| time());
-        if times.iter().any(|time| *time != times[0]) {
+        let stands = times.iter().all(|time| *time == times[0]);
+        assert!(stands || redis.info("server", "server_name") == "valkey", "the clock does not stand: {times:?}");
+        if !stands {
             // Valkey 9 counts the processor's ticks from when it last asked.
             let _ = writeln!(std::io::stderr(), "SKIPPED {test}: the server has a clock of its own");
             return None;
