@@ -207,7 +207,10 @@ impl Engine {
         self.board.lock().holds.values().find(|hold| *hold.token == *token).cloned()
     }
 
-    pub(crate) fn released(&self, token: &str) {
-        self.board.lock().debts.remove(token);
+    pub(crate) fn released(&self, token: &str, until: u64) {
+        let mut board = self.board.lock();
+        if board.debts.get(token).is_some_and(|debt| debt.until == until) {
+            board.debts.remove(token);
+        }
     }
 }

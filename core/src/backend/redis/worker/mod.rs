@@ -124,6 +124,8 @@ pub(super) enum Event {
     },
     Paid {
         token: Token,
+        /// Of the debt that this pays: it may be owed anew since.
+        until: u64,
         number: u64,
         reply: RedisResult<Value>,
     },
@@ -366,13 +368,14 @@ impl Worker {
                 self.tasks -= 1;
                 self.renewed(&batch, answer, sent, number, reply);
             }
-            Event::Paid { token, number, reply } => {
+            Event::Paid { token, until, number, reply } => {
                 self.tasks -= 1;
                 match reply {
                     _ if number != self.number => {}
                     Ok(_) => {
                         self.serves();
-                        self.engine.released(&token);
+                        self.engine.released(&token, until);
+                        self.pay(&token);
                     }
                     Err(error) if wire::is_answer(&error) => {
                         self.pay_at = earlier(self.pay_at, Some(Instant::now() + AGAIN));

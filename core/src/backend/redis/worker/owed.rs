@@ -26,7 +26,7 @@ impl Worker {
                 until > lease::now()
             },
             move |by_text| engine.release_command(by_text, &called, &debt),
-            move |_, reply| Event::Paid { token: owed, number, reply },
+            move |_, reply| Event::Paid { token: owed, until, number, reply },
         );
     }
 
@@ -44,6 +44,40 @@ impl Worker {
         if let (Some(until), None) = (next, self.link()) {
             let forgiven = Instant::now() + Duration::from_nanos(until.saturating_sub(now));
             self.pay_at = earlier(self.pay_at, Some(forgiven));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::Value;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::backend::redis::engine::{Debt, Engine};
+    use crate::backend::redis::keys::Keys;
+    use crate::backend::redis::server::Server;
+    use crate::backend::redis::wire::Ending;
+    use crate::url::{LockUrl, Target};
+
+    /// A token that stood again since the release of it was sent.
+    #[test]
+    fn what_is_owed_anew_is_not_paid_by_the_answer_before() {
+        let url = LockUrl::parse("rpm+redis://nowhere/owed").expect("a URL");
+        let Target::Redis(target) = url.target() else { panic!("of Redis") };
+        let engine = Engine::of(Server::of(target).expect("a server")).expect("an engine");
+        let mut worker = Worker::new(engine.clone(), unbounded_channel().0);
+        let token: Token = "token".into();
+        let owe = |until| {
+            let debt =
+                Debt { keys: Keys::of("owed"), beside_others: false, by_ear: false, ending: Ending::Undone, until };
+            engine.board().debts.insert(token.clone(), debt);
+        };
+        for (owed_since, left) in [(2, 1), (1, 0)] {
+            owe(owed_since);
+            worker.tasks = 1;
+            worker.act(Event::Paid { token: token.clone(), until: 1, number: worker.number, reply: Ok(Value::Nil) });
+            assert_eq!(engine.board().debts.len(), left);
         }
     }
 }
