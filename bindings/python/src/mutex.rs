@@ -1,7 +1,7 @@
 //! `Mutex`: an open lock, with the manners of `threading.Lock`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
 use ipcmutex::url::{LockUrl, rooted};
@@ -26,6 +26,8 @@ use crate::status::Status;
 pub(crate) struct Mutex {
     /// With its secret, its paths absolute: for pickling and for opening anew.
     url: String,
+    /// The same without its secret.
+    shown: Arc<str>,
     handle: StdMutex<Option<ipcmutex::Mutex>>,
     /// The token of the last hold that `acquire` took: nothing but this object owns it.
     own: AtomicU64,
@@ -67,7 +69,7 @@ impl Mutex {
     #[cold]
     fn not_opened(&self, py: Python<'_>, operation: &'static str) -> PyErr {
         let error = Error::new(ErrorKind::Closed, operation, "still not opened: the mutex is closed")
-            .with_url(ipcmutex::url::redact(&self.url));
+            .with_url(self.shown.clone());
         raise(py, &error)
     }
 
@@ -137,6 +139,7 @@ impl Mutex {
         let handle = open(py, &url)?;
         Ok(Mutex {
             url,
+            shown: handle.url().redacted().clone(),
             handle: StdMutex::new(Some(handle)),
             own: AtomicU64::new(0),
             entered: StdMutex::new(Vec::new()),
@@ -147,7 +150,7 @@ impl Mutex {
     fn open(&self, py: Python<'_>) -> PyResult<()> {
         let already = || {
             let error = Error::new(ErrorKind::Invalid, "open", "already opened")
-                .with_url(ipcmutex::url::redact(&self.url))
+                .with_url(self.shown.clone())
                 .with_help("close it first");
             raise(py, &error)
         };
@@ -244,8 +247,8 @@ impl Mutex {
 
     /// The URL, its secret shown as ***.
     #[getter]
-    fn url(&self) -> String {
-        ipcmutex::url::redact(&self.url)
+    fn url(&self) -> &str {
+        &self.shown
     }
 
     fn __enter__(slf: &Bound<'_, Mutex>) -> PyResult<Py<Hold>> {

@@ -14,6 +14,7 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -274,6 +275,17 @@ def test_a_secret_is_pickled_and_never_shown() -> None:
         "rpm+redis://user:***@localhost/x",
         True,
     )
+
+
+def test_a_long_url_is_given_whole(tmp_path: Path) -> None:
+    url = f"mpm:{tmp_path}/{'d' * 200}/{'l' * 200}"
+    (tmp_path / ("d" * 200)).mkdir()
+    mutex = Mutex(url)
+    assert mutex.url == AsyncMutex(url).url == url
+    mutex.close()
+    assert mutex.url == url
+    with pytest.raises(Closed, match=url):
+        mutex.acquire()
 
 
 def test_y10_what_is_collected_is_released_with_a_warning(url: str) -> None:
