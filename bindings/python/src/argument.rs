@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ipcmutex::{Error, ErrorKind, Timeout};
-use pyo3::exceptions::PyOverflowError;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
@@ -24,6 +24,22 @@ pub(crate) fn url<'a>(url: &'a Bound<'_, PyString>) -> PyResult<&'a str> {
         raised.set_cause(url.py(), Some(cause));
         raised
     })
+}
+
+/// `blocking` as `threading.Lock.acquire` takes it, but of the numbers 0 and 1 alone: another one is a timeout in its place, and
+/// to wait for ever is not what was meant.
+pub(crate) fn blocking(value: &Bound<'_, PyAny>) -> PyResult<bool> {
+    if let Ok(blocking) = value.extract() {
+        return Ok(blocking);
+    }
+    match value.extract::<i64>() {
+        Ok(0) => return Ok(false),
+        Ok(1) => return Ok(true),
+        _ => {}
+    }
+    let meant = value.extract::<f64>().map_or("SECONDS".to_owned(), |seconds| seconds.to_string());
+    let text = format!("acquire: blocking is True or False; to wait for a time, write timeout={meant}");
+    Err(PyTypeError::new_err(text))
 }
 
 /// `blocking` and `timeout` as `threading.Lock.acquire` takes them; `None` and -1 are for ever.

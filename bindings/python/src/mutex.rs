@@ -178,7 +178,12 @@ impl Mutex {
 
     /// As threading.Lock.acquire: whether it was acquired. timeout is in seconds; None and -1 are for ever.
     #[pyo3(signature = (blocking=true, timeout=None), text_signature = "(self, blocking=True, timeout=-1)")]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
+    fn acquire(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = argument::blocking)] blocking: bool,
+        timeout: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
         let timeout = argument::timeout(py, blocking, timeout)?;
         let handle = self.handle(py, "acquire")?;
         if !handle.is_remote() {
@@ -313,7 +318,7 @@ impl Mutex {
     fn start(
         &self,
         py: Python<'_>,
-        blocking: bool,
+        #[pyo3(from_py_with = argument::blocking)] blocking: bool,
         timeout: Option<&Bound<'_, PyAny>>,
         on: &EventLoop,
         done: Py<PyAny>,

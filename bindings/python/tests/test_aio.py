@@ -96,6 +96,11 @@ async def test_bad_arguments(url: str) -> None:
             await mutex.hold(timeout=bad)
     with pytest.raises(InvalidArgument):
         await mutex.acquire(False, 1)
+    async with mutex:
+        assert await mutex.acquire(0) is False
+        assert await mutex.acquire(blocking=0) is False
+        with pytest.raises(TypeError, match="(?m)timeout=5$"):
+            await mutex.acquire(5)  # type: ignore[arg-type]
 
 
 async def test_tasks_are_served_one_after_another(url: str) -> None:

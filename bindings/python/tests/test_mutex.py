@@ -105,6 +105,29 @@ def test_timeouts_that_are_fine(url: str) -> None:
     other.release()
 
 
+def test_blocking_is_said_as_threading_lock_takes_it(url: str) -> None:
+    mutex = Mutex(url)
+    assert mutex.acquire(1) is True
+    assert mutex.acquire(0) is False
+    assert mutex.acquire(blocking=0) is False
+    assert mutex.acquire(1, 0.01) is False
+    mutex.release()
+    while mutex.locked():  # a server may offer it to the waiter that has just given up
+        time.sleep(0.001)
+    assert mutex.acquire(blocking=0) is True
+    mutex.release()
+    with pytest.raises(InvalidArgument):
+        mutex.acquire(0, 1)
+    # A timeout in its place would be to wait for ever.
+    for number, said in (5, "timeout=5"), (0.5, "timeout=0.5"), (-1, "timeout=-1"), (1.0, "timeout=1"):
+        with pytest.raises(TypeError, match=rf"(?m){re.escape(said)}$"):
+            mutex.acquire(number)  # type: ignore[arg-type]
+    for nonsense in None, "1", [], 10**400, 10**5000:
+        with pytest.raises(TypeError, match="blocking is True or False.* timeout="):
+            mutex.acquire(nonsense)  # type: ignore[arg-type]
+    assert not mutex.locked()
+
+
 def test_open_and_close(url: str) -> None:
     mutex = Mutex(url)
     with pytest.raises(InvalidArgument, match="already opened"):
