@@ -42,15 +42,21 @@ pub(crate) fn blocking(value: &Bound<'_, PyAny>) -> PyResult<bool> {
     Err(PyTypeError::new_err(text))
 }
 
+/// A number; one that is too large for a float is infinite.
+fn seconds(value: &Bound<'_, PyAny>) -> PyResult<f64> {
+    match value.extract::<f64>() {
+        Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+            Ok(if value.lt(0)? { f64::NEG_INFINITY } else { f64::INFINITY })
+        }
+        seconds => Ok(seconds?),
+    }
+}
+
 /// `blocking` and `timeout` as `threading.Lock.acquire` takes them; `None` and -1 are for ever.
 pub(crate) fn timeout(py: Python<'_>, blocking: bool, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Timeout> {
     let forever = if blocking { Timeout::FOREVER } else { Timeout::TRY };
     let Some(timeout) = timeout else { return Ok(forever) };
-    let seconds: f64 = match timeout.extract() {
-        Ok(seconds) => seconds,
-        Err(error) if error.is_instance_of::<PyOverflowError>(py) => f64::INFINITY,
-        Err(error) => return Err(error),
-    };
+    let seconds = seconds(timeout)?;
     if seconds == -1.0 {
         return Ok(forever);
     }
@@ -67,8 +73,9 @@ pub(crate) fn timeout(py: Python<'_>, blocking: bool, timeout: Option<&Bound<'_,
 }
 
 /// A lease in seconds.
-pub(crate) fn ttl(py: Python<'_>, seconds: Option<f64>) -> PyResult<Option<Duration>> {
-    let Some(seconds) = seconds else { return Ok(None) };
+pub(crate) fn ttl(py: Python<'_>, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>> {
+    let Some(ttl) = ttl else { return Ok(None) };
+    let seconds = seconds(ttl)?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(ttl) => Ok(Some(ttl)),
         Err(_) => {

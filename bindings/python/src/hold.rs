@@ -111,7 +111,7 @@ impl Hold {
 
     /// Renews the lease to ttl seconds, or to the URL's. Unsupported where there is no lease.
     #[pyo3(signature = (ttl=None))]
-    fn extend(&self, py: Python<'_>, ttl: Option<f64>) -> PyResult<()> {
+    fn extend(&self, py: Python<'_>, ttl: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let ttl = argument::ttl(py, ttl)?;
         guest::detached(py, || self.core.extend(ttl)).or_raise(py)
     }

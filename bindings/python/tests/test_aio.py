@@ -96,7 +96,10 @@ async def test_bad_arguments(url: str) -> None:
             await mutex.hold(timeout=bad)
     with pytest.raises(InvalidArgument):
         await mutex.acquire(False, 1)
-    async with mutex:
+    async with mutex as hold:
+        for bad in float("nan"), 10**400:
+            with pytest.raises(InvalidArgument):
+                await hold.extend(bad)
         assert await mutex.acquire(0) is False
         assert await mutex.acquire(blocking=0) is False
         with pytest.raises(TypeError, match="(?m)timeout=5$"):
