@@ -10,7 +10,7 @@
 //! | HELD(g) -> FREE(g), LINE kept; the head is nudged | the hold; the head is a thread and has been the head for less than 1 ms | line lock |
 //! | HELD(g) -> HELD(g+1), offered to the head | the hold; the head is strict, has no thread, or has waited 1 ms | line lock |
 //! | FREE(g) -> HELD(g+1) | the head, nudged | line lock |
-//! | HELD(g) -> FREE(g), ABANDONED, then as a release | break | line lock |
+//! | HELD(g) -> FREE(g), ABANDONED, then as a release | break | line lock, but if not LINE |
 //! | LINE set, LINE cleared | who joins; who finds the line empty | line lock |
 //!
 //! LINE changes only under the line lock, and a waiter looks at the word after it has set LINE under that lock: a
@@ -121,11 +121,14 @@ impl Lock {
                 // Not ours (any more): lost if it is the caller's token, broken meanwhile if it is one we made up.
                 return !first;
             }
-            first = false;
             let mark = if abandoned { ABANDONED } else { 0 };
             let Some(head) = line.members.front_mut() else {
-                self.word.store((word & !(HELD | LINE)) | mark, Ordering::Release);
-                return true;
+                // Without LINE it may be broken meanwhile, and taken by a newcomer: neither needs the line lock.
+                let free = (word & !(HELD | LINE)) | mark;
+                if self.word.compare_exchange(word, free, Ordering::Release, Ordering::Relaxed).is_ok() {
+                    return true;
+                }
+                continue;
             };
             let since = *head.first_since.get_or_insert_with(Instant::now);
             if head.guest.is_blocking() && !head.strict && since.elapsed() < PATIENCE {
@@ -142,6 +145,7 @@ impl Lock {
             drop(line);
             self.note_owner(head.label);
             token = self.token(next);
+            first = false;
             if self.offer(&head, token, abandoned) {
                 return true;
             }
@@ -369,5 +373,68 @@ impl Drop for Lock {
         if locks.get(&self.name).is_some_and(|lock| lock.strong_count() == 0) {
             locks.remove(&self.name);
         }
+    }
+}
+
+#[cfg(all(test, feature = "schedules"))]
+mod schedules {
+    use super::*;
+    use crate::schedules::play;
+    use crate::sys::copies::Guesting;
+
+    /// Who has left already when it is asked.
+    struct Gone;
+
+    impl Guesting for Gone {
+        fn offer(&self, _: u64, _: bool) -> bool {
+            false
+        }
+        fn nudge(&self) {}
+        fn lost(&self) {}
+        fn is_blocking(&self) -> bool {
+            true
+        }
+    }
+
+    /// The release finds the line and is on its slow way when the last waiter leaves: from then on a break needs no line lock.
+    fn a_break_during_the_slow_way_of_a_release(strict: bool) {
+        play(move || {
+            let lock = Lock::open("slow");
+            lock.label("");
+            let take = |lock: &Lock| lock.take(false, 0).map(|(token, _)| token);
+            let first = take(&lock).expect("it is free");
+            let guest = Arc::new(Gone);
+            let id = Arc::as_ptr(&guest) as usize;
+            lock.join(Guest::new(guest), strict, 0);
+            let breaks = shuttle::thread::spawn({
+                let lock = lock.clone();
+                move || {
+                    lock.leave(id);
+                    lock.break_lock()
+                }
+            });
+            let takes = shuttle::thread::spawn({
+                let lock = lock.clone();
+                move || (0..4).find_map(|_| take(&lock))
+            });
+            let released = lock.release(first);
+            let broken = breaks.join().expect("it went well");
+            let second = takes.join().expect("it went well");
+            assert!(released || broken, "nobody took it away");
+            // That one may have been broken, too.
+            let third = take(&lock);
+            assert!(third.is_some() || second.is_some_and(|second| lock.holds(second)), "it cannot be had");
+            assert!(third.is_none() || second < third, "two hold it as {second:?}");
+        });
+    }
+
+    #[test]
+    fn a_break_when_the_release_finds_nobody() {
+        a_break_during_the_slow_way_of_a_release(false);
+    }
+
+    #[test]
+    fn a_break_when_who_was_offered_the_lock_refuses() {
+        a_break_during_the_slow_way_of_a_release(true);
     }
 }
