@@ -95,3 +95,24 @@ fn a_break_against_one_who_begins_to_listen() {
         must_be_free("spm:schedules-heard");
     });
 }
+
+/// Who is told by its release that the hold was lost is told so by the callback, too.
+#[test]
+fn a_break_against_the_release_of_one_who_listens() {
+    play(|| {
+        let mutex = Mutex::open("spm:schedules-told").expect("it opens");
+        let hold = mutex.acquire().expect("it is free");
+        let (tell, told) = channel();
+        hold.on_lost(move |error| tell.send(error.kind()).expect("the test waits")).expect("it was not released");
+        let breaker =
+            thread::spawn(|| Mutex::open("spm:schedules-told").expect("it opens").break_lock().expect("it answers"));
+        let released = hold.release().map_err(|error| error.kind());
+        breaker.join().expect("it went well");
+        match released {
+            Ok(()) => assert!(told.recv().is_err(), "it is let go of, and not told"),
+            Err(kind) => assert_eq!((kind, told.recv()), (ErrorKind::Lost, Ok(ErrorKind::Lost))),
+        }
+        drop(mutex.try_acquire().expect("it answers").expect("it is free"));
+        must_be_free("spm:schedules-told");
+    });
+}

@@ -277,8 +277,9 @@ impl SharedLock for Lock {
 
     fn release(&self, token: u64) -> bool {
         let released = self.leave_hold(token, false);
-        // A watcher comes with its hold, so that a release that found none unlocked has nobody to forget.
-        if WATCHED.load(Ordering::Acquire) != 0 {
+        // A watcher comes with its hold, so that a release that found none unlocked has nobody to forget. Of a hold that was broken it is
+        // told by who broke it.
+        if released && WATCHED.load(Ordering::Acquire) != 0 {
             let mut line = self.line.lock();
             line.watchers.retain(|(watched, _)| {
                 let stays = *watched != token;
