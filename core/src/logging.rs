@@ -5,14 +5,14 @@
 
 use std::fmt::Write as _;
 use std::str::FromStr as _;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use log::{Level, LevelFilter};
 use log::{Log, Metadata, Record};
 
 use crate::sync::Guarded;
-use crate::sys::fork::PerProcess;
+use crate::sys::fork::{Done, ForkGate, PerProcess};
 
 /// Told each text and its level.
 pub type Sink = Arc<dyn Fn(Level, &str) + Send + Sync>;
@@ -27,8 +27,8 @@ struct Logger;
 /// `debug`. For language bindings, which call it when a mutex is opened; looks once. A Rust program that calls it sets its
 /// logger with that, if it has none.
 pub fn from_environment() {
-    static LOOKED: Once = Once::new();
-    LOOKED.call_once(|| {
+    static LOOKED: Done = Done::new();
+    LOOKED.or(|| {
         let Some(level) = std::env::var_os("IPCMUTEX_LOG").filter(|level| !level.is_empty()) else { return };
         let level = level.to_str().and_then(|level| LevelFilter::from_str(level).ok()).unwrap_or(LevelFilter::Debug);
         install(level);
@@ -45,6 +45,8 @@ pub fn to_sink(level: LevelFilter, sink: Option<Sink>) {
 }
 
 fn install(level: LevelFilter) {
+    // Who finds another thread at this spins until that one is through, which in a child it never is.
+    let _gate = ForkGate::enter();
     // Refused if the program has a logger: then that one hears of us, as far as it likes.
     if log::set_logger(&LOGGER).is_ok() || std::ptr::addr_eq(log::logger(), &LOGGER) {
         log::set_max_level(level);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -180,26 +180,43 @@ fn c2_c3_kept_sequences_of_calls() {
     }
 }
 
-/// FAULTS: K7
-#[test]
-fn k7_a_plugin_with_the_static_library_stays_when_it_is_closed() {
-    let dir = tempfile::tempdir().unwrap();
-    let plugin = dir.path().join("plugin.so");
-    let library = library().join("libipcmutex.a");
-    let sources =
-        [("plugin.c", &plugin, vec!["-shared", "-fPIC", library.to_str().unwrap(), "-lgcc_s", "-lm", "-ldl"])];
-    let host = dir.path().join("host");
-    for (source, program, links) in sources.into_iter().chain([("host.c", &host, vec!["-ldl"])]) {
+/// `host.c` and plugins with the static library, in `dir`.
+fn host_and<const N: usize>(dir: &Path, plugins: [&str; N]) -> (PathBuf, [String; N]) {
+    let build = |source: &str, program: &Path, links: &[&str]| {
         let mut gcc = Command::new("gcc");
         gcc.args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"])
             .arg(crate_dir().join("../include"));
         let out =
             gcc.arg("-o").arg(program).arg(crate_dir().join("tests/c").join(source)).args(links).output().unwrap();
         assert!(out.status.success(), "{source}: {}", String::from_utf8_lossy(&out.stderr));
-    }
+    };
+    let library = library().join("libipcmutex.a");
+    let host = dir.join("host");
+    build("host.c", &host, &["-ldl"]);
+    let plugins = plugins.map(|source| {
+        let plugin = dir.join(source).with_extension("so");
+        build(source, &plugin, &["-shared", "-fPIC", library.to_str().unwrap(), "-lgcc_s", "-lm", "-ldl"]);
+        plugin.to_str().unwrap().to_owned()
+    });
+    (host, plugins)
+}
+
+/// FAULTS: K7
+#[test]
+fn k7_a_plugin_with_the_static_library_stays_when_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, [plugin]) = host_and(dir.path(), ["plugin.c"]);
     for url in ["spm:plugin", "mpm:plugin"] {
-        run(&host, &[plugin.to_str().unwrap(), url], 0);
+        run(&host, &[&plugin, url], 0);
     }
+}
+
+/// FAULTS: K4
+#[test]
+fn k4_a_child_forked_during_the_first_open_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, [plugin]) = host_and(dir.path(), ["loading.c"]);
+    run(&host, &[&plugin, ""], 0);
 }
 
 /// Programs are debugged under it; and it sees what the sanitizers, which know only the C half, do not.

@@ -1,12 +1,13 @@
 //! The normal end of a process.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::fork::PerProcess;
+
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 /// The mark of the thread that ends the process, and since when.
-static ENDING: OnceLock<(usize, Instant)> = OnceLock::new();
+static ENDING: PerProcess<(usize, Instant)> = PerProcess::new();
 
 /// Tells a thread from the others, also when its destructors have run.
 fn mark() -> usize {

@@ -8,7 +8,7 @@
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::fstat;
 
@@ -324,6 +324,24 @@ extern "C" fn after_fork_child() {
     }
 }
 
+/// Whether something was done that does no harm if it is done twice. Nobody waits for who is at it, as `std`'s `Once` does: a child
+/// does not have that thread, and would wait for ever.
+pub(crate) struct Done(AtomicBool);
+
+impl Done {
+    pub(crate) const fn new() -> Done {
+        Done(AtomicBool::new(false))
+    }
+
+    /// Does it, unless somebody, perhaps a parent, has.
+    pub(crate) fn or(&self, work: impl FnOnce()) {
+        if !self.0.load(Ordering::Acquire) {
+            work();
+            self.0.store(true, Ordering::Release);
+        }
+    }
+}
+
 struct Node<T> {
     epoch: u32,
     value: T,
@@ -595,6 +613,21 @@ mod tests {
             let told = waits.join().expect("no panic").expect_err("it has ended").kind();
             assert_eq!((status, told), (7 << 8, crate::ErrorKind::Closed));
         });
+    }
+
+    /// A thread may be at it when the process forks.
+    #[test]
+    fn who_finds_somebody_at_it_does_not_wait() {
+        let (done, times) = (Done::new(), AtomicU32::new(0));
+        let count = || {
+            times.fetch_add(1, Ordering::Relaxed);
+        };
+        done.or(|| {
+            std::thread::scope(|scope| scope.spawn(|| done.or(count)).join()).expect("it does it, too");
+            count();
+        });
+        done.or(count);
+        assert_eq!(times.into_inner(), 2);
     }
 
     #[test]
