@@ -3,13 +3,14 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
-use ipcmutex_tests::place::{Place, url_of};
-use ipcmutex_tests::privilege::{in_mounts_of, unshare, without_namespaces};
+use ipcmutex_tests::place::{Place, kill, url_of};
+use ipcmutex_tests::privilege::{in_mounts_of, skip, unshare, without_namespaces};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 /// An agent that has a small file system of its own at the place's folder; and that folder as seen from here.
@@ -142,4 +143,62 @@ fn f11_without_room_in_memory_nothing_is_opened_and_all_else_goes_on() {
     agent.call("end 1").ok();
     prlimit(Pid::from_raw(agent.pid() as i32), Resource::As, before).unwrap();
     agent.open(2, &url_of(&place.dir.path().join("new"))).ok();
+}
+
+/// A waiter without a thread has nobody else who would look.
+#[test]
+fn f11_a_wait_without_a_thread_hears_of_a_death_though_nothing_could_watch_when_it_began() {
+    let place = Place::new();
+    let (owner, waiter) = (Agent::start(Language::C), Agent::start(Language::C));
+    owner.open(1, &place.url()).ok();
+    owner.call("hold 1 1 0").ok();
+    waiter.open(1, &place.url()).ok();
+    let before = limit(&waiter, Resource::Nofile, 3);
+    let wait = waiter.begin("async 1 1 forever 1");
+    waiter.call("show 1").ok();
+    // It has begun; and without a descriptor nobody can be asked after.
+    prlimit(Pid::from_raw(waiter.pid() as i32), Resource::Nofile, before).unwrap();
+    kill(&owner);
+    assert!(wait.reply().ok().abandoned());
+}
+
+#[test]
+fn f11_a_wait_without_a_thread_hears_of_a_death_without_inotify() {
+    let mut words = unshare(&["--user", "--map-root-user"]);
+    words.extend(["sh", "-c", "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\""]);
+    let tried = Command::new(words[0]).args(&words[1..]).arg("true").stderr(Stdio::null()).status();
+    if !tried.is_ok_and(|status| status.success()) {
+        skip("f11_a_wait_without_a_thread_hears_of_a_death_without_inotify", "it needs a user namespace");
+        return;
+    }
+    let place = Place::new();
+    let owner = Agent::start(Language::C);
+    owner.open(1, &place.url()).ok();
+    owner.call("hold 1 1 0").ok();
+    let waiter = Agent::start_under(Language::C, &words);
+    waiter.open(1, &place.url()).ok();
+    let wait = waiter.begin("async 1 1 forever 1");
+    owner.until_waiters(1, 1);
+    let killed = Instant::now();
+    kill(&owner);
+    assert!(wait.reply().ok().abandoned());
+    figure("F11", format!("without inotify a death is heard of after {:.1?}", killed.elapsed()));
+}
+
+#[test]
+fn f11_a_wait_for_which_no_thread_can_be_had_is_refused() {
+    let place = Place::new();
+    let (owner, waiter) = (Agent::start(Language::C), Agent::start(Language::C));
+    owner.open(1, &place.url()).ok();
+    owner.call("hold 1 1 0").ok();
+    waiter.open(1, &place.url()).ok();
+    let sizes = fs::read_to_string(format!("/proc/{}/statm", waiter.pid())).unwrap();
+    let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
+    let before = limit(&waiter, Resource::As, pages * 4096);
+    waiter.call("async 1 1 forever 1").err(ErrorKind::Resource);
+    assert_eq!(owner.call("status 1").ok().number("waiters"), 0, "it is in line still");
+    prlimit(Pid::from_raw(waiter.pid() as i32), Resource::As, before).unwrap();
+    let wait = waiter.begin("async 1 1 forever 1");
+    owner.call("end 1").ok();
+    wait.reply().ok();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::site::{Look, Site};
+use super::site::{Site, earlier};
 use crate::sync::Guarded;
 use crate::sys::fork::PerProcess;
 use crate::sys::{futex, thread};
@@ -28,7 +28,8 @@ impl Ringer {
     }
 }
 
-/// Sleeps for the first waiter of `site` until it is forgotten. `false` if no thread can be had; the pulse then looks.
+/// Sleeps for the first waiter of `site` until it is forgotten. `false` if no thread can be had; the pulse then looks. Where there is no
+/// pulse, the ringer does what it would.
 pub(super) fn watch(site: Arc<Site>) -> bool {
     let capacity = if ONE_EACH.load(Ordering::Relaxed) { 1 } else { futex::MAX_WORDS - 1 };
     let mut ringers = RINGERS.get_or_init(Guarded::default).lock();
@@ -81,10 +82,8 @@ fn run(ringer: &Arc<Ringer>) {
         }
         // What is heard before the look at the words cannot be missed after it.
         let heard: Vec<u32> = sites.iter().map(|site| site.bell().load(Ordering::SeqCst)).collect();
-        for site in &sites {
-            site.drive(Look::Brief, None);
-        }
-        let until = sites.iter().filter_map(|site| site.patience()).min();
+        // All of them, each in its turn.
+        let until = sites.iter().map(|site| site.attend()).fold(None, earlier);
         let bells = sites.iter().map(|site| site.bell()).zip(heard.iter().copied());
         if !ONE_EACH.load(Ordering::Relaxed) && sites.len() < futex::MAX_WORDS {
             let words: Vec<(&AtomicU32, u32)> = std::iter::once((&ringer.changed, changed)).chain(bells).collect();

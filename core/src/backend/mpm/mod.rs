@@ -135,7 +135,7 @@ impl Mpm {
 
     /// Lines up again where the path leads now.
     fn rejoin(&self, waiter: &Arc<Waiter>) -> Result<()> {
-        while !self.site()?.join(waiter, self.me.clone(), self.strict) {}
+        while !self.site()?.join(waiter, self.me.clone(), self.strict)? {}
         if !waiter.is_waiting() {
             self.leave(waiter);
         }

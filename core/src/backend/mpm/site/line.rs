@@ -8,8 +8,9 @@ use super::super::layout::{self, Cell};
 use super::super::word::{ABANDONED, HAND_OVER, LINE, State, Word};
 use super::super::{Mpm, bells, pulse};
 use super::open::damaged;
-use super::{CLAIM_MS, Entry, Local, Look, PATIENCE, Site, now_us};
+use super::{CLAIM_MS, Entry, Local, Look, PATIENCE, Site, earlier, now_us};
 use crate::backend::contract::Grant;
+use crate::error::{Error, ErrorKind, Result};
 use crate::numbers;
 use crate::sys::coarse_ms;
 use crate::sys::futex::{self, Woken};
@@ -232,10 +233,10 @@ impl Site {
     }
 
     /// Puts a waiter into the line. `false` if the file has gone meanwhile.
-    pub(in crate::backend::mpm) fn join(&self, waiter: &Arc<Waiter>, handle: Weak<Mpm>, strict: bool) -> bool {
+    pub(in crate::backend::mpm) fn join(&self, waiter: &Arc<Waiter>, handle: Weak<Mpm>, strict: bool) -> Result<bool> {
         let mut local = self.local.lock();
         if self.vanished.load(SeqCst) {
-            return false;
+            return Ok(false);
         }
         let ticket = self.page.u64(layout::TICKETS).fetch_add(1, SeqCst) + 1;
         waiter.ticket.store(ticket, Release);
@@ -246,16 +247,18 @@ impl Site {
         } else {
             self.count_waiters(&local);
         }
-        if !waiter.is_blocking() {
-            self.watch(&mut local);
-        }
+        let served = waiter.is_blocking() || self.watch(&mut local) || self.ring_for(&mut local);
         drop(local);
+        if !served {
+            self.leave(waiter);
+            return Err(Error::new(ErrorKind::Resource, "acquire", "no thread can be started that would wait"));
+        }
         if waiter.is_blocking() {
             self.raise_flags(strict);
         } else {
             self.drive(Look::Thorough, None);
         }
-        true
+        Ok(true)
     }
 
     /// Someone waits: who holds the lock, or it is kept for, must know.
@@ -277,8 +280,8 @@ impl Site {
                 self.page.u32(layout::waiting_since(self.slot)).store(entry.since, Relaxed);
                 cell.store(Cell::new(entry.ticket, entry.waiter.is_blocking()).0, SeqCst);
                 self.front.store(entry.ticket, SeqCst);
-                if !entry.waiter.is_blocking() && !local.bells {
-                    local.bells = self.me.upgrade().is_some_and(bells::watch);
+                if !entry.waiter.is_blocking() {
+                    self.ring_for(local);
                 }
             }
             None => {
@@ -293,6 +296,12 @@ impl Site {
             }
         }
         self.count_waiters(local);
+    }
+
+    /// A ringer sleeps on the bell from now on, until the line is empty; whether it does.
+    fn ring_for(&self, local: &mut Local) -> bool {
+        local.bells = local.bells || self.me.upgrade().is_some_and(bells::watch);
+        local.bells
     }
 
     /// [`Site::promote`] when the first has gone: the next may be asleep on its own word, and is moved to the bell. It was rung in vain before
@@ -492,10 +501,7 @@ impl Site {
                 return Woken::Changed;
             }
         }
-        let sleep_until = match (until, slice) {
-            (Some(until), Some(slice)) => Some(until.min(slice)),
-            (until, slice) => until.or(slice),
-        };
+        let sleep_until = earlier(until, slice);
         let woken = if first {
             futex::wait(self.bell(), heard, futex::ANY, sleep_until, true)
         } else {
@@ -538,8 +544,19 @@ impl Site {
         false
     }
 
+    /// What a ringer does each time that it is awake; when it must be the next time, rung or not.
+    pub(in crate::backend::mpm) fn attend(&self) -> Option<Instant> {
+        if self.watched.load(SeqCst) || self.watch(&mut self.local.lock()) {
+            self.drive(Look::Brief, None);
+            return self.patience();
+        }
+        // Nobody else asks whether the owner lives.
+        self.drive(Look::Late, None);
+        earlier(self.patience(), Some(Instant::now() + Duration::from_millis(CLAIM_MS)))
+    }
+
     /// When an asynchronous first waiter loses its patience; `None` if that is over or there is none.
-    pub(in crate::backend::mpm) fn patience(&self) -> Option<Instant> {
+    fn patience(&self) -> Option<Instant> {
         let local = self.local.lock();
         let at = local.line.front().filter(|front| !front.waiter.is_blocking())?.waiter.created + PATIENCE;
         (at > Instant::now()).then_some(at)
