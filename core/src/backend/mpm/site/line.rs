@@ -317,8 +317,12 @@ impl Site {
         self.page.u32(layout::waiters(self.slot)).store(local.line.len() as u32, Relaxed);
     }
 
-    /// The pulse looks after this site from now on, until its line is empty; whether it does.
-    pub(super) fn watch(&self, _changing: &mut Local) -> bool {
+    /// The pulse looks after this site from now on, until its line is empty; whether it does, or need not: nobody would end what is begun
+    /// for a line that is empty already.
+    pub(super) fn watch(&self, local: &mut Local) -> bool {
+        if local.line.is_empty() {
+            return true;
+        }
         let watched = self.watched.load(SeqCst) || self.me.upgrade().is_some_and(pulse::watch);
         self.watched.store(watched, SeqCst);
         watched
@@ -565,5 +569,25 @@ impl Site {
     /// The bell that a ringer watches, and what it last heard.
     pub(in crate::backend::mpm) fn bell(&self) -> &AtomicU32 {
         self.page.u32(layout::bell(self.slot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Label;
+    use super::*;
+    use crate::identity::identity;
+    use crate::url::{LockUrl, Target};
+
+    /// Who has ended its wait may have left the line when its thread finds that the wait was no short one.
+    #[test]
+    fn an_empty_line_is_not_watched() {
+        let path = std::env::temp_dir().join(format!("ipcmutex-empty-line-{}", std::process::id()));
+        let url = LockUrl::parse(&format!("mpm:{}", path.display())).unwrap();
+        let Target::Mpm(target) = url.target() else { unreachable!("it is a file's") };
+        let site = Site::open(path.clone(), target, &identity(&url), &Label::new("")).unwrap();
+        site.watch(&mut site.local.lock());
+        assert!(!site.watched.load(SeqCst), "nobody will end it");
+        std::fs::remove_file(path).unwrap();
     }
 }
