@@ -12,6 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -178,6 +180,40 @@ static void *impostor(void *path) {
     return NULL;
 }
 
+static int own[8];
+static int own_are_events;
+
+/* Closes every descriptor but the first three, and has its own under the same numbers at once: eventfds, or pipes with something in them. */
+static void reuse(const char *kind) {
+    own_are_events = !strcmp(kind, "events");
+    must(syscall(SYS_close_range, 3, UINT_MAX, 0) == 0, "close_range");
+    for (int at = 0; at < 8; at += 2) {
+        if (own_are_events) {
+            own[at] = eventfd(7, EFD_CLOEXEC | EFD_NONBLOCK);
+            own[at + 1] = eventfd(7, EFD_CLOEXEC | EFD_NONBLOCK);
+            must(own[at] >= 3 && own[at + 1] >= 3, "eventfd");
+        } else {
+            must(pipe2(own + at, O_CLOEXEC) == 0 && write(own[at + 1], "0123456789", 10) == 10, "pipe");
+        }
+    }
+}
+
+/* How many of those are still open and have exactly what was put into them. */
+static int intact(void) {
+    int count = 0;
+    for (int at = 0; at < 8; at++) {
+        if (own_are_events) {
+            uint64_t value = 0;
+            count += read(own[at], &value, sizeof value) == sizeof value && value == 7;
+        } else {
+            int waiting = 0;
+            // Of a pipe either end says how much there is.
+            count += ioctl(own[at], FIONREAD, &waiting) == 0 && waiting == 10;
+        }
+    }
+    return count;
+}
+
 int fault(char **word, char *fields, size_t size) {
     const char *verb = word[0];
     if (!strcmp(verb, "fat")) {
@@ -207,6 +243,10 @@ int fault(char **word, char *fields, size_t size) {
         storm();
     } else if (!strcmp(verb, "closefrom")) {
         must(syscall(SYS_close_range, 3, UINT_MAX, 0) == 0, "close_range");
+    } else if (!strcmp(verb, "reuse")) {
+        reuse(word[1]);
+    } else if (!strcmp(verb, "intact")) {
+        snprintf(fields, size, "intact=%d", intact());
     } else if (!strcmp(verb, "become")) {
         execlp("sleep", "sleep", word[1], NULL);
         must(0, "exec");

@@ -50,6 +50,33 @@ pub(crate) fn is_byte_locked(file: BorrowedFd<'_>, byte: u64) -> Result<bool, Er
     }
 }
 
+/// `struct f_owner_ex` (linux/fcntl.h).
+#[repr(C)]
+struct Recipient {
+    kind: libc::c_int,
+    thread: libc::pid_t,
+}
+const F_SETOWN_EX: libc::c_int = 15;
+const F_GETOWN_EX: libc::c_int = 16;
+const F_OWNER_TID: libc::c_int = 0;
+
+/// Makes the calling thread the one that would have the signals of this description, of which there are none: a mark that no other
+/// description has. The thread's number.
+pub(crate) fn mark(file: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let thread = rustix::thread::gettid().as_raw_pid();
+    let me = Recipient { kind: F_OWNER_TID, thread };
+    // SAFETY: a live descriptor and a valid struct that outlives the call.
+    if unsafe { libc::fcntl(file.as_raw_fd(), F_SETOWN_EX, &me) } == 0 { Ok(thread) } else { Err(last()) }
+}
+
+/// Whether it is a description that `thread`, which still runs, has marked. Not so if it is not open.
+pub(crate) fn is_marked(file: BorrowedFd<'_>, thread: i32) -> bool {
+    let mut who = Recipient { kind: -1, thread: 0 };
+    // SAFETY: a valid struct that outlives the call and may be written to; a number that is not open is refused.
+    let answered = unsafe { libc::fcntl(file.as_raw_fd(), F_GETOWN_EX, &mut who) } == 0;
+    answered && who.kind == F_OWNER_TID && who.thread == thread
+}
+
 /// Whether this program runs with rights that its caller does not have: then the environment is not to be trusted.
 pub(crate) fn is_set_id() -> bool {
     // SAFETY: getauxval takes a number and reads what the kernel gave this process.

@@ -228,6 +228,52 @@ impl Drop for KeptFile {
     }
 }
 
+/// A descriptor of a thread of the library, which no child has. A program that closes what it does not know may have a file of its own
+/// under that number: it is never touched.
+#[cfg(target_os = "linux")]
+pub(crate) struct MarkedFile {
+    file: ManuallyDrop<OwnedFd>,
+    /// 0 until it is marked: the number is believed.
+    thread: AtomicI32,
+}
+
+#[cfg(target_os = "linux")]
+impl MarkedFile {
+    pub(crate) fn new(file: OwnedFd) -> MarkedFile {
+        close_in_child(&file);
+        MarkedFile { file: ManuallyDrop::new(file), thread: AtomicI32::new(0) }
+    }
+
+    /// It is the calling thread's, which drops it before it ends. Where the kernel refuses, the number is believed.
+    pub(crate) fn mark(&self) {
+        if let Ok(thread) = super::file::mark(self.file.as_fd()) {
+            self.thread.store(thread, Ordering::Release);
+        }
+    }
+
+    /// For [`rustix::event::poll`], which touches nothing.
+    pub(crate) fn unproved(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// `None` if the number is not this file's any more.
+    pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
+        let thread = self.thread.load(Ordering::Acquire);
+        (thread == 0 || super::file::is_marked(self.file.as_fd(), thread)).then(|| self.file.as_fd())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for MarkedFile {
+    fn drop(&mut self) {
+        keep_in_child(&*self.file);
+        if self.get().is_some() {
+            // SAFETY: it is dropped here and nowhere else, and not used again.
+            unsafe { ManuallyDrop::drop(&mut self.file) };
+        }
+    }
+}
+
 /// A socket that no child has: there its number may be a file of the program's own, and is neither used nor closed.
 pub(crate) struct Unshared<S: AsFd> {
     socket: ManuallyDrop<S>,

@@ -422,3 +422,26 @@ fn k3_a_program_may_close_every_descriptor() {
     kill(&waiter);
     assert!(other.acquire_timeout(SOON).unwrap().expect("its owner is dead").abandoned());
 }
+
+/// Under the numbers of a wait's descriptors the program has its own: what is in them is the program's, and the wait goes on.
+#[test]
+fn k3_a_program_may_reuse_the_number_of_every_descriptor() {
+    for kind in ["pipes", "events"] {
+        let place = Place::new();
+        let (owner, waiter, next) = (agent(&place.url()), agent(&place.url()), agent(&place.url()));
+        owner.call("hold 1 1 0").ok();
+        let wait = waiter.begin("hold 1 1 forever");
+        until("it is watched", || waiter.threads().1.contains(&"ipcmutex-pulse".to_owned()));
+        waiter.call(&format!("reuse {kind}")).ok();
+        // A few looks of the pulse, and a death that it alone hears of.
+        std::thread::sleep(Duration::from_millis(800));
+        kill(&owner);
+        assert!(wait.reply().ok().abandoned());
+        // It ends with the last who waits, and begins with the next.
+        until("it has ended", || !waiter.threads().1.contains(&"ipcmutex-pulse".to_owned()));
+        waiter.call("end 1").ok();
+        next.call("hold 1 1 0").ok();
+        waiter.call("acquire 1 400").err(ErrorKind::Timeout);
+        assert_eq!(waiter.call("intact").ok().number("intact"), 8, "{kind}");
+    }
+}

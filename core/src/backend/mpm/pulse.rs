@@ -4,7 +4,7 @@
 //! moved or removed. That is a hint, and may come just before the kernel drops the byte locks: the verdict is asked for at
 //! once, after 1 and after 10 ms. And every 250 ms, in case all hints were lost.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::site::Site;
 use crate::sync::Guarded;
-use crate::sys::fork::{self, PerProcess};
+use crate::sys::fork::{MarkedFile, PerProcess};
 use crate::sys::thread;
 
 const RECHECK: Duration = Duration::from_millis(250);
@@ -42,28 +42,28 @@ struct Watched {
 }
 
 struct Files {
-    events: OwnedFd,
-    changed: OwnedFd,
+    events: MarkedFile,
+    changed: MarkedFile,
 }
 
 impl Files {
     fn new() -> Result<Files, Errno> {
         let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let changed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        fork::close_in_child(&events);
-        fork::close_in_child(&changed);
+        let events = MarkedFile::new(events);
+        let changed = MarkedFile::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         Ok(Files { events, changed })
     }
-    fn ring(&self) {
-        // Full is as good as rung.
-        let _ = rustix::io::write(&self.changed, &1u64.to_ne_bytes());
+    fn mark(&self) {
+        self.events.mark();
+        self.changed.mark();
     }
-}
-
-impl Drop for Files {
-    fn drop(&mut self) {
-        fork::keep_in_child(&self.events);
-        fork::keep_in_child(&self.changed);
+    /// What happens at `path` is told from now on. Without a watch (their number is limited) the looks every 250 ms remain.
+    fn watch(&self, path: &Path) -> Option<i32> {
+        inotify::add_watch(self.events.get()?, path, WATCHED).ok()
+    }
+    fn ring(&self) {
+        // Full is as good as rung. If the program has closed it, the thread looks within 250 ms.
+        let _ = self.changed.get().map(|changed| rustix::io::write(changed, &1u64.to_ne_bytes()));
     }
 }
 
@@ -92,8 +92,7 @@ pub(super) fn watch(site: Arc<Site>) -> bool {
             files
         }
     };
-    // Without a watch (their number is limited) the looks every 250 ms remain.
-    let watch = inotify::add_watch(&files.events, &site.path, WATCHED).ok();
+    let watch = files.watch(&site.path);
     pulse.fresh.push(site.clone());
     pulse.sites.push(Watched { site, watch, next: soon(), second_looks: Vec::new() });
     files.ring();
@@ -107,9 +106,9 @@ pub(super) fn forget(site: &Site) {
     let Some(at) = pulse.sites.iter().position(|watched| std::ptr::eq(&*watched.site, site)) else { return };
     let gone = pulse.sites.swap_remove(at);
     if let Some(files) = &pulse.files {
-        if let Some(watch) = gone.watch {
+        if let (Some(watch), Some(events)) = (gone.watch, files.events.get()) {
             // It fails if the file, and its watch with it, is gone.
-            let _ = inotify::remove_watch(&files.events, watch);
+            let _ = inotify::remove_watch(events, watch);
         }
         if pulse.sites.is_empty() {
             files.ring();
@@ -122,6 +121,11 @@ pub(super) fn forget(site: &Site) {
 fn run(mut files: Arc<Files>) {
     let Some(pulse) = PULSE.get() else { return };
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    {
+        // First of all: until then their numbers are believed.
+        let _state = pulse.lock();
+        files.mark();
+    }
     loop {
         let due = {
             let mut state = pulse.lock();
@@ -160,22 +164,22 @@ fn run(mut files: Arc<Files>) {
         let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut ready = [
-            PollFd::from_borrowed_fd(files.events.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(files.changed.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(files.events.unproved(), PollFlags::IN),
+            PollFd::from_borrowed_fd(files.changed.unproved(), PollFlags::IN),
         ];
         // An interrupted poll is a look too many, no more.
         let _ = poll(&mut ready, Some(&timeout));
-        if ready.iter().any(|file| file.revents().contains(PollFlags::NVAL)) {
-            match renew(pulse, &files) {
+        let (Some(events), Some(changed)) = (files.events.get(), files.changed.get()) else {
+            match renew(pulse) {
                 Some(fresh) => files = fresh,
                 // The looks every 250 ms remain.
                 None => std::thread::sleep(left.min(RECHECK)),
             }
             continue;
-        }
+        };
         let mut count = [0; 8];
-        let _ = rustix::io::read(&files.changed, &mut count);
-        let mut events = inotify::Reader::new(&files.events, &mut buffer);
+        let _ = rustix::io::read(changed, &mut count);
+        let mut events = inotify::Reader::new(events, &mut buffer);
         let mut heard = Vec::new();
         while let Ok(event) = events.next() {
             heard.push(event.wd());
@@ -196,16 +200,13 @@ fn run(mut files: Arc<Files>) {
 }
 
 /// New descriptors for those that the program has closed, as some programs close whatever they do not know.
-fn renew(pulse: &Guarded<Pulse>, closed: &Arc<Files>) -> Option<Arc<Files>> {
+fn renew(pulse: &Guarded<Pulse>) -> Option<Arc<Files>> {
     let fresh = Arc::new(Files::new().ok()?);
+    fresh.mark();
     let mut state = pulse.lock();
-    fork::keep_in_child(&closed.events);
-    fork::keep_in_child(&closed.changed);
-    // Their numbers may be the program's own files by now: they are never closed.
-    std::mem::forget(closed.clone());
     state.files = Some(fresh.clone());
     for watched in &mut state.sites {
-        watched.watch = inotify::add_watch(&fresh.events, &watched.site.path, WATCHED).ok();
+        watched.watch = fresh.watch(&watched.site.path);
         // What happened meanwhile told no event.
         watched.next = Instant::now();
     }
