@@ -65,20 +65,21 @@ impl Mapping {
     }
 
     /// Whether the file has `end` bytes by now. The kernel is asked for the last of them: it says no where a touch would be
-    /// a SIGBUS, and needs no descriptor and no path.
-    pub(crate) fn reaches(&self, end: usize) -> bool {
+    /// a SIGBUS, and needs no descriptor and no path. `None` if this process has no room to see so much of it.
+    pub(crate) fn reaches(&self, end: usize) -> Option<bool> {
         if end <= self.reach() {
-            return true;
+            return Some(true);
         }
-        let there = end <= self.most
-            && self.whole().is_some_and(|whole| {
-                // SAFETY: inside the mapping and aligned, and only its address is used here; the kernel alone looks at it.
-                futex::is_there(unsafe { whole.add(end / 4 * 4 - 4) }.cast())
-            });
+        if end > self.most {
+            return Some(false);
+        }
+        let whole = self.whole()?;
+        // SAFETY: inside the mapping and aligned, and only its address is used here; the kernel alone looks at it.
+        let there = futex::is_there(unsafe { whole.add(end / 4 * 4 - 4) }.cast());
         if there {
             self.reach.fetch_max(end, Ordering::Release);
         }
-        there
+        Some(there)
     }
 
     /// The mapping of all that the file may grow to, made when it is first asked for. `None` if there is no room for it.

@@ -145,6 +145,36 @@ fn f11_without_room_in_memory_nothing_is_opened_and_all_else_goes_on() {
     agent.open(2, &url_of(&place.dir.path().join("new"))).ok();
 }
 
+/// Of the file that has grown meanwhile it cannot see all; that is no damage, and whom it cannot see lives.
+#[test]
+fn f11_without_room_in_memory_a_lock_of_many_processes_is_waited_for() {
+    let place = Place::new();
+    let agent = Agent::start(Language::C);
+    agent.open(1, &place.url()).ok();
+    let others: Vec<Agent> = (0..20).map(|_| Agent::start(Language::C)).collect();
+    for other in &others {
+        other.open(1, &place.url()).ok();
+    }
+    // In the second block.
+    let owner = &others[19];
+    owner.call("hold 1 1 0").ok();
+    let sizes = fs::read_to_string(format!("/proc/{}/statm", agent.pid())).unwrap();
+    let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
+    let before = limit(&agent, Resource::As, pages * 4096);
+    agent.call("acquire 1 0").err(ErrorKind::Timeout);
+    agent.call("acquire 1 20").err(ErrorKind::Timeout);
+    let wait = agent.begin_alone("hold 1 1 forever");
+    owner.until_waiters(1, 1);
+    owner.call("end 1").ok();
+    wait.reply().ok();
+    owner.call("acquire 1 0").err(ErrorKind::Timeout);
+    agent.call("end 1").ok();
+    owner.call("hold 1 1 0").ok();
+    kill(owner);
+    assert!(agent.call("hold 1 1 forever").ok().abandoned());
+    prlimit(Pid::from_raw(agent.pid() as i32), Resource::As, before).unwrap();
+}
+
 /// A waiter without a thread has nobody else who would look.
 #[test]
 fn f11_a_wait_without_a_thread_hears_of_a_death_though_nothing_could_watch_when_it_began() {

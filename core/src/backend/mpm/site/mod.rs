@@ -135,19 +135,24 @@ impl Site {
     #[inline]
     fn state(&self, word: Word) -> State {
         match word.state() {
-            State::Held | State::Reserved if !self.has_room(word.slot()) => State::Bad,
+            State::Held | State::Reserved if self.has_room(word.slot()) == Some(false) => State::Bad,
             state => state,
         }
     }
 
-    fn has_room(&self, slot: u16) -> bool {
-        slot == self.slot || slot != 0 && self.page.reaches((layout::block_of(slot) + 1) * BLOCK)
+    /// Whether the file has room for `slot`. `None`: this process cannot see so far.
+    fn has_room(&self, slot: u16) -> Option<bool> {
+        match slot {
+            0 => Some(false),
+            slot if slot == self.slot => Some(true),
+            slot => self.page.reaches((layout::block_of(slot) + 1) * BLOCK),
+        }
     }
 
-    /// How many blocks there are. Others may have added some.
+    /// How many blocks there are, as far as can be seen. Others may have added some.
     fn blocks(&self) -> usize {
         let said = layout::blocks(&self.page);
-        if self.page.reaches(said * BLOCK) { said } else { self.page.reach() / BLOCK }
+        if self.page.reaches(said * BLOCK) == Some(true) { said } else { self.page.reach() / BLOCK }
     }
 
     fn note_passing(&self, tick: u64) {
@@ -232,7 +237,7 @@ impl Site {
 
     /// Whether nobody will come for a reservation: nobody of that process waits any more, or its claim is over.
     fn is_unclaimed(&self, slot: u16) -> bool {
-        self.page.u64(layout::cell(slot)).load(SeqCst) == 0 || self.is_stale()
+        self.has_room(slot) == Some(true) && self.page.u64(layout::cell(slot)).load(SeqCst) == 0 || self.is_stale()
     }
 
     /// Whether the lock was passed on for longer ago than a claim lasts. A time that is not of this clock (another time namespace) counts as old.

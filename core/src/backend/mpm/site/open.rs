@@ -207,8 +207,13 @@ fn begin_page(page: &Mapping, identity: Identity, path: &Path) -> Result<()> {
         });
     }
     // Others add a block to the file before they count it here.
-    if !page.reaches(page.u32(layout::BLOCKS).load(Acquire) as usize * BLOCK) {
-        return Err(damaged("open", path));
+    match page.reaches(page.u32(layout::BLOCKS).load(Acquire) as usize * BLOCK) {
+        Some(true) => {}
+        Some(false) => return Err(damaged("open", path)),
+        None => {
+            return Err(Error::from_errno("open", format_args!("{}: mapping", path.display()), Errno::NOMEM)
+                .with_help("give this process more memory (ulimit -v) or more mappings (vm.max_map_count)"));
+        }
     }
     let boot = boot_id();
     let known = page.u64(layout::BOOT).load(Acquire) == boot && page.u64(layout::INODE).load(Acquire) == identity.inode;
@@ -240,8 +245,10 @@ fn claim_slot(file: &OwnedFd, page: &Mapping) -> Result<Option<u16>, Errno> {
     while blocks < MAX_BLOCKS {
         allocate(file, blocks)?;
         blocks += 1;
-        if !page.reaches(blocks * BLOCK) {
-            return Err(Errno::IO); // It was cut off in this very moment.
+        match page.reaches(blocks * BLOCK) {
+            Some(true) => {}
+            Some(false) => return Err(Errno::IO), // It was cut off in this very moment.
+            None => return Err(Errno::NOMEM),
         }
         page.u32(layout::BLOCKS).fetch_max(blocks as u32, AcqRel);
         for slot in layout::slots(blocks) {
