@@ -524,3 +524,21 @@ fn a_name_that_leads_to_another_server_is_followed() {
     until_renewed(&kept);
     kept.release().expect("it stands on the new one");
 }
+
+/// What a try was told long before is none of its time.
+#[test]
+fn a_wait_has_all_of_its_patience_whatever_failed_before() {
+    needs_redis!();
+    let redis = Redis::start();
+    let mutex = open(&redis.url("patience"));
+    let most = |bytes| assert_eq!(redis.command(&["CONFIG", "SET", "maxmemory", bytes]).text(), "OK");
+    most("1");
+    assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
+    most("0");
+    // Longer than a wait without a timeout has patience.
+    std::thread::sleep(Duration::from_millis(5500));
+    most("1");
+    let begun = Instant::now();
+    assert_eq!(kind_of(mutex.acquire()), ErrorKind::Unavailable);
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+}

@@ -54,8 +54,8 @@ pub(super) struct Lock {
     holds: Guarded<Vec<Arc<Hold>>>,
     /// What the last refused take said, and when.
     seen: Guarded<Option<(Instant, Status)>>,
-    /// Since when and why waits cannot be served.
-    trouble: Guarded<Option<(Instant, Error)>>,
+    /// Why waits cannot be served.
+    trouble: Guarded<Option<Error>>,
 }
 
 impl Lock {
@@ -199,17 +199,14 @@ impl Lock {
         }
     }
 
-    /// It does not. The first time counts, the last error is told.
+    /// It does not. The last error is told.
     pub(super) fn not_served(&self, error: &Error) {
-        let mut trouble = self.trouble.lock();
-        let since = trouble.as_ref().map_or_else(Instant::now, |(since, _)| *since);
-        if trouble.is_none() {
+        if self.trouble.lock().replace(error.clone()).is_none() {
             log::warn!("{}: waits cannot be served: {error}", self.keys.lock());
         }
-        *trouble = Some((since, error.clone()));
     }
 
-    pub(super) fn trouble(&self) -> Option<(Instant, Error)> {
+    pub(super) fn trouble(&self) -> Option<Error> {
         self.trouble.lock().clone()
     }
 
@@ -353,7 +350,7 @@ impl Backend for Redis {
     }
 
     fn unserved(&self) -> Option<Error> {
-        self.0.trouble().map(|(_, error)| error)
+        self.0.trouble()
     }
 
     fn break_lock(&self) -> Result<bool> {

@@ -45,7 +45,7 @@ impl Lock {
 
     /// Somebody of this process was first, and is on the way to the line, as far as the server lets it.
     fn behind_our_own(&self) -> Result<Result<Grant, u64>> {
-        self.trouble().map_or(Ok(Err(0)), |(_, error)| Err(error))
+        self.trouble().map_or(Ok(Err(0)), Err)
     }
 
     /// `None` if somebody of this process goes first.

@@ -74,6 +74,8 @@ pub(super) struct Line {
     pub(super) ear: Ear,
     /// The server will tell when the key changes, or is being asked to.
     pub(super) tracked: bool,
+    /// Since when none of its takes has been answered.
+    pub(super) unserved: Option<Instant>,
 }
 
 /// Whether this process hears on a lock's channel.
@@ -348,6 +350,7 @@ impl Worker {
             line.timer = None;
             line.ear = Ear::Shut;
             line.tracked = false;
+            line.unserved.get_or_insert_with(Instant::now);
         }
         self.timers.clear();
     }

@@ -161,14 +161,12 @@ impl Worker {
         }
         match taken {
             Ok(Taken::Owned { fence, abandoned, unlined }) => {
-                lock.served();
-                self.serves();
+                self.served(&lock);
                 let owned = Owned { fence, abandoned, unlined, sent };
                 if lock.replicas > 0 { self.bring_witnesses(serial, owned) } else { self.owned(serial, &owned) }
             }
             Ok(Taken::Refused(refusal)) => {
-                lock.served();
-                self.serves();
+                self.served(&lock);
                 self.refused(serial, &lock, refusal, sent);
             }
             Ok(Taken::Spent) => self.renamed(serial),
@@ -177,13 +175,23 @@ impl Worker {
         }
     }
 
+    /// The server answered a take.
+    fn served(&mut self, lock: &Lock) {
+        lock.served();
+        if let Some(line) = self.lines.get_mut(name(lock)) {
+            line.unserved = None;
+        }
+        self.serves();
+    }
+
     /// The server does not serve it now: it is tried again, until patience ends.
     fn unserved(&mut self, serial: u64, error: &Error) {
         let Some(entry) = self.entries.get(&serial) else { return };
         let lock = entry.lock.clone();
         lock.not_served(error);
-        let since = lock.trouble().map(|(since, _)| since);
-        if !entry.waiter.is_limited() && since.is_some_and(|since| since.elapsed() > self.patience()) {
+        let Some(line) = self.lines.get_mut(name(&lock)) else { return };
+        let since = (*line.unserved.get_or_insert_with(Instant::now)).max(entry.joined);
+        if !entry.waiter.is_limited() && since.elapsed() > self.patience() {
             self.settle(serial, Err(error.clone()));
         } else {
             self.set_timer(name(&lock), Some(Instant::now() + AGAIN));
