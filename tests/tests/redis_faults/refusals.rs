@@ -542,3 +542,26 @@ fn a_wait_has_all_of_its_patience_whatever_failed_before() {
     assert_eq!(kind_of(mutex.acquire()), ErrorKind::Unavailable);
     assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
 }
+
+/// Another handle of the process has found that since, and all of it go by what that one is told.
+#[test]
+fn what_failed_before_is_not_told_when_the_server_is_well() {
+    needs_redis!();
+    let redis = Redis::start();
+    redis.command(&["ACL", "SETUSER", "plain", "on", ">c4nary", "~*", "&*", "+@all", "-@scripting"]);
+    let url = redis.url_with_user("plain", "c4nary", "mended?ttl=60s");
+    let (failed, waits) = (open(&url), open(&url));
+    assert_eq!(redis.command(&["CONFIG", "SET", "maxmemory", "1"]).text(), "OK");
+    assert_eq!(kind_of(failed.try_acquire()), ErrorKind::Unavailable);
+    assert_eq!(redis.command(&["CONFIG", "SET", "maxmemory", "0"]).text(), "OK");
+    let hold = open(&redis.url("mended?ttl=60s")).acquire().expect("acquired");
+    // It has no place in the server's line, and whoever comes to its process later is behind it.
+    let waiting = waits.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    assert_eq!(redis.command(&["CONFIG", "RESETSTAT"]).text(), "OK");
+    let looks = || redis.info("commandstats", "cmdstat_watch");
+    until("it looks again and again", || looks().starts_with("calls=5,"));
+    until("it is seen to be taken", || failed.try_acquire().is_ok_and(|hold| hold.is_none()));
+    assert_eq!(kind_of(failed.acquire_with(within(Duration::from_millis(500)))), ErrorKind::Timeout);
+    waiting.cancel();
+    hold.release().expect("released");
+}

@@ -600,3 +600,25 @@ fn a_slot_that_nobody_had_is_found_when_somebody_has_it() {
     });
     until("it is served", || tries.try_acquire().is_ok_and(|hold| hold.is_some_and(|hold| hold.release().is_ok())));
 }
+
+/// The first of a process asks for all of it.
+#[test]
+fn who_waits_behind_another_of_its_process_forgets_a_cut_with_it() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(1);
+    let url = cluster.url("cut?ttl=60s");
+    // Not of the same engine as who waits.
+    let holder = open(&cluster.url("cut?ttl=60s&connect_timeout=2100ms"));
+    let hold = holder.acquire().expect("acquired");
+    let (first, second) = (open(&url), open(&url));
+    let waiting = first.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("it waits", || waits(&holder) == 1);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| second.acquire_with(within(Duration::from_secs(5))));
+        until("both wait", || waits(&holder) == 2);
+        assert!(cluster.nodes[0].command(&["CLIENT", "KILL", "TYPE", "pubsub"]).number() > 0);
+        assert_eq!(kind_of(second.join().expect("no panic")), ErrorKind::Timeout);
+    });
+    waiting.cancel();
+    hold.release().expect("released");
+}

@@ -54,12 +54,16 @@ pub(super) struct Lock {
     holds: Guarded<Vec<Arc<Hold>>>,
     /// What the last refused take said, and when.
     seen: Guarded<Option<(Instant, Status)>>,
-    /// Why waits cannot be served.
-    trouble: Guarded<Option<Error>>,
+    /// What the last take of this process that was not answered failed with, whichever handle's it was.
+    trouble: Arc<Trouble>,
 }
+
+/// Why a lock cannot be served, if it cannot.
+pub(super) type Trouble = Guarded<Option<Error>>;
 
 impl Lock {
     pub(super) fn new(engine: Arc<Engine>, key: &str, target: &RedisTarget, info: String) -> Lock {
+        let trouble = engine.trouble_of(key);
         Lock {
             engine,
             keys: Keys::of(key),
@@ -74,7 +78,7 @@ impl Lock {
             contended: AtomicU64::new(0),
             holds: Guarded::default(),
             seen: Guarded::default(),
-            trouble: Guarded::default(),
+            trouble,
         }
     }
 
@@ -221,6 +225,14 @@ impl Lock {
 
     fn run<T>(&self, operation: &'static str, script: &wire::Script, read: fn(&Value) -> Result<T>) -> Result<T> {
         self.engine.run(operation, script, self.keys.all(self.beside_others), read)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.engine.is_ours() {
+            self.engine.forget_trouble(self.keys.lock(), std::mem::take(&mut self.trouble));
+        }
     }
 }
 

@@ -41,6 +41,7 @@ use self::exchange::Exchange;
 pub(super) use self::farewell::{FAREWELL, farewell};
 use self::placing::Placings;
 use super::direct::Direct;
+use super::lock::Trouble;
 use super::server::{Learned, Server};
 use super::token;
 use super::wire::Scripts;
@@ -79,6 +80,7 @@ pub(super) struct Engine {
     pub(super) aside: Turns<Caller>,
     /// When fewer replicas than were asked for had acknowledged what was written, and how many had.
     pub(super) short: Guarded<Option<(Instant, u32)>>,
+    troubles: Guarded<HashMap<Box<str>, Weak<Trouble>>>,
     board: Guarded<Board>,
 }
 
@@ -113,6 +115,7 @@ impl Engine {
             taking: AtomicUsize::new(0),
             aside: Turns::default(),
             short: Guarded::default(),
+            troubles: Guarded::default(),
             board: Guarded::new(Board::new()),
         });
         engines.retain(|_, engine| engine.strong_count() > 0);
@@ -136,6 +139,25 @@ impl Engine {
 
     pub(super) fn changes(&self) -> u64 {
         self.learned.changes()
+    }
+
+    /// What those share who have the lock `key` open.
+    pub(super) fn trouble_of(&self, key: &str) -> Arc<Trouble> {
+        let mut troubles = self.troubles.lock();
+        troubles.get(key).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let trouble = Arc::default();
+            troubles.insert(key.into(), Arc::downgrade(&trouble));
+            trouble
+        })
+    }
+
+    /// One of them has it open no more.
+    pub(super) fn forget_trouble(&self, key: &str, trouble: Arc<Trouble>) {
+        let mut troubles = self.troubles.lock();
+        drop(trouble);
+        if troubles.get(key).is_some_and(|shared| shared.strong_count() == 0) {
+            troubles.remove(key);
+        }
     }
 
     pub(super) fn release_command(&self, by_text: bool, token: &str, debt: &Debt) -> redis::Cmd {

@@ -61,11 +61,7 @@ impl Worker {
 
     /// The server did what it was asked: that there is a connection to it does not say that it will.
     pub(super) fn serves(&mut self) {
-        self.failures = 0;
-        // Also those that are not asked for now. In a cluster each node serves for itself.
-        if self.down.take().is_some() && !self.engine.server.is_cluster() {
-            self.entries.values().for_each(|entry| entry.lock.served());
-        }
+        (self.failures, self.down) = (0, None);
     }
 
     /// A call found the connection broken.
