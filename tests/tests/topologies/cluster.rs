@@ -622,3 +622,30 @@ fn who_waits_behind_another_of_its_process_forgets_a_cut_with_it() {
     waiting.cancel();
     hold.release().expect("released");
 }
+
+#[test]
+fn many_who_miss_a_replica_of_a_node_are_told_together() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(1);
+    let mutexes: Vec<_> = (0..12).map(|at| open(&cluster.url(&format!("missed-{at}?replicas=1&ttl=6s")))).collect();
+    for waits in [false, true] {
+        let (tell, told) = mpsc::channel();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for mutex in &mutexes {
+                let tell = tell.clone();
+                let told = move |outcome| tell.send(kind_of(outcome)).expect("it is awaited");
+                if waits {
+                    mutex.acquire_callback(Timeout::FOREVER, told).expect("it begins");
+                } else {
+                    scope.spawn(move || told(mutex.try_acquire().map(Option::unwrap)));
+                }
+            }
+            for _ in &mutexes {
+                assert_eq!(told.recv_timeout(LONG).expect("told"), ErrorKind::Unavailable);
+            }
+        });
+        // One after the other they would take twice a lease.
+        assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    }
+}

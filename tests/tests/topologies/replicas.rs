@@ -159,3 +159,24 @@ fn a_short_timeout_is_enough_on_a_server_that_is_far() {
     proxy.delay(Duration::from_millis(150));
     until("it is served", || mutex.acquire_with(within(Duration::from_millis(400))).is_ok());
 }
+
+/// Nobody was given what is broken then: there is nothing to lose.
+#[test]
+fn a_take_that_is_broken_before_the_replicas_have_it_is_no_loss() {
+    needs_redis!();
+    let (master, _replica) = pair();
+    let (ahead, mutex) = (open(&master.url("ahead?replicas=2")), open(&master.url("broken?replicas=1")));
+    let seen = open(&master.url("broken"));
+    let error = (0..20).find_map(|_| {
+        std::thread::scope(|scope| {
+            // There is one replica: all that time nobody else can ask for copies.
+            let ahead = scope.spawn(|| ahead.try_acquire());
+            until("it waits for the replicas", || blocked(&master) || ahead.is_finished());
+            let asks = scope.spawn(|| mutex.try_acquire().map(drop));
+            until("it has taken it", || seen.break_lock().expect("no error") || asks.is_finished());
+            drop(ahead.join().expect("no panic"));
+            asks.join().expect("no panic").err()
+        })
+    });
+    assert_eq!(error.expect("it was broken in time").kind(), ErrorKind::Unavailable);
+}

@@ -157,7 +157,7 @@ impl Lock {
         match taken {
             Taken::Owned { fence, abandoned, .. } => {
                 if self.replicas > 0 {
-                    let witnessed = engine.witness(self, token, deadline);
+                    let witnessed = engine.witness(self, token, Instant::now(), deadline);
                     if !engine.is_ours() {
                         // As in `take_as`: it is the parent's hold.
                         return Err(wait::forked());

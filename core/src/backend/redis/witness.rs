@@ -4,37 +4,50 @@
 //! written once more, on a connection for this alone, and what the replicas acknowledge covers the take before it. It
 //! proves copies, not that the replica which is promoted has one.
 
+use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
 
 use super::engine::{self, Engine};
-use super::hold::Loss;
 use super::lock::Lock;
+use super::server::{Address, PATIENT};
 use super::token::Token;
 use super::wire;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Turns;
 
 /// How long replicas may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// When fewer replicas than were asked for had acknowledged what was written, and how many had. Whoever has it asks them.
+pub(super) type Short = Turns<Option<(Instant, u32)>>;
+
 impl Engine {
-    /// Waits until `lock`'s replicas have acknowledged that `token` holds it. Blocks, for some seconds at most, and behind others
-    /// until `deadline` or as long as connecting may take. Who came while another waited in vain has waited, too: else the last of many would, one after the other,
-    /// outlast its lease.
+    /// Of this node of a cluster, or of the server.
+    fn short_at(&self, node: Option<Address>) -> Arc<Short> {
+        self.short.lock().entry(node).or_default().clone()
+    }
+
+    /// Waits until `lock`'s replicas have acknowledged that `token` holds it, as it was granted just before `begun`. Blocks, for some
+    /// seconds at most, and behind others until `deadline`, or for as long as connecting may take. Who came while another waited in
+    /// vain has waited, too: else the last of many would, one after the other, outlast its lease.
     ///
     /// # Errors
     /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
-    pub(super) fn witness(&self, lock: &Lock, token: &Token, deadline: Option<Instant>) -> Result<()> {
-        let begun = Instant::now();
+    pub(super) fn witness(&self, lock: &Lock, token: &Token, begun: Instant, deadline: Option<Instant>) -> Result<()> {
         // Who has less than that would never get there: what it has connected to so far ends with it.
-        let deadline = deadline.map(|end| end.max(begun + self.server.connect_timeout));
+        let deadline = deadline.map(|end| end.max(begun + self.server.connect_timeout.max(PATIENT)));
         // Before any renewal.
         let hold = (&lock.keys, &**token, lock.ttl, 0);
         let (renewed, copies) = self
             .call_on(&self.aside, deadline, "acquire", |connection| {
-                let short = self.short.lock().filter(|(at, copies)| *at > begun && *copies < lock.replicas);
-                if let Some((_, copies)) = short {
+                let turns = self.short_at(self.learned.node_of(lock.keys.lock()));
+                let Some(mut short) = turns.lock_by(deadline) else {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+                };
+                if let Some((_, copies)) = short.filter(|(at, copies)| *at > begun && *copies < lock.replicas) {
                     return Ok((None, copies));
                 }
                 connection.set_limit(self.server.patience());
@@ -45,7 +58,7 @@ impl Engine {
                 let copies = redis::cmd("WAIT").arg(lock.replicas).arg(patience).query::<Value>(connection)?;
                 let copies = wire::copies(&copies).map_err(wire::unasked)?;
                 if copies < lock.replicas {
-                    *self.short.lock() = Some((Instant::now(), copies));
+                    *short = Some((Instant::now(), copies));
                 }
                 Ok((Some(renewed), copies))
             })
@@ -53,7 +66,9 @@ impl Engine {
         if let Some(renewed) = renewed
             && wire::renewed(&renewed, 1)? != [true]
         {
-            return Err(Loss::Gone.error("acquire"));
+            // It was nobody's hold yet.
+            let message = "what the server granted was gone before the replicas had it";
+            return Err(Error::new(ErrorKind::Unavailable, "acquire", message));
         }
         if copies >= lock.replicas {
             return Ok(());

@@ -32,7 +32,7 @@ mod policy;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(super) use self::board::{Board, Debt};
 use self::caller::Caller;
@@ -42,9 +42,10 @@ pub(super) use self::farewell::{FAREWELL, farewell};
 use self::placing::Placings;
 use super::direct::Direct;
 use super::lock::Trouble;
-use super::server::{Learned, Server};
+use super::server::{Address, Learned, Server};
 use super::token;
 use super::wire::Scripts;
+use super::witness::Short;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Guarded, Turns};
 use crate::sys::fork::{self, PerProcess};
@@ -78,8 +79,8 @@ pub(super) struct Engine {
     taking: AtomicUsize,
     /// For what makes all behind it wait (`witness`).
     pub(super) aside: Turns<Caller>,
-    /// When fewer replicas than were asked for had acknowledged what was written, and how many had.
-    pub(super) short: Guarded<Option<(Instant, u32)>>,
+    /// By node of a cluster.
+    pub(super) short: Guarded<HashMap<Option<Address>, Arc<Short>>>,
     troubles: Guarded<HashMap<Box<str>, Weak<Trouble>>>,
     board: Guarded<Board>,
 }

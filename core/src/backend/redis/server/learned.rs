@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::super::keys::slot;
 use super::dial::Address;
 use super::slots::Slots;
 use crate::sync::Guarded;
@@ -79,6 +80,11 @@ impl Learned {
 
     pub(super) fn found_nodes(&self, nodes: Vec<Address>) {
         *self.nodes.lock() = nodes;
+    }
+
+    /// The node of a cluster that has `key`, as far as is known.
+    pub(crate) fn node_of(&self, key: &str) -> Option<Address> {
+        self.slots.lock().node(slot(key.as_bytes())).cloned()
     }
 
     pub(super) fn nodes(&self) -> Vec<Address> {

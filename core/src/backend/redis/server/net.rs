@@ -7,7 +7,6 @@ use std::time::Instant;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, RedisResult, Value};
 
-use super::super::keys::slot;
 use super::super::wire::Scripts;
 use super::Server;
 use super::dial::Address;
@@ -72,7 +71,7 @@ impl Net {
     }
 
     pub(super) fn node_of(&self, key: &str) -> Option<Address> {
-        self.learned.slots.lock().node(slot(key.as_bytes())).cloned()
+        self.learned.node_of(key)
     }
 
     /// Sends a command to where it belongs. Nothing is waited for before it is sent, if its node is known: calls keep

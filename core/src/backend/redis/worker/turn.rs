@@ -203,10 +203,10 @@ impl Worker {
         let Some(entry) = self.entries.get_mut(&serial) else { return };
         self.serials += 1;
         entry.call = Some(self.serials);
-        let (call, lock, token) = (self.serials, entry.lock.clone(), entry.token.clone());
+        let (call, lock, token, begun) = (self.serials, entry.lock.clone(), entry.token.clone(), Instant::now());
         self.report(async move {
             let (asking, asked) = (lock.clone(), token);
-            let told = elsewhere(move || asking.engine.witness(&asking, &asked, None)).await;
+            let told = elsewhere(move || asking.engine.witness(&asking, &asked, begun, None)).await;
             let outcome = told.unwrap_or_else(|error| Err(lock.engine.server.failed("acquire", &error)));
             Event::Witnessed { serial, call, owned, outcome }
         });
