@@ -318,24 +318,21 @@ class Mutex {
             throw failure(CODES.INVALID, `open ${this.#shown}: already opened; close it first`)
         }
         this.#closed = false
-        await this.#opened("open")
+        await this.#open()
     }
 
     async close () {
-        const { native, opening } = { native: this.#native, opening: this.#opening }
-        if (native === null && opening === null) {
+        const native = this.#native
+        if (native === null && this.#opening === null) {
             throw this.#notOpened("close")
         }
         this.#ended()
-        this.#native = this.#opening = null
+        this.#settle(null)
         this.#closed = true
         if (native === null) {
-            /*  What is being opened is closed once it is; why it could not be opened is told to who asked for it.  */
-            const late = await opening.catch(() => null)
-            if (late !== null) {
-                await later((call) => events.close(call, late.id))
-            }
-        } else if (this.#remote) {
+            return
+        }
+        if (this.#remote) {
             await later((call) => events.close(call, native.id))
         } else {
             addon.close(native.id)
@@ -417,7 +414,7 @@ class Mutex {
         if (this.#closed) {
             throw this.#notOpened("acquire")
         }
-        const native = this.#native ??= this.#keep(addon.openSync(this.#url))
+        const native = this.#native ?? this.#settle(this.#keep(addon.openSync(this.#url)))
         const taken = this.#remote ? null : addon.tryAcquire(native.id)
         return this.#adopt(native, taken ?? addon.acquireSync(native.id, timeout, () => {}))
     }
@@ -478,23 +475,50 @@ class Mutex {
             }
             throw error
         }
+        const native = this.#open()
         if (!this.#remote) {
-            return this.#native = this.#keep(addon.openSync(this.#url))
+            return native
         }
-        if (this.#opening === null) {
-            const opening = this.#opening = later((call) => events.open(call, this.#url)).then((id) => this.#keep(id))
-            opening.then((native) => {
-                if (this.#opening === opening) {
-                    this.#native ??= native
-                    this.#opening = null
-                }
-            }, () => {
-                if (this.#opening === opening) {
-                    this.#opening = null
-                }
-            })
+        return native.then((native) => {
+            if (native === null || native !== this.#native) {
+                throw this.#notOpened(operation)
+            }
+            return native
+        })
+    }
+
+    /*  Opens it, or waits for what does. For a server a promise, of null if it was closed meanwhile.  */
+    #open () {
+        if (!this.#remote) {
+            return this.#settle(this.#keep(addon.openSync(this.#url)))
         }
-        return this.#opening
+        this.#opening ??= this.#begin()
+        return this.#opening.native
+    }
+
+    #begin () {
+        const opening = {}
+        opening.native = new Promise((resolve, reject) => { Object.assign(opening, { resolve, reject }) })
+        later((call) => events.open(call, this.#url)).then((id) => {
+            if (this.#opening === opening) {
+                this.#settle(this.#keep(id))
+            } else {
+                addon.forget(id) // too late, and nobody has seen it
+            }
+        }, (error) => {
+            if (this.#opening === opening) {
+                this.#opening = null
+                opening.reject(error)
+            }
+        })
+        return opening
+    }
+
+    /*  It is open, or with null closed: who waits for an opening is told, and what that still comes to is of no use.  */
+    #settle (native) {
+        this.#opening?.resolve(native)
+        this.#opening = null
+        return this.#native = native
     }
 
     #used (operation) {

@@ -95,6 +95,91 @@ test("redis", async (t) => {
         await mutex.close()
     })
 
+    await t.test("a Mutex has one lock at a time, in whatever order it is opened and closed", { timeout: 120000 }, async () => {
+        const calls = ["open", "acquire", "acquireSync", "close"]
+        let orders = [[]]
+        for (let length = 0; length < 4; length++) {
+            orders = orders.flatMap((order) => calls.map((call) => [...order, call]))
+        }
+        for (const order of orders) {
+            const said = order.join()
+            const name = url()
+            const mutex = new Mutex(name)
+            let state = "new"
+            const waits = []
+            const done = []
+            /*  All in one go: what is being opened is not open before the last of them.  */
+            for (const call of order) {
+                const refused = { new: { close: "CLOSED" }, opening: { open: "INVALID" }, open: { open: "INVALID" },
+                    closed: { acquire: "CLOSED", acquireSync: "CLOSED", close: "CLOSED" } }[state][call]
+                if (call === "acquireSync") {
+                    const sync = () => {
+                        mutex.acquireSync({ timeout: 0 }).check()
+                        mutex.releaseSync()
+                    }
+                    try {
+                        refused ? assert.throws(sync, code(refused), said) : sync()
+                    } catch (error) {
+                        /*  An acquire was on its way to the server already, and has it.  */
+                        assert.ok(error.code === code("TIMEOUT").code && waits.some(({ early }) => early), `${said}: ${error}`)
+                    }
+                } else if (refused) {
+                    done.push(assert.rejects(mutex[call](), code(refused), said))
+                } else if (call === "acquire") {
+                    const wait = { early: state === "open", closed: false }
+                    waits.push(wait)
+                    done.push(mutex.acquire().then(async (hold) => {
+                        if (wait.closed) {
+                            return assert.ok(wait.early, said)
+                        }
+                        hold.check()
+                        await mutex.release()
+                        assert.throws(() => hold.check(), code("NOT_OWNER"), said)
+                    }, (error) => assert.ok(wait.closed && error.code === code("CLOSED").code, `${said}: ${error}`)))
+                } else {
+                    done.push(mutex[call]())
+                }
+                if (!refused) {
+                    if (call === "close") {
+                        waits.forEach((wait) => { wait.closed = true })
+                    }
+                    state = call === "close" ? "closed" : call === "acquireSync" || state === "open" ? "open" : "opening"
+                }
+            }
+            await Promise.all(done)
+            if (state !== "closed") {
+                await mutex.acquire()
+                await mutex.close()
+            }
+            assert.strictEqual((await new Mutex(name).status()).state, "free", said)
+        }
+    })
+
+    await t.test("a close ends the acquires that wait for an opening, and not those that come after it", { timeout: 60000 }, async () => {
+        const [before, socket] = server.split("@")
+        const gate = `${socket}-silent`
+        const accepted = []
+        const silent = net.createServer((client) => accepted.push(client.on("error", () => {}))).listen(gate)
+        await once(silent, "listening")
+        const mutex = new Mutex(`${before}@${gate}?id=silent&connect_timeout=50s`)
+        const opening = mutex.open()
+        const waits = [mutex.acquire(), mutex.tryAcquire(), mutex.status(), mutex.execute(() => {}, { timeout: 50000 })]
+        const ended = waits.map((wait) => assert.rejects(wait, { ...code("CLOSED"), message: /not opened/ }))
+        await Promise.all([...ended, opening, mutex.close()])
+        fs.unlinkSync(gate)
+        fs.symlinkSync(socket, gate)
+        const reopened = mutex.open()
+        const waiting = mutex.acquire()
+        /*  Now both openings come to something.  */
+        accepted.forEach((client) => client.destroy())
+        await reopened
+        const hold = await waiting
+        await new Promise((resolve) => silent.close(resolve))
+        hold.check()
+        await mutex.release()
+        await mutex.close()
+    })
+
     await t.test("a server that is not there is UNAVAILABLE, and tried again", async () => {
         const mutex = new Mutex("rpm+redis+unix:///nowhere/socket?id=x")
         await assert.rejects(mutex.acquire(), code("UNAVAILABLE"))
