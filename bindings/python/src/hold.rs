@@ -41,6 +41,10 @@ impl Hold {
         hold
     }
 
+    pub(crate) fn core(&self) -> &ipcmutex::Hold {
+        &self.core
+    }
+
     fn callbacks(&self) -> MutexGuard<'_, Vec<Py<PyAny>>> {
         self.callbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,6 @@
 //! `Mutex`: an open lock, with the manners of `threading.Lock`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
@@ -20,8 +20,9 @@ use crate::status::Status;
 
 /// A lock, named by a URL, that excludes threads, processes or hosts. The constructor opens it.
 ///
-/// acquire, release and locked work as threading.Lock's; `with mutex as hold:` acquires and releases; `@mutex` decorates a
-/// function that then runs holding the lock.
+/// acquire, release and locked work as threading.Lock's; `with mutex as hold:` acquires and releases, and what its thread releases
+/// and acquires anew by hand in the block, as a threading.Condition does, it releases too; `@mutex` decorates a function that then
+/// runs holding the lock.
 #[pyclass(frozen, weakref, subclass, module = "ipcmutex")]
 pub(crate) struct Mutex {
     /// With its secret, its paths absolute: for pickling and for opening anew.
@@ -31,8 +32,26 @@ pub(crate) struct Mutex {
     handle: StdMutex<Option<ipcmutex::Mutex>>,
     /// The token of the last hold that `acquire` took: nothing but this object owns it.
     own: AtomicU64,
-    /// The holds of `with` blocks, and the threads that are in them.
-    entered: StdMutex<Vec<(ThreadId, Py<Hold>)>>,
+    /// The `with` blocks that are open.
+    entered: StdMutex<Vec<Block>>,
+    /// How many: a thread always sees its own.
+    blocks: AtomicUsize,
+}
+
+struct Block {
+    /// That is in it.
+    thread: ThreadId,
+    hold: Py<Hold>,
+    /// What its `acquire` took in the block after `hold` was released by hand: a `threading.Condition` does that. Boxed, for it is
+    /// seldom there.
+    anew: Option<Box<ipcmutex::Hold>>,
+}
+
+impl Block {
+    /// Whether what it would end was released: what was lost is still to be told.
+    fn is_over(&self) -> bool {
+        !self.anew.as_deref().unwrap_or(self.hold.get().core()).is_live()
+    }
 }
 
 /// The URL with its paths absolute, the same without its secret, and whether it names a server. Opens nothing.
@@ -54,7 +73,7 @@ impl Mutex {
         self.handle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn entered(&self) -> MutexGuard<'_, Vec<(ThreadId, Py<Hold>)>> {
+    fn entered(&self) -> MutexGuard<'_, Vec<Block>> {
         self.entered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -83,8 +102,29 @@ impl Mutex {
         Ok(Hold::new(wait(py, |waiting| handle.acquire_with(waiting), timeout, drop)?, remote))
     }
 
-    fn own(&self, handle: &ipcmutex::Mutex) {
-        self.own.store(handle.token().unwrap_or(0), Ordering::Release);
+    /// `acquire` took the hold with `token`.
+    fn own(&self, handle: &ipcmutex::Mutex, token: u64) {
+        self.own.store(token, Ordering::Release);
+        if self.in_blocks() {
+            self.anew(handle, token);
+        }
+    }
+
+    /// Whether any thread is in a `with` block of it.
+    #[inline]
+    fn in_blocks(&self) -> bool {
+        self.blocks.load(Ordering::Relaxed) != 0
+    }
+
+    /// If this thread is in a block whose hold was released, the block ends this one.
+    #[cold]
+    fn anew(&self, handle: &ipcmutex::Mutex, token: u64) {
+        let thread = std::thread::current().id();
+        let mut entered = self.entered();
+        let block = entered.iter_mut().rfind(|block| block.thread == thread);
+        if let Some(block) = block.filter(|block| block.is_over()) {
+            block.anew = Some(Box::new(handle.left(token)));
+        }
     }
 }
 
@@ -143,6 +183,7 @@ impl Mutex {
             handle: StdMutex::new(Some(handle)),
             own: AtomicU64::new(0),
             entered: StdMutex::new(Vec::new()),
+            blocks: AtomicUsize::new(0),
         })
     }
 
@@ -187,30 +228,31 @@ impl Mutex {
         let timeout = argument::timeout(py, blocking, timeout)?;
         let handle = self.handle(py, "acquire")?;
         if !handle.is_remote() {
-            if handle.try_lock().or_raise(py)? {
-                self.own(&handle);
+            // Without a hold it costs less; but a block must not end another one that came meanwhile.
+            let taken = if self.in_blocks() {
+                handle.try_acquire().or_raise(py)?.map(ipcmutex::Hold::leave)
+            } else {
+                handle.try_lock().or_raise(py)?.then(|| handle.token().unwrap_or(0))
+            };
+            if let Some(token) = taken {
+                self.own(&handle, token);
                 return Ok(true);
             }
             if timeout.is_try() {
                 return Ok(false);
             }
         }
-        let lock = |waiting: Waiting<'_>| match handle.lock_with(waiting) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::Timeout => Ok(false),
+        let acquire = |waiting: Waiting<'_>| match handle.acquire_with(waiting) {
+            Ok(hold) => Ok(Some(hold)),
+            Err(error) if error.kind() == ErrorKind::Timeout => Ok(None),
             Err(error) => Err(error),
         };
-        let undo = |taken| {
-            if taken {
-                // Best effort: the handler's exception is what is told.
-                let _ = handle.release();
-            }
-        };
-        let taken = wait(py, lock, timeout, undo)?;
-        if taken {
-            self.own(&handle);
+        // A hold that is dropped on the way out is released.
+        let taken = wait(py, acquire, timeout, drop)?.map(ipcmutex::Hold::leave);
+        if let Some(token) = taken {
+            self.own(&handle, token);
         }
-        Ok(taken)
+        Ok(taken.is_some())
     }
 
     /// Ends the hold that is current through this object, however it was taken, in whichever thread.
@@ -260,7 +302,10 @@ impl Mutex {
         let py = slf.py();
         let thread = std::thread::current().id();
         let hold = Py::new(py, slf.get().take(py, Timeout::FOREVER)?)?;
-        slf.get().entered().push((thread, hold.clone_ref(py)));
+        let mut entered = slf.get().entered();
+        entered.push(Block { thread, hold: hold.clone_ref(py), anew: None });
+        slf.get().blocks.store(entered.len(), Ordering::Relaxed);
+        drop(entered);
         Ok(hold)
     }
 
@@ -272,14 +317,20 @@ impl Mutex {
     ) -> PyResult<()> {
         let py = raised.py();
         let thread = std::thread::current().id();
-        let hold = {
+        let block = {
             let mut entered = self.entered();
             // A generator may leave its block in another thread than it entered it in.
-            let at = entered.iter().rposition(|(inside, _)| *inside == thread).or(entered.len().checked_sub(1));
-            at.map(|at| entered.remove(at).1)
+            let at = entered.iter().rposition(|block| block.thread == thread).or(entered.len().checked_sub(1));
+            let block = at.map(|at| entered.remove(at));
+            self.blocks.store(entered.len(), Ordering::Relaxed);
+            block
         };
-        match hold {
-            Some(hold) => hold.get().exit(py, raised),
+        match block {
+            Some(Block { anew: Some(anew), .. }) if anew.is_live() => {
+                let remote = anew.mutex().is_remote();
+                Hold::new(*anew, remote).exit(py, raised)
+            }
+            Some(block) => block.hold.get().exit(py, raised),
             None => Err(raise(
                 py,
                 &Error::new(ErrorKind::NotOwner, "release", "still not acquired: no `with` block is open"),
@@ -335,8 +386,8 @@ impl Mutex {
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
         // Busy means that another thread is in a section of a few instructions: then it is seen the next time.
         if let Ok(entered) = self.entered.try_lock() {
-            for (_, hold) in &*entered {
-                visit.call(hold)?;
+            for block in &*entered {
+                visit.call(&block.hold)?;
             }
         }
         Ok(())

@@ -32,6 +32,8 @@ from ipcmutex import (
     Unsupported,
 )
 
+from .conftest import WATCHDOG
+
 
 def test_like_threading_lock(url: str) -> None:
     mutex = Mutex(url)
@@ -223,6 +225,113 @@ def test_a_with_block_tells_of_a_loss_but_the_bodys_exception_goes_first(url: st
     with pytest.raises(KeyError):
         with mutex:
             raise KeyError("body")
+    assert not mutex.locked()
+
+
+def test_a_condition_waits_with_it(url: str) -> None:
+    """threading.Condition releases and acquires by hand within the block that it was entered by."""
+    mutex, other = Mutex(url), Mutex(url)
+    condition = threading.Condition(mutex)
+    said: list[str] = []
+
+    def player() -> None:
+        for turn in "12":
+            with condition:
+                said.append(f"ping {turn}")
+                condition.notify()
+                assert condition.wait_for(lambda: f"pong {turn}" in said, WATCHDOG)
+
+    thread = threading.Thread(target=player, daemon=True)
+    for turn in "12":
+        with condition:
+            if turn == "1":
+                thread.start()  # it enters when this one waits
+            assert condition.wait_for(lambda: f"ping {turn}" in said, WATCHDOG)
+            said.append(f"pong {turn}")
+            condition.notify()
+    thread.join(WATCHDOG)
+    assert said == ["ping 1", "pong 1", "ping 2", "pong 2"]
+    assert other.acquire(timeout=WATCHDOG)
+    other.release()
+
+
+def test_a_with_block_ends_what_its_thread_acquired_anew_in_it(url: str) -> None:
+    mutex, other = Mutex(url), Mutex(url)
+    with mutex as first:
+        for _ in range(2):
+            mutex.release()
+            assert other.acquire(False)
+            other.release()
+            assert mutex.acquire(timeout=WATCHDOG)
+        assert mutex.token > first.token
+    assert not mutex.locked()
+    with pytest.raises(KeyError):
+        with mutex:
+            mutex.release()
+            mutex.acquire()
+            raise KeyError("body")
+    assert not mutex.locked()
+    with mutex:  # one within the other: each ends its own
+        mutex.release()
+        with mutex:
+            mutex.release()
+            mutex.acquire()
+        assert not mutex.locked()
+        mutex.acquire()
+    assert not mutex.locked()
+
+
+def test_a_with_block_ends_nothing_else(url: str) -> None:
+    mutex = Mutex(url)
+    with pytest.raises(NotOwner):
+        with mutex:
+            mutex.release()
+    with pytest.raises(NotOwner):
+        with mutex:
+            mutex.release()
+            mutex.acquire()
+            mutex.release()
+    with pytest.raises(NotOwner):
+        with mutex:
+            mutex.release()
+            hold = mutex.hold()
+    hold.release()
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(NotOwner):
+            with mutex:
+                mutex.release()
+                pool.submit(mutex.acquire).result()
+        assert mutex.locked()
+        mutex.release()
+        with pytest.raises(NotOwner):
+            with mutex:
+                mutex.release()
+                mutex.acquire()
+                mutex.release()
+                pool.submit(mutex.acquire).result()
+        assert mutex.locked()
+        mutex.release()
+
+
+def test_a_with_block_tells_of_a_loss_of_either_hold(url: str) -> None:
+    mutex = Mutex(url)
+    with pytest.raises(LockLost):
+        with mutex:
+            mutex.release()
+            mutex.acquire()
+            mutex.break_lock()
+    with pytest.raises(LockLost):
+        with mutex:
+            mutex.release()
+            mutex.acquire()
+            mutex.break_lock()
+            mutex.acquire()
+    mutex.release()
+    with pytest.raises(LockLost):
+        with mutex:
+            mutex.break_lock()
+            mutex.acquire()
+    mutex.release()
     assert not mutex.locked()
 
 
