@@ -8,6 +8,7 @@ use crate::hold::Hold;
 use crate::mutex::{Inner, Mutex, Session, Wait};
 use crate::service::offload::offload;
 use crate::sync::Guarded;
+use crate::sys::fork;
 use crate::timeout::Timeout;
 use crate::url::Target;
 
@@ -22,6 +23,7 @@ struct Pending {
     done: Guarded<Option<Done>>,
     /// Set once it waits in line.
     wait: Guarded<Option<Wait>>,
+    epoch: u32,
 }
 
 impl Pending {
@@ -71,8 +73,11 @@ impl Drop for Place {
 
 impl EventWait {
     /// Ends the wait: `done` is told CANCELED, perhaps before this returns. `false` if it has an outcome already, and
-    /// nothing changes.
+    /// nothing changes; so also in a forked child, whose parent waits.
     pub fn cancel(&self) -> bool {
+        if self.0.epoch != fork::epoch() {
+            return false;
+        }
         let wait = self.0.wait.lock().clone();
         match wait {
             Some(wait) => wait.cancel(),
@@ -99,7 +104,8 @@ impl Mutex {
         done: impl FnOnce(Result<Hold>) + Send + 'static,
     ) -> EventWait {
         let done: Done = Box::new(done);
-        let pending = Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None) });
+        let pending =
+            Arc::new(Pending { done: Guarded::new(Some(done)), wait: Guarded::new(None), epoch: fork::epoch() });
         let told = pending.clone();
         let notify = move |outcome| {
             told.settle(outcome);

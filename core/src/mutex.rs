@@ -16,7 +16,7 @@ use crate::hold::Hold;
 use crate::service::offload::{Job, Lane, offload};
 use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sys::fork::{self, PerProcess};
+use crate::sys::fork::PerProcess;
 use crate::sys::pinned;
 use crate::timeout::Timeout;
 use crate::url::LockUrl;
@@ -195,7 +195,7 @@ impl Mutex {
     }
 
     /// Acquires without a thread that waits; needs no runtime. Dropping the future cancels: it leaves the line, and never takes
-    /// the lock afterwards.
+    /// the lock afterwards. In a forked child, where the parent waits, dropping does nothing, and a poll says FORKED.
     ///
     /// # Blocking
     /// A poll waits for nobody: a server is asked by a thread of the library. In a forked child the first one opens the lock anew.
@@ -249,7 +249,7 @@ impl Mutex {
         // Who does not line up waits for nobody's place.
         let away = |job| if timeout.is_try() { offload(job) } else { self.0.ask_later(job) };
         let pending = wait::start(&session.backend, timeout, inline, self.0.telling(done), register, away);
-        Ok(Wait { pending, epoch: fork::epoch() })
+        Ok(Wait(pending))
     }
 
     /// [`Mutex::acquire_inline`] for an event loop. `place` is dropped when the first try is over.
@@ -263,7 +263,7 @@ impl Mutex {
         let session = self.0.open_session()?;
         let register = |pending| self.0.register(session, pending);
         let pending = wait::start_on(&session.backend, on, timeout, self.0.telling(done), register, place);
-        Ok(Wait { pending, epoch: fork::epoch() })
+        Ok(Wait(pending))
     }
 
     /// Waits until nobody holds the lock, without keeping it: it stands in line like any waiter, and what it is granted
@@ -608,22 +608,18 @@ impl Drop for Inner {
 
 /// A pending acquisition that has no thread.
 #[derive(Clone)]
-pub struct Wait {
-    pending: Pending,
-    epoch: u32,
-}
+pub struct Wait(Pending);
 
 impl Wait {
     /// Ends the wait: its callback is told CANCELED. `false` if it has an outcome already, and nothing changes.
     pub fn cancel(&self) -> bool {
-        self.epoch == fork::epoch()
-            && self.pending.end(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))
+        self.0.end(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))
     }
 
     /// Whether it has an outcome.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.epoch != fork::epoch() || self.pending.is_over()
+        self.0.is_over()
     }
 }
 

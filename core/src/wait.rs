@@ -24,7 +24,7 @@ use crate::service::offload::Job;
 use crate::service::{call, clock};
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Guarded, MutexGuard, futex};
-use crate::sys::fork;
+use crate::sys::fork::{self, PerProcess};
 use crate::sys::futex::Woken;
 use crate::timeout::Timeout;
 
@@ -211,7 +211,14 @@ pub struct Cancel(Arc<CancelState>);
 #[derive(Default)]
 struct CancelState {
     fired: AtomicBool,
-    waits: Guarded<Vec<Pending>>,
+    /// A child has none of its parent's.
+    waits: PerProcess<Guarded<Vec<Pending>>>,
+}
+
+impl CancelState {
+    fn waits(&self) -> MutexGuard<'_, Vec<Pending>> {
+        self.waits.get_or_init(Guarded::default).lock()
+    }
 }
 
 impl Cancel {
@@ -221,10 +228,11 @@ impl Cancel {
         Cancel::default()
     }
 
-    /// Ends the waits with CANCELED, those under way and those to come. A hold already acquired stays.
+    /// Ends the waits with CANCELED, those under way and those to come. A hold already acquired stays. In a forked child the waits of its
+    /// parent go on.
     pub fn cancel(&self) {
         self.0.fired.store(true, Ordering::SeqCst);
-        let waits = std::mem::take(&mut *self.0.waits.lock());
+        let waits = std::mem::take(&mut *self.0.waits());
         for wait in waits {
             wait.end(canceled());
         }
@@ -237,8 +245,8 @@ impl Cancel {
     }
 
     fn attach(&self, wait: Pending) {
-        let mut waits = self.0.waits.lock();
-        waits.retain(|wait| wait.waiter.upgrade().is_some_and(|waiter| waiter.is_waiting()));
+        let mut waits = self.0.waits();
+        waits.retain(|wait| !wait.is_over());
         waits.push(wait.clone());
         drop(waits);
         if self.is_canceled() {
@@ -276,7 +284,7 @@ fn tried(backend: &dyn Backend, timeout: Timeout, outcome: Result<Result<Grant, 
     }
 }
 
-/// A signal's handler has forked, and this is the child: what was asked, its answer and the place in the line are its parent's.
+/// This is a child, perhaps of a signal's handler: what was asked, its answer and the place in the line are its parent's.
 pub(crate) fn forked() -> Error {
     Error::new(ErrorKind::Forked, "acquire", "the wait belongs to the parent process")
         .with_help("acquire in this process")
@@ -326,16 +334,17 @@ fn timed_out(backend: &dyn Backend, limit: Timeout) -> Error {
     }
 }
 
-/// A wait under way, as those see it who may end it.
+/// A wait under way, as those see it who may end it: not a child, whose parent waits.
 #[derive(Clone)]
 pub(crate) struct Pending {
     waiter: Weak<Waiter>,
     backend: Weak<dyn Backend>,
+    epoch: u32,
 }
 
 impl Pending {
     fn of(waiter: &Arc<Waiter>, backend: &Arc<dyn Backend>) -> Pending {
-        Pending { waiter: Arc::downgrade(waiter), backend: Arc::downgrade(backend) }
+        Pending { waiter: Arc::downgrade(waiter), backend: Arc::downgrade(backend), epoch: fork::epoch() }
     }
 
     /// Ends the wait with `error`, unless it has an outcome; whether it was ended here.
@@ -344,6 +353,9 @@ impl Pending {
     }
 
     fn end_with(&self, error: impl FnOnce(&dyn Backend) -> Error) -> bool {
+        if self.epoch != fork::epoch() {
+            return false;
+        }
         let (Some(waiter), Some(backend)) = (self.waiter.upgrade(), self.backend.upgrade()) else { return false };
         if !waiter.is_waiting() {
             return false;
@@ -356,7 +368,7 @@ impl Pending {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        !self.waiter.upgrade().is_some_and(|waiter| waiter.is_waiting())
+        self.epoch != fork::epoch() || !self.waiter.upgrade().is_some_and(|waiter| waiter.is_waiting())
     }
 }
 
@@ -611,6 +623,7 @@ fn begin(
 pub(crate) struct FutureWait {
     backend: Arc<dyn Backend>,
     waiter: Arc<Waiter>,
+    epoch: u32,
 }
 
 impl FutureWait {
@@ -621,13 +634,16 @@ impl FutureWait {
         away: impl FnOnce(Job),
     ) -> FutureWait {
         let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, None, 0, false);
-        let wait = FutureWait { backend: backend.clone(), waiter };
+        let wait = FutureWait { backend: backend.clone(), waiter, epoch: fork::epoch() };
         register(Pending::of(&wait.waiter, backend));
         set_out(backend, &wait.waiter, Timeout::FOREVER, None, away);
         wait
     }
 
     pub(crate) fn poll(&self, waker: &Waker) -> Option<Result<Grant>> {
+        if self.epoch != fork::epoch() {
+            return Some(Err(forked()));
+        }
         let mut state = self.waiter.state.lock();
         if let State::Waiting(Audience::Future(known)) | State::Ending(Audience::Future(known)) = &mut *state {
             if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -642,6 +658,9 @@ impl FutureWait {
 
 impl Drop for FutureWait {
     fn drop(&mut self) {
+        if self.epoch != fork::epoch() {
+            return; // The parent waits on, or has what it was granted.
+        }
         if self.waiter.end(canceled(), || self.backend.leave(&self.waiter)) {
             return;
         }
@@ -688,7 +707,7 @@ mod tests {
         let (old, new) = (Arc::new(Flag::default()), Arc::new(Flag::default()));
         let backend = crate::backend::open::open(&"spm:moves-while-it-ends".parse().expect("a URL")).expect("it opens");
         let waiter = Waiter::new(Audience::Future(Some(old.clone().into())), Timeout::FOREVER, None, 0, false);
-        let wait = FutureWait { backend, waiter: waiter.clone() };
+        let wait = FutureWait { backend, waiter: waiter.clone(), epoch: fork::epoch() };
         let waker = new.clone().into();
         waiter.end(canceled(), || assert!(wait.poll(&waker).is_none()));
         assert!(new.is_up() && !old.is_up());

@@ -481,6 +481,12 @@ impl<T> PerProcess<T> {
     }
 }
 
+impl<T> Default for PerProcess<T> {
+    fn default() -> PerProcess<T> {
+        PerProcess::new()
+    }
+}
+
 impl<T> Drop for PerProcess<T> {
     fn drop(&mut self) {
         let node = *self.node.get_mut();
@@ -562,6 +568,64 @@ mod tests {
         let mut heard = Vec::new();
         far.read_to_end(&mut heard).unwrap();
         assert_eq!(heard, b"a");
+    }
+
+    /// FAULTS: K1
+    #[test]
+    fn what_a_parent_waits_for_is_nothing_to_its_child() {
+        use crate::{Cancel, ErrorKind, EventLoop, Mutex, Timeout};
+        use std::task::{Context, Poll, Waker};
+
+        let path = std::env::temp_dir().join(format!("ipcmutex-fork-{}", std::process::id()));
+        for url in ["spm:fork-waits".to_owned(), format!("mpm:{}", path.display())] {
+            let mutex = Mutex::open(&url).expect("it opens");
+            let hold = mutex.acquire().expect("it is free");
+            let waits_in_line = |count: u32| {
+                while mutex.status().expect("it is told").waiters != count {
+                    std::thread::yield_now();
+                }
+            };
+            let mut context = Context::from_waker(Waker::noop());
+            let [mut polled, mut dropped] = [(); 2].map(|()| Box::pin(mutex.acquire_async()));
+            for future in [&mut polled, &mut dropped] {
+                assert!(future.as_mut().poll(&mut context).is_pending());
+            }
+            let mut dropped = Some(dropped);
+            let on = EventLoop::new(|_| {});
+            let event = mutex.acquire_on(&on, Timeout::FOREVER, |_| {});
+            let callback = mutex.acquire_callback(Timeout::FOREVER, |_| {}).expect("it begins");
+            let cancel = Cancel::new();
+            std::thread::scope(|scope| {
+                let thread =
+                    scope.spawn(|| mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() }));
+                waits_in_line(5);
+                // SAFETY: malloc and the library, which is safe there, are all that the child uses.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    // SAFETY: for a child that hangs.
+                    unsafe { libc::alarm(10) };
+                    drop(dropped.take());
+                    cancel.cancel();
+                    let polled = polled.as_mut().poll(&mut context);
+                    let forked = matches!(polled, Poll::Ready(Err(error)) if error.kind() == ErrorKind::Forked);
+                    let refused = !event.cancel() && !callback.cancel() && callback.is_over();
+                    // SAFETY: leaves the child without running anything of the test harness.
+                    unsafe { libc::_exit(if forked && refused { 7 } else { 8 }) };
+                }
+                let mut status = 0;
+                // SAFETY: waits for the child just forked; `status` outlives the call.
+                unsafe { libc::waitpid(child, &mut status, 0) };
+                let waiters = mutex.status().expect("it is told").waiters;
+                cancel.cancel();
+                let ended = thread.join().expect("no panic").expect_err("it is held").kind();
+                assert_eq!((status, waiters, ended), (7 << 8, 5, ErrorKind::Canceled), "{url}");
+            });
+            drop((polled, dropped));
+            waits_in_line(2);
+            assert!(callback.cancel() && event.cancel(), "{url}");
+            hold.release().expect("it was held");
+        }
+        std::fs::remove_file(path).expect("it was made");
     }
 
     /// An engine that is asked in vain, and whose waiters leave when the test lets them.
