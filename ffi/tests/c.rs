@@ -211,6 +211,21 @@ fn k7_a_plugin_with_the_static_library_stays_when_it_is_closed() {
     }
 }
 
+/// They share the table of whichever was loaded first, which need not be one that is used.
+///
+/// FAULTS: K7
+#[test]
+fn k7_plugins_with_the_static_library_exclude_each_other_when_the_first_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (host, [plugin]) = host_and(dir.path(), ["plugin.c"]);
+    let copies = ["a.so", "b.so", "c.so"].map(|name| dir.path().join(name).to_str().unwrap().to_owned());
+    for copy in &copies {
+        std::fs::copy(&plugin, copy).unwrap();
+    }
+    let [first, second, third] = &copies;
+    run(&host, &[first, second, third, "spm:plugins"], 0);
+}
+
 /// FAULTS: K4
 #[test]
 fn k4_a_child_forked_during_the_first_open_opens() {

@@ -2,7 +2,8 @@
 //!
 //! Each copy exports the cell [`ipcmutex_spm_v1`]. All copies use the cell of the copy that was loaded first; whoever
 //! needs it first puts its own [`Table`] of C functions in. From then on every copy calls that table, its own
-//! code included. The copies are linked `-z nodelete`, so a table never goes away. A program that is linked statically
+//! code included. Neither the cell nor the table goes away: the copies are linked `-z nodelete`, and a plugin that is linked with the static
+//! library is kept loaded once its cell is chosen, or its table is. A program that is linked statically
 //! takes part if it exports its symbols (`-rdynamic`).
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -412,11 +413,15 @@ fn first_cell() -> &'static AtomicPtr<c_void> {
             let own = !symbol.is_null()
                 && libc::dladdr(symbol, &mut info) != 0
                 && (object.base == 0 || info.dli_fbase as u64 == object.base);
+            if own {
+                // A plugin with the static library may be closed, if nobody has used its copy, and would take the cell with it.
+                libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
+            }
             libc::dlclose(handle);
             (symbol, own)
         };
         if own {
-            // SAFETY: an object that exports this symbol exports an AtomicPtr<c_void> under it, and is nodelete.
+            // SAFETY: an object that exports this symbol exports an AtomicPtr<c_void> under it, and stays.
             return unsafe { &*symbol.cast::<AtomicPtr<c_void>>() };
         }
     }

@@ -1,5 +1,7 @@
-/* Closes a plugin; its code must stay, for threads of the library may run in it. */
+/* With one plugin: closes it; its code must stay, for threads of the library may run in it. With three, each with a copy of the library:
+ * closes the first, which did nothing, once the second has used its copy; the third must find the second's locks all the same. */
 #include <dlfcn.h>
+#include <ipcmutex.h>
 #include <pthread.h>
 #include <stdio.h>
 
@@ -12,13 +14,33 @@ static void *works(void *url) {
     return work == NULL || work(url) != 0 ? url : NULL;
 }
 
+static void *load(const char *path) {
+    void *loaded = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (loaded == NULL) fprintf(stderr, "%s\n", dlerror());
+    return loaded;
+}
+
+static int attempt(void *by, const char *url) {
+    int (*attempt)(const char *);
+    *(void **)&attempt = dlsym(by, "attempt");
+    return attempt == NULL ? -1 : attempt(url);
+}
+
+static int three(char **words) {
+    void *idle = load(words[1]), *uses = load(words[2]);
+    if (idle == NULL || uses == NULL) return 1;
+    if (attempt(uses, words[4]) != 0) return 2;
+    if (dlclose(idle) != 0) return 3;
+    void *late = load(words[3]);
+    if (late == NULL) return 1;
+    return attempt(late, words[4]) == IPCMUTEX_TIMEOUT ? 0 : 5;
+}
+
 int main(int count, char **words) {
     pthread_t thread;
     void *failed;
-    if (count != 3 || (plugin = dlopen(words[1], RTLD_NOW | RTLD_LOCAL)) == NULL) {
-        fprintf(stderr, "%s\n", dlerror());
-        return 1;
-    }
+    if (count == 5) return three(words);
+    if (count != 3 || (plugin = load(words[1])) == NULL) return 1;
     if (pthread_create(&thread, NULL, works, words[2]) != 0 || pthread_join(thread, &failed) != 0 || failed != NULL) return 2;
     if (dlclose(plugin) != 0) return 3;
     return dlopen(words[1], RTLD_NOW | RTLD_NOLOAD) == NULL ? 4 : 0;
