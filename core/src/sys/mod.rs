@@ -15,6 +15,8 @@ pub(crate) mod page;
 pub(crate) mod pinned;
 pub(crate) mod thread;
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// CLOCK_MONOTONIC in ms, as exact as the kernel's tick (1 to 10 ms), for the price of a load.
 #[inline]
 pub(crate) fn coarse_ms() -> u64 {
@@ -24,4 +26,17 @@ pub(crate) fn coarse_ms() -> u64 {
     let clock = rustix::time::ClockId::Monotonic;
     let now = rustix::time::clock_gettime(clock);
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// The wall clock in ns as it was when this process first asked, and steady from then on: it rises, however the clock is set.
+pub(crate) fn rising_ns() -> u64 {
+    /// By how much that is more than CLOCK_MONOTONIC.
+    static AHEAD: AtomicU64 = AtomicU64::new(0);
+    let ns = |clock| {
+        let now = rustix::time::clock_gettime(clock);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    };
+    let steady = ns(rustix::time::ClockId::Monotonic);
+    let ahead = ns(rustix::time::ClockId::Realtime).saturating_sub(steady).max(1);
+    steady + AHEAD.compare_exchange(0, ahead, Ordering::Relaxed, Ordering::Relaxed).err().unwrap_or(ahead)
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::Mutex;
 use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::clock::{Clock, Jump};
 use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Page, Place, freeze, signal, until};
 
@@ -186,4 +187,25 @@ fn s9_a_stopped_first_waiter_is_waited_for_once() {
     let token = waits.reply().ok().token();
     stopped.call("end 1").ok();
     assert!(token < last.reply().ok().token(), "its place was its ticket's");
+}
+
+/// A lock of threads that is opened anew knows nothing of the one before but the time.
+#[test]
+fn tokens_rise_in_a_process_whose_clock_is_set_back() {
+    let Some(clock) = Clock::new("tokens_rise_in_a_process_whose_clock_is_set_back") else { return };
+    let environment = clock.environment();
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_os_str())).collect();
+    let agent = Agent::start_with(Language::Rust, &environment);
+    let token = || {
+        agent.open(1, "spm:set-back").ok();
+        agent.call("acquire 1 0").ok();
+        let token = agent.call("token 1").ok().token();
+        agent.call("release 1").ok();
+        token
+    };
+    let before = token();
+    agent.open(1, "spm:another").ok(); // nobody has the first any more
+    clock.set(Jump::Back(Duration::from_secs(3600)));
+    let after = token();
+    assert!(after > before, "{after} after {before}");
 }

@@ -19,14 +19,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::numbers::{Numbers, Tally, count};
 use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sys::coarse_ms;
 use crate::sys::copies::{Guest, RawStatus, SharedLock};
 use crate::sys::fork::PerProcess;
+use crate::sys::{coarse_ms, rising_ns};
 
 const HELD: u64 = 1;
 const LINE: u64 = 2;
@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_millis(1);
 pub(super) struct Lock {
     name: String,
     word: AtomicU64,
-    /// Token = base + generation: the wall clock in ns, so that tokens also rise over reopened locks.
+    /// Token = base + generation: ns of a clock that is not set back, so that tokens also rise over reopened locks.
     base: u64,
     /// Label number << 48 | ms since `opened`, of the last hold.
     owner: AtomicU64,
@@ -207,11 +207,10 @@ impl SharedLock for Lock {
         if let Some(lock) = locks.get(name).and_then(Weak::upgrade) {
             return lock;
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let lock = Arc::new(Lock {
             name: name.to_owned(),
             word: AtomicU64::new(0),
-            base: now.as_nanos() as u64,
+            base: rising_ns(),
             owner: AtomicU64::new(0),
             opened: coarse_ms(),
             line: Guarded::default(),
