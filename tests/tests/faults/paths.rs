@@ -4,13 +4,13 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::agent::{Agent, Language, WATCHDOG};
 use ipcmutex_tests::artifacts;
 use ipcmutex_tests::figures::{figure, spread};
-use ipcmutex_tests::place::{Place, url_of};
+use ipcmutex_tests::place::{Place, until, url_of};
 use ipcmutex_tests::privilege::without_root;
 
 const NOBODY: u32 = 65534;
@@ -47,14 +47,41 @@ fn f4_an_open_keeps_the_cleaners_away() {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
     let path = folder.path().join("lock");
     drop(Mutex::open(&url_of(&path)).unwrap());
-    let days_ago = std::time::SystemTime::now() - Duration::from_secs(9 * 86_400);
-    let file = fs::File::options().write(true).open(&path).unwrap();
-    file.set_times(fs::FileTimes::new().set_accessed(days_ago).set_modified(days_ago)).unwrap();
+    let days_ago = make_old(&path);
     drop(Mutex::open(&url_of(&path)).unwrap());
-    let about = fs::metadata(&path).unwrap();
-    for time in [about.modified().unwrap(), about.accessed().unwrap()] {
-        assert!(time > days_ago + Duration::from_secs(8 * 86_400), "it is as old as before");
-    }
+    assert!(is_younger(&path, days_ago), "it is as old as before");
+}
+
+/// Makes a file nine days old; when that was.
+fn make_old(path: &Path) -> SystemTime {
+    let days_ago = SystemTime::now() - Duration::from_secs(9 * 86_400);
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_times(fs::FileTimes::new().set_accessed(days_ago).set_modified(days_ago)).unwrap();
+    days_ago
+}
+
+fn is_younger(path: &Path, days_ago: SystemTime) -> bool {
+    let about = fs::metadata(path).unwrap();
+    let times = [about.modified().unwrap(), about.accessed().unwrap()];
+    times.iter().all(|time| *time > days_ago + Duration::from_secs(8 * 86_400))
+}
+
+#[test]
+fn f4_a_use_keeps_the_cleaners_away() {
+    // In memory, as above.
+    let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = folder.path().join("lock");
+    let (owner, waiter) = (Agent::start(Language::C), Agent::start(Language::C));
+    owner.open(1, &url_of(&path)).ok();
+    waiter.open(1, &url_of(&path)).ok();
+    let days_ago = make_old(&path);
+    owner.call("hold 1 1 0").ok();
+    assert!(is_younger(&path, days_ago), "it is as old as before");
+    let days_ago = make_old(&path);
+    let wait = waiter.begin("hold 1 1 forever");
+    until("a wait has touched it", || is_younger(&path, days_ago));
+    owner.call("end 1").ok();
+    wait.reply().ok();
 }
 
 #[test]

@@ -352,7 +352,7 @@ fn inspect(path: &Path) -> Result<Status> {
 pub(crate) fn is_unmade(target: &FileTarget) -> Result<bool> {
     let path = place::resolve(target, false)?;
     let by_path = matches!(target.place, FilePlace::Path(_));
-    Ok(matches!(place::identity(&path), Ok(None)) && (!by_path || path.parent().is_some_and(Path::is_dir)))
+    Ok(matches!(place::found(&path), Ok(None)) && (!by_path || path.parent().is_some_and(Path::is_dir)))
 }
 
 /// The locks in this user's default directory, by URL.

@@ -193,17 +193,27 @@ fn check(path: &Path, file: OwnedFd, target: &FileTarget) -> Result<Opened> {
                 error.with_help("use rpm+redis: for several hosts, or ?remotefs=1 if it is used by this host alone")
             });
     }
-    touch(&file, &stat);
+    if is_old(&stat) {
+        // A cleaner's removal is noticed and told; that it was not put off is no reason to refuse.
+        let _ = fs::futimens(&file, &now());
+    }
     Ok(Opened { file, stat, mapping_keeps: mapping_keeps(kind) })
 }
 
-/// Cleaners of temporary folders go by a file's times, and what is done in memory changes none: once a day an open does.
-fn touch(file: &OwnedFd, stat: &Stat) {
+/// Cleaners of temporary folders go by a file's times, and what is done in memory changes none: once a day an open or a use does.
+fn is_old(stat: &Stat) -> bool {
+    rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec - stat.st_mtime > 86_400
+}
+
+fn now() -> fs::Timestamps {
     let now = fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
-    let age = rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec - stat.st_mtime;
-    if age > 86_400 {
-        // A cleaner's removal is noticed and told; that it was not put off is no reason to refuse.
-        let _ = fs::futimens(file, &fs::Timestamps { last_access: now, last_modification: now });
+    fs::Timestamps { last_access: now, last_modification: now }
+}
+
+/// What an open does for a file that is used and not opened: `stat` is what was found at `path`.
+pub(super) fn keep_from_cleaners(path: &Path, stat: &Stat) {
+    if is_old(stat) {
+        let _ = fs::utimensat(fs::CWD, path, &now(), fs::AtFlags::SYMLINK_NOFOLLOW);
     }
 }
 
@@ -237,9 +247,9 @@ fn remote_fs(kind: u32) -> Option<&'static str> {
 }
 
 /// What is at `path` now.
-pub(super) fn identity(path: &Path) -> Result<Option<(Identity, u64)>, Errno> {
+pub(super) fn found(path: &Path) -> Result<Option<Stat>, Errno> {
     match fs::lstat(path) {
-        Ok(stat) => Ok(Some((Identity::of(&stat), stat.st_size as u64))),
+        Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(error) => Err(error),
     }

@@ -34,6 +34,8 @@ const CLAIM_MS: u64 = 250;
 /// How many looks at the path each tick of the coarse clock is worth: enough for every hold of a program that is not
 /// hammering, and next to nothing for one that is.
 const LOOKS_PER_TICK: u64 = 32;
+/// How often a file that is in use is asked for its age.
+const TOUCH_MS: u64 = 3_600_000;
 const SPINS: u32 = 40;
 
 pub(super) struct Site {
@@ -52,6 +54,8 @@ pub(super) struct Site {
     vanished: AtomicBool,
     /// Coarse ms << 8 | looks at the path in it.
     looks: AtomicU64,
+    /// When, in coarse ms, the age of the file is looked at again.
+    next_touch: AtomicU64,
     /// The number of the label that stands in the slot's record.
     label: AtomicU64,
     /// The tick of the coarse clock in which a release last looked how long the first in line has waited.
@@ -360,8 +364,13 @@ impl Site {
     /// Looks where the path leads; if elsewhere, everybody here moves on.
     #[cold]
     fn look(&self) {
-        let here = match place::identity(&self.path) {
-            Ok(Some((identity, len))) if identity == self.identity && self.has_its_file() => {
+        let here = match place::found(&self.path) {
+            Ok(Some(stat)) if Identity::of(&stat) == self.identity && self.has_its_file() => {
+                let (tick, len) = (coarse_ms(), stat.st_size as u64);
+                if tick >= self.next_touch.load(Relaxed) {
+                    self.next_touch.store(tick + TOUCH_MS, Relaxed);
+                    place::keep_from_cleaners(&self.path, &stat);
+                }
                 // Cut off by somebody: what is gone may not be touched any more.
                 let whole = len >= self.page.reach() as u64;
                 if !whole {

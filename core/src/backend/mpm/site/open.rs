@@ -56,8 +56,8 @@ impl Site {
         let mut known = sites.lock();
         // The checks of `place::open` were made when the site was opened; the inode says that it is the same file.
         if !known.is_empty()
-            && let Ok(Some((identity, _))) = place::identity(&path)
-            && let Some(site) = known.get(&identity).and_then(Weak::upgrade)
+            && let Ok(Some(stat)) = place::found(&path)
+            && let Some(site) = known.get(&Identity::of(&stat)).and_then(Weak::upgrade)
         {
             if !site.has_vanished() && site.path == path {
                 return Ok(site);
@@ -107,6 +107,7 @@ impl Site {
             base: AtomicU64::new(0),
             vanished: AtomicBool::new(false),
             looks: AtomicU64::new(0),
+            next_touch: AtomicU64::new(0),
             label: AtomicU64::new(0),
             looked: AtomicU64::new(0),
             local: Guarded::default(),
