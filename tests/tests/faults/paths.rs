@@ -376,3 +376,23 @@ fn s7_garbage_in_the_line_is_cleared_away() {
         assert!(Mutex::open(&url).unwrap().acquire_timeout(WATCHDOG).unwrap().is_some(), "seed {seed}");
     }
 }
+
+/// As a logout does to the folder of its user.
+#[test]
+fn f5_a_default_folder_that_was_removed_is_made_again() {
+    let place = Place::new();
+    let folder = place.dir.path().join("locks");
+    let agent = Agent::start_with(Language::C, &[("IPCMUTEX_DIR", folder.as_os_str())]);
+    agent.open(1, "mpm:jobs").ok();
+    for _ in 0..2 {
+        agent.call("hold 1 1 0").ok();
+        agent.call("end 1").ok();
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    // A folder that was named is its user's.
+    let named = place.dir.path().join("named");
+    fs::create_dir(&named).unwrap();
+    agent.open(2, &url_of(&named.join("lock"))).ok();
+    fs::remove_dir_all(&named).unwrap();
+    agent.call("acquire 2 0").err(ErrorKind::Io);
+}

@@ -129,7 +129,12 @@ impl Mpm {
             if !site.has_vanished() {
                 return Ok(site);
             }
-            self.sites.replace(site, || Site::open(self.path.clone(), &self.target, &self.owner, &self.label))?;
+            self.sites.replace(site, || {
+                if let (FilePlace::Id(_), Some(dir)) = (&self.target.place, self.path.parent()) {
+                    place::make_dir(dir)?;
+                }
+                Site::open(self.path.clone(), &self.target, &self.owner, &self.label)
+            })?;
         }
     }
 

@@ -60,22 +60,31 @@ pub(super) fn default_dir(make: bool) -> Result<PathBuf> {
         .with_help("set IPCMUTEX_DIR to an absolute path"));
     }
     if make {
-        match fs::mkdir(&dir, Mode::RWXU) {
-            // The umask may have taken our own rights away.
-            Ok(()) => fs::chmod(&dir, Mode::RWXU)
-                .map_err(|error| Error::from_errno("open", format_args!("the directory {}", dir.display()), error))?,
-            Err(Errno::EXIST) => {}
-            Err(error) => {
-                return Err(Error::from_errno("open", format_args!("the directory {}", dir.display()), error));
-            }
+        make_dir(&dir)?;
+    } else {
+        match fs::lstat(&dir) {
+            Ok(stat) => check_dir(&dir, &stat, false)?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(refused(&dir, error)),
         }
     }
-    match fs::lstat(&dir) {
-        Ok(stat) => check_dir(&dir, &stat, false)?,
-        Err(Errno::NOENT) if !make => {}
-        Err(error) => return Err(Error::from_errno("open", format_args!("the directory {}", dir.display()), error)),
-    }
     Ok(dir)
+}
+
+fn refused(dir: &Path, error: Errno) -> Error {
+    Error::from_errno("open", format_args!("the directory {}", dir.display()), error)
+}
+
+/// Makes the default directory, if it is not there.
+pub(super) fn make_dir(dir: &Path) -> Result<()> {
+    let made = match fs::mkdir(dir, Mode::RWXU) {
+        // The umask may have taken our own rights away.
+        Ok(()) => fs::chmod(dir, Mode::RWXU),
+        Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error),
+    };
+    let stat = made.and_then(|()| fs::lstat(dir)).map_err(|error| refused(dir, error))?;
+    check_dir(dir, &stat, false)
 }
 
 fn check_dir(dir: &Path, stat: &Stat, shared: bool) -> Result<()> {
