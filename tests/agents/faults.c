@@ -247,6 +247,9 @@ int fault(char **word, char *fields, size_t size) {
         reuse(word[1]);
     } else if (!strcmp(verb, "intact")) {
         snprintf(fields, size, "intact=%d", intact());
+    } else if (!strcmp(verb, "drop")) {
+        uid_t user = (uid_t)atoi(word[1]);
+        must(setresuid(user, user, user) == 0, "setresuid");
     } else if (!strcmp(verb, "become")) {
         execlp("sleep", "sleep", word[1], NULL);
         must(0, "exec");

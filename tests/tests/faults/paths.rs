@@ -396,3 +396,26 @@ fn f5_a_default_folder_that_was_removed_is_made_again() {
     fs::remove_dir_all(&named).unwrap();
     agent.call("acquire 2 0").err(ErrorKind::Io);
 }
+
+/// A daemon that opens its lock as root and goes on as somebody else: of nobody can it tell whether it has died.
+#[test]
+fn who_may_not_open_the_file_any_more_is_told_why_it_waits() {
+    if without_root("who_may_not_open_the_file_any_more_is_told_why_it_waits") {
+        return;
+    }
+    let place = Place::new();
+    let (owner, daemon) = (Agent::start(Language::C), Agent::start(Language::C));
+    owner.open(1, &place.url()).ok();
+    owner.call("hold 1 1 0").ok();
+    daemon.open(1, &place.url()).ok();
+    let said = "whether it lives cannot be told";
+    assert!(!daemon.call("acquire 1 20").err(ErrorKind::Timeout).text.contains(said));
+    daemon.call(&format!("drop {NOBODY}")).ok();
+    for limit in [0, 20] {
+        let reply = daemon.call(&format!("acquire 1 {limit}")).err(ErrorKind::Timeout);
+        assert!(reply.text.contains(said) && reply.text.contains("Permission denied"), "{}", reply.text);
+    }
+    owner.call("end 1").ok();
+    daemon.call("hold 1 1 0").ok();
+    owner.call("hold 1 1 0").err(ErrorKind::Timeout);
+}

@@ -287,7 +287,9 @@ impl Backend for Mpm {
 
     fn describe_owner(&self) -> Option<String> {
         let site = self.site().ok()?;
-        Some(read(site.view(), |_| true).describe())
+        let mut said = read(site.view(), |_| true).describe();
+        said.extend(site.blindness());
+        Some(said)
     }
 
     fn break_lock(&self) -> Result<bool> {

@@ -6,7 +6,7 @@ mod open;
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -60,6 +60,8 @@ pub(super) struct Site {
     label: AtomicU64,
     /// The tick of the coarse clock in which a release last looked how long the first in line has waited.
     looked: AtomicU64,
+    /// Why it could not be asked, when it last was to be, whether somebody lives: an errno; 0 if it could.
+    blind: AtomicI32,
     local: Guarded<Local>,
     /// The ticket of the first of `local`; 0 if there is none.
     front: AtomicU64,
@@ -233,10 +235,23 @@ impl Site {
             return false;
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let Ok(file) = fs::open(&self.path, flags, Mode::empty()) else { return false };
+        let file = match fs::open(&self.path, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(error) => {
+                self.blind.store(error.raw_os_error(), Relaxed);
+                return false;
+            }
+        };
+        self.blind.store(0, Relaxed);
         // On another file every byte is free: that says nothing about this one.
         let same = fs::fstat(&file).is_ok_and(|stat| Identity::of(&stat) == self.identity);
         same && is_byte_locked(file.as_fd(), layout::life_byte(slot)) == Ok(false)
+    }
+
+    /// Why a death may go unnoticed here.
+    pub(super) fn blindness(&self) -> Option<String> {
+        let errno = self.blind.load(Relaxed);
+        (errno != 0).then(|| format!("; whether it lives cannot be told: {}", std::io::Error::from_raw_os_error(errno)))
     }
 
     /// Whether nobody will come for a reservation: nobody of that process waits any more, or its claim is over.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -110,6 +110,7 @@ impl Site {
             next_touch: AtomicU64::new(0),
             label: AtomicU64::new(0),
             looked: AtomicU64::new(0),
+            blind: AtomicI32::new(0),
             local: Guarded::default(),
             front: AtomicU64::new(0),
             watched: AtomicBool::new(false),
