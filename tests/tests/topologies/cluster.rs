@@ -649,3 +649,31 @@ fn many_who_miss_a_replica_of_a_node_are_told_together() {
         assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
     }
 }
+
+/// As while a slot is closed where it comes from, and not yet where it goes to.
+#[test]
+fn r15_what_is_sent_to_and_fro_is_asked_again_until_a_node_has_it() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(2);
+    let key = "ipcmutex:r15";
+    let (home, there) = (cluster.home(key), 1 - cluster.home(key));
+    let mutex = open(&cluster.url("r15?ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    cluster.begin_move(key, home, there);
+    cluster.migrate(&[key, "{ipcmutex:r15}:state"], home, there);
+    let (slot, id) = (cluster.slot(key).to_string(), cluster.nodes[there].command(&["CLUSTER", "MYID"]));
+    let close = |node: usize| {
+        assert_eq!(cluster.nodes[node].command(&["CLUSTER", "SETSLOT", &slot, "NODE", id.text()]).text(), "OK");
+    };
+    close(home);
+    std::thread::scope(|scope| {
+        // A thread's call, and the background thread's.
+        let status = scope.spawn(|| mutex.status());
+        let extended = scope.spawn(|| hold.extend(None));
+        std::thread::sleep(Duration::from_millis(300));
+        close(there);
+        assert_eq!(status.join().expect("no panic").expect("a node has it").state, State::Held);
+        extended.join().expect("no panic").expect("a node has it");
+    });
+    hold.release().expect("released");
+}

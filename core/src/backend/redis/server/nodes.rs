@@ -21,8 +21,8 @@ use crate::sync::{Guarded, Turns};
 pub(super) const AGAIN: Duration = Duration::from_millis(25);
 /// How long that is tried. No request sent on takes longer to arrive than this.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// How often one command is sent on.
-pub(super) const HOPS: usize = 8;
+/// So often a command is sent on at once: beyond that the nodes do not agree yet who has the slot.
+pub(super) const HOPS: usize = 3;
 
 /// Whether the cluster is about to be able to serve this.
 pub(super) fn passes(error: &RedisError) -> bool {
@@ -169,7 +169,13 @@ impl Nodes {
             surveyed = true;
             self.all.survey(self.limit)?;
         }
-        for _ in 0..HOPS {
+        for hop in 0.. {
+            if hop > HOPS {
+                if Instant::now() >= end {
+                    break;
+                }
+                std::thread::sleep(AGAIN);
+            }
             // WAIT speaks of what was written on its own connection.
             let last = if slot.is_none() { self.last.clone() } else { None };
             let (same, last) = last.map_or((None, None), |(node, number)| (Some(number), Some(node)));
