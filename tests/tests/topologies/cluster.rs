@@ -677,3 +677,31 @@ fn r15_what_is_sent_to_and_fro_is_asked_again_until_a_node_has_it() {
     });
     hold.release().expect("released");
 }
+
+/// Another node has the slot, and not what was in it: as after a failover for which the old master stays alive. Its connections
+/// stay, so what is said of any call is the sign.
+#[test]
+fn r16_what_a_node_forgot_that_took_over_is_lost_when_anybody_is_sent_there() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(2);
+    let home = cluster.home("{app}:a");
+    let url = |key: &str, query: &str| cluster.url(&format!("{key}?redis_key=%7Bapp%7D:{key}&ttl=60s{query}"));
+    let (renewed, unrenewed) = (open(&url("a", "")), open(&url("b", "&renew=off")));
+    let holds = [renewed.acquire().expect("acquired"), unrenewed.acquire().expect("acquired")];
+    holds[0].extend(None).expect("the link is up");
+    for hold in &holds {
+        hold.check().expect("held");
+    }
+    let (slot, id) = (cluster.slot("{app}:a").to_string(), cluster.nodes[1 - home].command(&["CLUSTER", "MYID"]));
+    cluster.begin_move("{app}:a", home, 1 - home);
+    assert_eq!(cluster.nodes[1 - home].command(&["CLUSTER", "SETSLOT", &slot, "NODE", id.text()]).text(), "OK");
+    until("the old one has let go", || cluster.nodes[home].command(&["DBSIZE"]).number() == 0);
+    let begun = Instant::now();
+    renewed.status().expect("served");
+    for hold in &holds {
+        until("it is lost", || hold.check().is_err());
+    }
+    // By its renewal it would be after 20 s, by nothing the other one.
+    assert!(begun.elapsed() < TOLD, "{:?}", begun.elapsed());
+    assert!(holds.into_iter().all(|hold| kind_of(hold.release()) == ErrorKind::Lost));
+}

@@ -9,6 +9,7 @@ use redis::Value;
 use super::Engine;
 use crate::backend::redis::server::{Connection, PATIENT, elsewhere};
 use crate::backend::redis::wire::{self, Script};
+use crate::backend::redis::worker::Event;
 use crate::error::{Error, ErrorKind, Result, forked};
 use crate::service::offload;
 use crate::sync::Turns;
@@ -104,7 +105,13 @@ impl Engine {
                 Some(another) => {
                     caller.connection = Some(another);
                     drop(caller);
-                    match call(&mut connection) {
+                    let answer = call(&mut connection);
+                    if self.learned.has_moved()
+                        && let Some(thread) = &self.board().thread
+                    {
+                        let _ = thread.send(Event::Look); // it looks for what is held
+                    }
+                    match answer {
                         Ok(value) => return Ok(value),
                         Err(error) => {
                             caller = place.lock();

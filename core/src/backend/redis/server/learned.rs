@@ -22,6 +22,8 @@ pub(crate) struct Learned {
     doubted: Guarded<Option<Address>>,
     /// Counts the changes of the server behind the name: who has a connection to an earlier one must not use it any more.
     changes: AtomicU64,
+    /// A node of a cluster has told of another one since what is held was last looked for.
+    moved: AtomicBool,
     /// The nodes of a cluster, as it last told them.
     nodes: Guarded<Vec<Address>>,
     /// Which of them has what, with what they have corrected since. All share it: who finds out that a slot has left a node
@@ -76,6 +78,22 @@ impl Learned {
 
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+
+    /// `slot` is another node's now; whether so many have moved that all should be asked for.
+    pub(super) fn corrected(&self, slot: u16, node: Address) -> bool {
+        self.moved.store(true, Ordering::Relaxed);
+        self.slots.lock().correct(slot, node)
+    }
+
+    /// Whether a slot has moved, which may be news of a failover.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.moved.load(Ordering::Relaxed)
+    }
+
+    /// What is held is about to be looked for.
+    pub(crate) fn follows(&self) {
+        self.moved.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn found_nodes(&self, nodes: Vec<Address>) {

@@ -119,8 +119,7 @@ impl Net {
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
-                        let many = self.learned.slots.lock().correct(slot, address);
-                        if many {
+                        if self.learned.corrected(slot, address) {
                             self.survey_again().await;
                         }
                     }

@@ -207,7 +207,7 @@ impl Nodes {
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
-                        if slot.is_some_and(|slot| self.all.learned.slots.lock().correct(slot, address)) {
+                        if slot.is_some_and(|slot| self.all.learned.corrected(slot, address)) {
                             self.all.doubted.store(true, Ordering::Relaxed);
                         }
                     }

@@ -175,6 +175,8 @@ pub(super) struct Worker {
     idle: Option<(Instant, u64)>,
     /// The count of holds at the last look.
     taken: u64,
+    /// When what is held was last looked for since a slot had moved.
+    followed: Option<Instant>,
     /// When the loop wakes by itself.
     alarm: Instant,
 }
@@ -241,6 +243,7 @@ impl Worker {
             aside: None,
             idle: None,
             taken: 0,
+            followed: None,
             alarm: Instant::now(),
         }
     }
@@ -388,6 +391,7 @@ impl Worker {
 
     /// Does what is due; when to do so again, or `None` if there is nothing to do.
     fn look(&mut self) -> Option<Instant> {
+        let follow = self.follow();
         self.renew_due();
         self.recheck_due();
         self.pay_due();
@@ -403,6 +407,7 @@ impl Worker {
                 wake = earlier(wake, Some(retry_at));
             }
         }
+        wake = earlier(wake, follow);
         wake = earlier(wake, self.pay_at);
         wake = earlier(wake, self.timers.first().map(|(at, _)| *at));
         let busy = needed || self.tasks > 0;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{RedisResult, Value};
 
@@ -23,6 +23,8 @@ pub(super) type Batch = Vec<(Arc<Hold>, Duration)>;
 pub(super) const NEVER: u64 = u64::MAX;
 /// When to look again at a renewal for which the batch had no place, in ns.
 const TURN: u64 = 5_000_000;
+/// So often what is held is looked for while one slot after the other moves.
+const FOLLOWS: Duration = Duration::from_secs(1);
 
 /// When the hold is next looked at, if it is still there.
 fn schedule(board: &mut Board, hold: &Hold, due: u64) {
@@ -116,6 +118,7 @@ impl Worker {
 
     /// The link is new: all holds are looked at at once, since the server may be, too.
     pub(super) fn renew_all(&mut self) {
+        self.engine.learned.follows();
         let now = lease::now();
         let mut board = self.engine.board();
         let holds: Vec<Arc<Hold>> = board.holds.values().cloned().collect();
@@ -125,6 +128,22 @@ impl Worker {
         }
         drop(board);
         self.extend_waiting();
+    }
+
+    /// Where a slot has moved another node may have taken over from one that is still there, and not have all that was held on it.
+    /// Looks for that, at most once a [`FOLLOWS`]; when to do so.
+    pub(super) fn follow(&mut self) -> Option<Instant> {
+        if !self.engine.learned.has_moved() || self.link().is_none() {
+            // A new link looks for all by itself.
+            return None;
+        }
+        let now = Instant::now();
+        if let Some(next) = self.followed.map(|last| last + FOLLOWS).filter(|next| *next > now) {
+            return Some(next);
+        }
+        self.followed = Some(now);
+        self.renew_all();
+        None
     }
 
     pub(super) fn extend(&mut self, hold: Arc<Hold>, ttl: Duration, answer: SyncSender<Result<()>>) {
