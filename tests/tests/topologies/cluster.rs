@@ -705,3 +705,21 @@ fn r16_what_a_node_forgot_that_took_over_is_lost_when_anybody_is_sent_there() {
     assert!(begun.elapsed() < TOLD, "{:?}", begun.elapsed());
     assert!(holds.into_iter().all(|hold| kind_of(hold.release()) == ErrorKind::Lost));
 }
+
+#[test]
+fn a_lock_is_opened_soon_while_another_node_hangs() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(3);
+    let id = ids_on(&cluster, 0).next().expect("one");
+    let kept = open(&cluster.url(&id));
+    cluster.nodes[1].freeze();
+    let begun = Instant::now();
+    for query in ["", "?policy=any"].into_iter().cycle().take(10) {
+        let mutex = open(&(cluster.url(&id) + query));
+        mutex.acquire().expect("its node is there").release().expect("released");
+    }
+    // Each would wait for 2 s.
+    assert!(begun.elapsed() < TOLD, "{:?}", begun.elapsed());
+    drop(kept);
+    cluster.nodes[1].thaw();
+}

@@ -73,7 +73,7 @@ pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backen
     if matches!(target.topology, Topology::Redlock) {
         return redlock::open(target, &key, wire::info(&identity(url)));
     }
-    let engine = reach(target)?;
+    let engine = reach(target, Some(&key))?;
     if matches!(target.topology, Topology::Cluster) && !Keys::of(&key).fit_a_cluster() {
         return Err(Error::new(ErrorKind::Invalid, "open", format!("a cluster would scatter the keys of `{key}`"))
             .with_help("in a cluster a key has no braces, or a hash tag such as {app}:jobs"));
@@ -82,13 +82,15 @@ pub(crate) fn open(target: &RedisTarget, url: &LockUrl) -> Result<Arc<dyn Backen
     Ok(Arc::new(Redis(Arc::new(Lock::new(engine, &key, target, info)))))
 }
 
-/// The engine of the server, which answers and may carry a lock.
-fn reach(target: &RedisTarget) -> Result<Arc<Engine>> {
+/// The engine of the server, which answers and may carry the lock `key`, or any.
+fn reach(target: &RedisTarget, key: Option<&str>) -> Result<Arc<Engine>> {
     let engine = Engine::of(Server::of(target)?)?;
     if target.any_policy {
-        engine.call("open", |connection| connection.ask_each(&redis::cmd("PING"))).map_err(|failed| failed.error)?;
+        engine
+            .call("open", |connection| connection.ask_each(key, &redis::cmd("PING")))
+            .map_err(|failed| failed.error)?;
     } else {
-        engine.check_policy()?;
+        engine.check_policy(key)?;
     }
     Ok(engine)
 }
@@ -103,7 +105,7 @@ pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>
         )
         .with_help("list those of each server, with rpm+redis://server/"));
     }
-    let engine = reach(target)?;
+    let engine = reach(target, None)?;
     let pattern: String =
         target.prefix.chars().flat_map(|c| if "*?[]\\".contains(c) { vec!['\\', c] } else { vec![c] }).collect();
     let pattern = format!("*{pattern}*");

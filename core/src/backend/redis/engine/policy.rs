@@ -5,9 +5,9 @@ use crate::backend::redis::wire;
 use crate::error::{Error, ErrorKind, Result};
 
 impl Engine {
-    /// Why this server must not carry a lock: it may evict the key of one that is held.
-    pub(crate) fn check_policy(&self) -> Result<()> {
-        match self.policy()? {
+    /// Why this server must not carry the lock `key`, or any: it may evict the key of one that is held.
+    pub(crate) fn check_policy(&self, key: Option<&str>) -> Result<()> {
+        match self.policy(key)? {
             Some(policy) => Err(Error::new(
                 ErrorKind::Config,
                 "open",
@@ -25,9 +25,9 @@ impl Engine {
     }
 
     /// The eviction policy, if it is not the one that is needed and the server, or a node, tells.
-    fn policy(&self) -> Result<Option<String>> {
+    fn policy(&self, key: Option<&str>) -> Result<Option<String>> {
         let asked = self.call("open", |connection| {
-            match connection.ask_each(redis::cmd("INFO").arg("memory")) {
+            match connection.ask_each(key, redis::cmd("INFO").arg("memory")) {
                 // Managed servers forbid INFO; they are taken at their word.
                 Err(error) if wire::is_answer(&error) && self.is_forbidden(&error) => Ok(Vec::new()),
                 answer => answer,

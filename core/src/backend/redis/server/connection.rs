@@ -20,11 +20,11 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
-    /// The answers of the server, or of all masters.
-    pub(crate) fn ask_each(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
+    /// The answers of the server, or of all masters, above all of the one that has `key`.
+    pub(crate) fn ask_each(&mut self, key: Option<&str>, command: &Cmd) -> RedisResult<Vec<Value>> {
         match self {
             Connection::One(single, _) => Ok(vec![single.req_command(command)?.extract_error()?]),
-            Connection::Cluster(nodes) => nodes.ask_each(command),
+            Connection::Cluster(nodes) => nodes.ask_each(key, command),
         }
     }
 

@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, ConnectionLike, RedisError, RedisResult, Value};
@@ -16,6 +18,7 @@ use super::single::Single;
 use super::slots::{Redirect, Slots, redirect, slot_of};
 use super::{PATIENT, Place, Server};
 use crate::sync::{Guarded, Turns};
+use crate::sys::thread;
 
 /// How soon a node is asked again that cannot serve for now: a slot on its way, a failover.
 pub(super) const AGAIN: Duration = Duration::from_millis(25);
@@ -219,10 +222,27 @@ impl Nodes {
         Err(unknown())
     }
 
-    /// The answers of the masters that are there.
-    pub(crate) fn ask_each(&mut self, command: &Cmd) -> RedisResult<Vec<Value>> {
-        let answers = self.masters().into_iter().map(|node| self.ask_at(&node, command));
-        answers.filter(|answer| !answer.as_ref().is_err_and(RedisError::is_io_error)).collect()
+    /// The answers of the masters that are there. If it is for `key`, its node has all its time, and the others, who are asked
+    /// meanwhile, little more.
+    pub(crate) fn ask_each(&mut self, key: Option<&str>, command: &Cmd) -> RedisResult<Vec<Value>> {
+        let its = key.map(|key| self.all.learned.node_of(key));
+        let (tell, told) = channel();
+        let mut waited_for = Vec::new();
+        for node in self.masters() {
+            if its.as_ref().is_none_or(|its| its.as_ref() == Some(&node)) {
+                waited_for.push(node);
+                continue;
+            }
+            let (mut nodes, command, tell) = (self.another(), command.clone(), tell.clone());
+            let ask = move || drop(tell.send(nodes.ask_at(&node, &command)));
+            // One that no thread can be had for does not answer.
+            let _ = thread::spawn("ipcmutex-dial", thread::FULL_STACK, ask);
+        }
+        drop(tell);
+        let mut answers: Vec<_> = waited_for.iter().map(|node| self.ask_at(node, command)).collect();
+        let end = Instant::now() + PATIENT;
+        answers.extend(iter::from_fn(|| told.recv_timeout(end.saturating_duration_since(Instant::now())).ok()));
+        answers.into_iter().filter(|answer| !answer.as_ref().is_err_and(RedisError::is_io_error)).collect()
     }
 
     pub(super) fn masters(&self) -> Vec<Address> {
