@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::numbers::{BUCKETS, Numbers};
+use crate::sys::fork::ForkGate;
 
 /// What the table is asked to call back: a waiter, or a listener for a loss.
 pub(crate) trait Guesting: Send + Sync + 'static {
@@ -395,8 +396,12 @@ fn first_cell() -> &'static AtomicPtr<c_void> {
         0
     }
     let mut objects: Vec<Object> = Vec::new();
-    // SAFETY: `note` has the type that the loader calls; the Vec outlives the call.
-    unsafe { libc::dl_iterate_phdr(Some(note), std::ptr::from_mut(&mut objects).cast()) };
+    {
+        // The loader's lock for that is none of those which a fork resets: a child would wait for ever for who was in here.
+        let _gate = ForkGate::enter();
+        // SAFETY: `note` has the type that the loader calls; the Vec outlives the call.
+        unsafe { libc::dl_iterate_phdr(Some(note), std::ptr::from_mut(&mut objects).cast()) };
+    }
     for object in objects {
         let name = if object.name.is_empty() { std::ptr::null() } else { object.name.as_ptr() };
         // SAFETY: the name is null (the program itself) or a live C string; NOLOAD only finds what is loaded. The

@@ -24,6 +24,8 @@ use crate::sys::thread;
 pub(super) const AGAIN: Duration = Duration::from_millis(25);
 /// How long that is tried. No request sent on takes longer to arrive than this.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// How much longer what is asked of all is waited for than one node's answer.
+const OTHERS: Duration = Duration::from_millis(500);
 /// So often a command is sent on at once: beyond that the nodes do not agree yet who has the slot.
 pub(super) const HOPS: usize = 3;
 
@@ -240,7 +242,7 @@ impl Nodes {
         }
         drop(tell);
         let mut answers: Vec<_> = waited_for.iter().map(|node| self.ask_at(node, command)).collect();
-        let end = Instant::now() + PATIENT;
+        let end = Instant::now() + OTHERS;
         answers.extend(iter::from_fn(|| told.recv_timeout(end.saturating_duration_since(Instant::now())).ok()));
         answers.into_iter().filter(|answer| !answer.as_ref().is_err_and(RedisError::is_io_error)).collect()
     }
