@@ -326,7 +326,7 @@ impl Mutex {
             block
         };
         match block {
-            Some(Block { anew: Some(anew), .. }) if anew.is_live() => {
+            Some(Block { anew: Some(anew), .. }) => {
                 let remote = anew.mutex().is_remote();
                 Hold::new(*anew, remote).exit(py, raised)
             }
