@@ -163,6 +163,7 @@ test("redis", async (t) => {
         await once(silent, "listening")
         const mutex = new Mutex(`${before}@${gate}?id=silent&connect_timeout=50s`)
         const opening = mutex.open()
+        await once(silent, "connection")
         const waits = [mutex.acquire(), mutex.tryAcquire(), mutex.status(), mutex.execute(() => {}, { timeout: 50000 })]
         const ended = waits.map((wait) => assert.rejects(wait, { ...code("CLOSED"), message: /not opened/ }))
         await Promise.all([...ended, opening, mutex.close()])
