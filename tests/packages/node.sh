@@ -26,6 +26,7 @@ use() { # project
     check "$1: CommonJS" node "$1/example.cjs"
     check "$1: ESM" node "$1/example.mjs"
     check "$1: the command" env PATH="$work/$1/node_modules/.bin:$PATH" sh -eu example.sh
+    check "$1: the command, by npx" env -C "$1" npx --no-install ipcmutex run -n npx -- true
     check "$1: the command is the installed one" env PATH="$work/$1/node_modules/.bin:$PATH" \
         sh -c "[ \$(command -v ipcmutex) = $work/$1/node_modules/.bin/ipcmutex ]"
 }

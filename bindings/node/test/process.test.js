@@ -1,7 +1,7 @@
 "use strict"
 
 const assert = require("node:assert")
-const { spawn } = require("node:child_process")
+const { spawn, spawnSync } = require("node:child_process")
 const fs = require("node:fs")
 const path = require("node:path")
 const test = require("node:test")
@@ -208,36 +208,98 @@ test("n3 a worker that is terminated while holding, or while it is being granted
     }
 })
 
-/*  The launcher of the command, with what `command` is beside it.  */
-const launch = (t, command, args, onLine = () => {}) => {
-    const place = folder(t)
-    fs.mkdirSync(path.join(place, "bin"))
+/*  The launcher of the command, with what `command` is beside it, which is found by a link; by itself or behind `before`.  */
+const launch = (t, command, args, { before = [], env = {}, input = "", onLine = () => {} } = {}) => {
+    const place = path.join(folder(t), "a place")
+    const link = path.join(place, ".bin")
+    fs.mkdirSync(path.join(place, "bin"), { recursive: true })
     fs.copyFileSync(path.join(__dirname, "../bin/ipcmutex.js"), path.join(place, "bin/ipcmutex.js"))
     fs.writeFileSync(path.join(place, "native.js"), `exports.command = () => { ${command} }`)
-    const child = spawn(process.execPath, [path.join(place, "bin/ipcmutex.js"), ...args], { stdio: ["ignore", "pipe", "pipe"] })
+    fs.symlinkSync("bin/ipcmutex.js", link)
+    const [file, ...rest] = [...before, link, ...args]
+    const PATH = `${path.dirname(process.execPath)}:${process.env.PATH}`
+    const child = spawn(file, rest, { stdio: ["pipe", "pipe", "pipe", "pipe"], env: { ...process.env, PATH, ...env } })
     const timer = setTimeout(() => child.kill("SIGKILL"), 60000)
-    let err = ""
+    const said = ["", "", "", ""]
+    for (const at of [1, 2, 3]) {
+        child.stdio[at].on("data", (data) => { said[at] += data })
+    }
     child.stdout.on("data", (data) => onLine(String(data).trim(), child))
-    child.stderr.on("data", (data) => { err += data })
+    child.stdin.on("error", () => {}).end(input)
     return new Promise((resolve) => child.on("close", (code, signal) => {
         clearTimeout(timer)
-        resolve({ code, signal, err })
+        resolve({ code, signal, out: said[1], err: said[2], third: said[3] })
     }))
 }
 
-for (const [what, command, text] of [
+const NODE = [process.execPath]
+
+for (const [what, command, text, options] of [
     ["no addon", "throw new Error('ipcmutex: no prebuilt package')", "ipcmutex: no prebuilt package"],
-    ["a spawn that is refused at once", "return 'x\\0'", "ipcmutex: The argument 'file'"],
-    ["a spawn that fails", "return '/nowhere/ipcmutex'", "ipcmutex: spawn /nowhere/ipcmutex ENOENT; install"]
+    ["no addon, by Node", "throw new Error('ipcmutex: no prebuilt package')", "ipcmutex: no prebuilt package", { before: NODE }],
+    ["nothing is there", "return '/nowhere/ipcmutex'", "ipcmutex: /nowhere/ipcmutex cannot be executed; install"],
+    ["a folder is there", "return __dirname", "ipcmutex: /"],
+    ["it is not executable", "return __filename", "ipcmutex: /"],
+    ["no Node", "return '/bin/sh'", "ipcmutex: node is not in the PATH", { env: { PATH: "/nowhere" } }],
+    ["a spawn that is refused at once", "return 'x\\0'", "ipcmutex: The argument 'file'", { before: NODE }],
+    ["a spawn that fails", "return '/nowhere/ipcmutex'", "ipcmutex: spawn /nowhere/ipcmutex ENOENT; install", { before: NODE }]
 ]) test(`a command that cannot be launched is 66, not "held": ${what}`, async (t) => {
-    const { code, err } = await launch(t, command, [])
+    const { code, err } = await launch(t, command, [], options)
     assert.strictEqual(code, 66, err)
     assert.ok(err.startsWith(text) && err.trim().split("\n").length === 1, err)
 })
 
-for (const signal of ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]) test(`the launcher passes ${signal} on`, async (t) => {
-    const script = `trap 'kill $!; exit 7' ${signal.slice(3)}; sleep 60 & echo in; wait`
-    const { code, err } = await launch(t, "return '/bin/sh'", ["-c", script], (line, child) => child.kill(signal))
-    assert.strictEqual(code, 7, err)
+/*  Those that can be /bin/sh, as far as they are here.  */
+for (const shell of [["dash"], ["bash", "--posix"], ["busybox", "sh"]]) {
+    const missing = spawnSync(shell[0], ["--help"]).error !== undefined && `needs ${shell[0]}`
+    test(`a command that the kernel refuses is 66: ${shell[0]}`, { skip: missing }, async (t) => {
+        const refused = path.join(folder(t), "ipcmutex")
+        fs.writeFileSync(refused, "#!/nowhere/sh\n", { mode: 0o755 })
+        const { code, err } = await launch(t, `return ${JSON.stringify(refused)}`, [], { before: shell })
+        assert.strictEqual(code, 66, err)
+        assert.ok(err.includes(refused), err)
+    })
+}
+
+test("the launcher becomes the command: arguments, environment, stdin, descriptors and the exit code are its own", async (t) => {
+    const noise = path.join(folder(t), "noise.js")
+    fs.writeFileSync(noise, "console.log('noise')")
+    const env = { NODE_OPTIONS: `--require=${noise}`, file: "file", self: "self" }
+    const script = `
+        printf '<%s>' "$@" "$NODE_OPTIONS" "$file" "$self"
+        env | grep _ipcmutex
+        cat
+        echo third >&3
+        exit 9`
+    const args = ["two words", "two\nlines", "", "-e", "*"]
+    const { code, out, err, third } = await launch(t, "return '/bin/sh'", ["-c", script, "sh", ...args], { env, input: "typed" })
+    assert.strictEqual(code, 9, err)
+    assert.strictEqual(out, [...args, ...Object.values(env)].map((text) => `<${text}>`).join("") + "typed")
+    assert.strictEqual(third, "third\n")
     assert.strictEqual(err, "")
 })
+
+test("the launcher without arguments gives none", async (t) => {
+    const { code, out } = await launch(t, "return '/usr/bin/env'", [], { env: { IPCMUTEX_HERE: "here" } })
+    assert.strictEqual(code, 0)
+    assert.match(out, /^IPCMUTEX_HERE=here$/m)
+})
+
+test("a signal that the launcher ignores is ignored by the command", async (t) => {
+    const before = ["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"]
+    const { code, err } = await launch(t, "return '/bin/sh'", ["-c", "kill -HUP $$; exit 7"], { before })
+    assert.strictEqual(code, 7, err)
+})
+
+for (const [way, before, signals] of [
+    ["the launcher", [], ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT"]],
+    ["the launcher, run by Node,", NODE, ["SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"]]
+]) {
+    for (const signal of signals) test(`${way} passes ${signal} on`, async (t) => {
+        const script = `trap 'kill $!; exit 7' ${signal.slice(3)}; sleep 60 & echo in; wait`
+        const onLine = (line, child) => child.kill(signal)
+        const { code, err } = await launch(t, "return '/bin/sh'", ["-c", script], { before, onLine })
+        assert.strictEqual(code, 7, err)
+        assert.strictEqual(err, "")
+    })
+}
