@@ -10,7 +10,7 @@ use ipcmutex::{ErrorKind, Mutex};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Place, kill, url_of};
-use ipcmutex_tests::privilege::{in_mounts_of, skip, unshare, without_namespaces};
+use ipcmutex_tests::privilege::{in_mounts_of, skip, unshare, without, without_namespaces, without_root};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 /// An agent that has a small file system of its own at the place's folder; and that folder as seen from here.
@@ -69,6 +69,52 @@ fn f9_no_inodes_are_no_space() {
     let (agent, _) = confined(&place, "nr_inodes=2");
     agent.open(1, &place.url()).ok();
     agent.open(2, &url_of(&place.dir.path().join("new"))).err(ErrorKind::NoSpace);
+    agent.call("hold 1 1 0").ok();
+    agent.call("end 1").ok();
+}
+
+/// Older kernels may want room for a store all the same.
+fn knows_btrfs_in_place() -> bool {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(18))
+}
+
+/// It writes elsewhere what is written again: a lock file of its own kind would need room for each store.
+#[test]
+fn f9_a_full_btrfs_kills_nobody() {
+    let test = "f9_a_full_btrfs_kills_nobody";
+    if without_root(test) || without("mkfs.btrfs", test) || !knows_btrfs_in_place() && skip(test, "it needs Linux 6.18")
+    {
+        return;
+    }
+    let (place, disk) = (Place::new(), tempfile::NamedTempFile::new().unwrap());
+    disk.as_file().set_len(48 << 20).unwrap();
+    assert!(Command::new("mkfs.btrfs").args(["-q", "-M"]).arg(disk.path()).output().unwrap().status.success());
+    let folder = place.dir.path().display();
+    let script = format!("mount -o loop '{}' '{folder}' && chmod 700 '{folder}' && exec \"$0\"", disk.path().display());
+    let mut words = unshare(&["--mount"]);
+    words.extend(["sh", "-c", &script]);
+    let tried = Command::new(words[0]).args(&words[1..]).arg("true").stderr(Stdio::null()).status();
+    if !tried.is_ok_and(|status| status.success()) {
+        skip(test, "it needs a loop device, and btrfs");
+        return;
+    }
+    let agent = Agent::start_under(Language::C, &words);
+    agent.open(1, &place.url()).ok();
+    agent.call("hold 1 1 0").ok();
+    agent.call("end 1").ok();
+    let seen = PathBuf::from(format!("/proc/{}/root{folder}", agent.pid()));
+    // What is on the disk is what would be written elsewhere.
+    let written = || rustix::fs::syncfs(fs::File::open(&seen).unwrap()).unwrap();
+    written();
+    let mut rest = fs::File::create(seen.join("fill")).unwrap();
+    for _ in 0..4 {
+        // To write it may free some more.
+        while rest.write(&[1; 4096]).is_ok_and(|written| written > 0) {}
+        written();
+    }
     agent.call("hold 1 1 0").ok();
     agent.call("end 1").ok();
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{self, FallocateFlags};
+use rustix::fs::{self, FallocateFlags, IFlags};
 use rustix::io::Errno;
 
 use super::super::layout::{self, BLOCK, MAX_BLOCKS, MAX_LEN};
@@ -78,6 +78,9 @@ impl Site {
             let path = &path;
             move |error: Errno| Error::from_errno("open", format_args!("{}: {what}", path.display()), error)
         };
+        if stat.st_size == 0 {
+            write_in_place(&file);
+        }
         if (stat.st_size as usize) < BLOCK {
             allocate(&file, 0).map_err(io("allocating"))?;
         }
@@ -171,7 +174,15 @@ impl Drop for Site {
     }
 }
 
-/// Gives the file room for a block. An allocated block never fails to be written, however full the disk is.
+/// Btrfs writes elsewhere what is written again, unless it was told not to while the file was empty: a full disk would have no room for
+/// it, and the store into the mapping would be a SIGBUS.
+fn write_in_place(file: &OwnedFd) {
+    // Where there is no such flag, there is nothing to be told.
+    let _ = fs::ioctl_getflags(file).and_then(|flags| fs::ioctl_setflags(file, flags | IFlags::NOCOW));
+}
+
+/// Gives the file room for a block. An allocated block never fails to be written, however full the disk is: but on Btrfs, where a snapshot
+/// shares it, or an older kernel wants room all the same.
 fn allocate(file: &OwnedFd, block: usize) -> Result<(), Errno> {
     loop {
         match fs::fallocate(file, FallocateFlags::empty(), (block * BLOCK) as u64, BLOCK as u64) {
