@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, 
 use rustix::fs::fstat;
 
 use super::futex;
+use super::thread::Undisturbed;
 
 static STAMP: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 /// Stands in for the wiped page before it exists; the atfork handler wipes it.
@@ -83,14 +84,16 @@ fn wiped_page() -> *mut AtomicU32 {
 /// Held while a descriptor that a child must not inherit is open; the fork waits for it.
 static GATE: AtomicU32 = AtomicU32::new(0);
 
-/// Keeps this process from forking (by `fork`; a raw `clone` runs no handlers) until it is dropped.
-pub(crate) struct ForkGate(());
+/// Keeps this process from forking (by `fork`; a raw `clone` runs no handlers) until it is dropped. For what ends soon: so long signals
+/// wait, too, for one whose handler forks would wait for the thread that it interrupts.
+pub(crate) struct ForkGate(#[expect(dead_code, reason = "it is dropped")] Undisturbed);
 
 impl ForkGate {
     pub(crate) fn enter() -> ForkGate {
         epoch(); // the handlers are in place
+        let undisturbed = Undisturbed::enter();
         futex::lock(&GATE);
-        ForkGate(())
+        ForkGate(undisturbed)
     }
 }
 
@@ -738,6 +741,45 @@ mod tests {
         });
         done.or(count);
         assert_eq!(times.into_inner(), 2);
+    }
+
+    /// FAULTS: K4
+    #[test]
+    fn a_signals_handler_that_forks_does_not_wait_for_its_own_thread() {
+        static FORKED: AtomicI32 = AtomicI32::new(-1);
+        extern "C" fn fork_here(_: libc::c_int) {
+            // SAFETY: this process has one thread, so that fork takes no locks but ours.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: leaves the child without running anything of the test harness.
+                unsafe { libc::_exit(7) };
+            }
+            FORKED.store(child, Ordering::SeqCst);
+        }
+        // SAFETY: one thread, which may hang here and is ended then.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: the handler is one; the rest is asynchronous-signal-safe.
+            unsafe {
+                libc::alarm(10);
+                libc::signal(libc::SIGUSR1, fork_here as *const () as libc::sighandler_t);
+            }
+            let gate = ForkGate::enter();
+            // SAFETY: it has a handler.
+            unsafe { libc::raise(libc::SIGUSR1) };
+            let early = FORKED.load(Ordering::SeqCst);
+            drop(gate);
+            let (inner, mut status) = (FORKED.load(Ordering::SeqCst), 0);
+            // SAFETY: waits for the handler's child, and leaves this one without running anything of the test harness.
+            unsafe {
+                libc::waitpid(inner, &mut status, 0);
+                libc::_exit(if early == -1 && status == 7 << 8 { 7 } else { 8 });
+            }
+        }
+        let mut status = 0;
+        // SAFETY: waits for the child just forked; `status` outlives the call.
+        unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(status, 7 << 8);
     }
 
     #[test]

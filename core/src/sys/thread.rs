@@ -55,14 +55,12 @@ pub(crate) fn nap(time: std::time::Duration) {
 
 /// While it lives, signals wait that would interrupt this thread's system calls. For calls that cannot be resumed
 /// where they were interrupted, and that end in bounded time.
-#[cfg(feature = "redis")]
 pub(crate) struct Undisturbed {
     before: libc::sigset_t,
     /// It belongs to its thread.
     _thread: std::marker::PhantomData<*const ()>,
 }
 
-#[cfg(feature = "redis")]
 impl Undisturbed {
     pub(crate) fn enter() -> Undisturbed {
         // SAFETY: both sets are valid for the calls, and `sigset_t` is plain data for which zeros are a value. Signals
@@ -81,7 +79,6 @@ impl Undisturbed {
     }
 }
 
-#[cfg(feature = "redis")]
 impl Drop for Undisturbed {
     fn drop(&mut self) {
         // SAFETY: `before` was filled by `enter`, on this thread.
