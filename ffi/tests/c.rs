@@ -234,6 +234,17 @@ fn k4_a_child_forked_during_the_first_open_opens() {
     run(&host, &[&plugin, ""], 0);
 }
 
+/// FAULTS: K4
+#[test]
+fn k4_a_child_forked_at_any_allocation_of_the_first_open_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("firsts");
+    compile(&crate_dir().join("tests/c/firsts.c"), &program, Link::Static);
+    for engine in ["spm:", "mpm:"] {
+        run(&program, &[engine], 0);
+    }
+}
+
 /// Programs are debugged under it; and it sees what the sanitizers, which know only the C half, do not.
 ///
 /// FAULTS: C10. No memory is out of reach at the end, and no descriptor of ours is open.
