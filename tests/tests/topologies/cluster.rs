@@ -714,11 +714,11 @@ fn a_lock_is_opened_soon_while_another_node_hangs() {
     let kept = open(&cluster.url(&id));
     cluster.nodes[1].freeze();
     let begun = Instant::now();
-    for query in ["", "?policy=any"].into_iter().cycle().take(10) {
+    for query in ["", "?policy=any"].into_iter().cycle().take(6) {
         let mutex = open(&(cluster.url(&id) + query));
         mutex.acquire().expect("its node is there").release().expect("released");
     }
-    // Each would wait for 2 s.
+    // Each would wait for 2 s, and does for half a second.
     assert!(begun.elapsed() < TOLD, "{:?}", begun.elapsed());
     drop(kept);
     cluster.nodes[1].thaw();

@@ -32,7 +32,7 @@
 //!
 //! # Bounds
 //! A server that has not answered to the last byte within 2 s, or let us in within `connect_timeout`, or either within what a wait has
-//! left counts as unreachable, but never within 200 ms. A host that is gone is noticed by TCP's keepalive after 5 s, also by who only
+//! left counts as unreachable, but never within 200 ms; to where replicas are waited for, connecting has its whole time. A host that is gone is noticed by TCP's keepalive after 5 s, also by who only
 //! waits. An acquisition without a timeout gives up with UNAVAILABLE when the server stayed unreachable for `connect_timeout`, at least
 //! 5 s; one with a timeout waits for it as long as that.
 

@@ -80,6 +80,15 @@ impl Learned {
         self.changes.load(Ordering::Acquire)
     }
 
+    /// What a node has told of all.
+    pub(super) fn found_slots(&self, slots: Slots) {
+        let mut known = self.slots.lock();
+        if slots.has_moved_since(&known) {
+            self.moved.store(true, Ordering::Relaxed);
+        }
+        *known = slots;
+    }
+
     /// `slot` is another node's now; whether so many have moved that all should be asked for.
     pub(super) fn corrected(&self, slot: u16, node: Address) -> bool {
         self.moved.store(true, Ordering::Relaxed);

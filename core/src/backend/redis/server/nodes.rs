@@ -67,7 +67,7 @@ impl Server {
                         let mut nodes = slots.nodes();
                         nodes.sort_by_key(|other| other != node);
                         learned.found_nodes(nodes);
-                        *learned.slots.lock() = slots;
+                        learned.found_slots(slots);
                         return Ok(());
                     }
                     failure = wire::telling(failure, unknown());

@@ -74,6 +74,11 @@ impl Slots {
         nodes
     }
 
+    /// Whether another node has what one had `before`, as after a failover.
+    pub(super) fn has_moved_since(&self, before: &Slots) -> bool {
+        self.ranges.iter().any(|(first, _, node)| before.node(*first).is_some_and(|known| known != node))
+    }
+
     /// `slot` has moved; whether so many have that a survey is due.
     pub(super) fn correct(&mut self, slot: u16, node: Address) -> bool {
         let many = self.corrections == CORRECTIONS;
@@ -116,6 +121,14 @@ mod tests {
         call.arg("digest").arg(2).arg("foo").arg("bar");
         assert_eq!(slot_of(&call), Some(12182));
         assert_eq!(slot_of(redis::cmd("INFO").arg("memory")), None);
+    }
+
+    #[test]
+    fn a_survey_tells_of_a_failover() {
+        let at = |port| Address::Tcp("h".to_owned(), port);
+        let of = |second| Slots { ranges: vec![(0, 99, at(1)), (100, 16383, at(second))], corrections: 0 };
+        assert!(of(3).has_moved_since(&of(2)));
+        assert!(!of(2).has_moved_since(&of(2)) && !of(2).has_moved_since(&Slots::default()));
     }
 
     #[test]
