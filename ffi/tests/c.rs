@@ -245,6 +245,15 @@ fn k4_a_child_forked_at_any_allocation_of_the_first_open_opens() {
     }
 }
 
+/// FAULTS: K4
+#[test]
+fn k4_a_handler_that_forks_while_its_thread_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("handler");
+    compile(&crate_dir().join("tests/c/handler.c"), &program, Link::Static);
+    run(&program, &["spm:"], 0);
+}
+
 /// Programs are debugged under it; and it sees what the sanitizers, which know only the C half, do not.
 ///
 /// FAULTS: C10. No memory is out of reach at the end, and no descriptor of ours is open.

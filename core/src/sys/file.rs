@@ -77,6 +77,21 @@ pub(crate) fn is_marked(file: BorrowedFd<'_>, thread: i32) -> bool {
     answered && who.kind == F_OWNER_TID && who.thread == thread
 }
 
+/// Btrfs writes elsewhere what is written again, unless it is told not to while the file is empty. Where there is no such flag, there is
+/// nothing to be told.
+pub(crate) fn write_in_place(file: BorrowedFd<'_>) {
+    const FS_NOCOW_FL: u32 = 0x0080_0000; // linux/fs.h
+    // The kernel means an int, and says long.
+    let mut flags = [0_u32; 2];
+    // SAFETY: a live descriptor, and room for a long, which outlives both calls.
+    unsafe {
+        if libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &mut flags) == 0 {
+            flags[0] |= FS_NOCOW_FL;
+            libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &flags);
+        }
+    }
+}
+
 /// Whether this program runs with rights that its caller does not have: then the environment is not to be trusted.
 pub(crate) fn is_set_id() -> bool {
     // SAFETY: getauxval takes a number and reads what the kernel gave this process.

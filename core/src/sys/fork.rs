@@ -6,6 +6,7 @@
 //! by [`epoch`], a number in a page that the kernel wipes at fork (`MADV_WIPEONFORK`, also for raw `clone`), so
 //! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the number.
 
+use std::cell::UnsafeCell;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -236,20 +237,23 @@ impl Drop for KeptFile {
 #[cfg(target_os = "linux")]
 pub(crate) struct MarkedFile {
     file: ManuallyDrop<OwnedFd>,
-    /// 0 until it is marked: the number is believed.
+    /// Whose mark it has; 0 if none.
     thread: AtomicI32,
 }
 
 #[cfg(target_os = "linux")]
 impl MarkedFile {
+    /// The calling thread's, until another one takes it over. Where the kernel refuses the mark, the number is believed.
     pub(crate) fn new(file: OwnedFd) -> MarkedFile {
         close_in_child(&file);
-        MarkedFile { file: ManuallyDrop::new(file), thread: AtomicI32::new(0) }
+        let file = MarkedFile { file: ManuallyDrop::new(file), thread: AtomicI32::new(0) };
+        file.mark();
+        file
     }
 
-    /// It is the calling thread's, which drops it before it ends. Where the kernel refuses, the number is believed.
+    /// It is the calling thread's now, which drops it before it ends; unless the number is not this file's any more.
     pub(crate) fn mark(&self) {
-        if let Ok(thread) = super::file::mark(self.file.as_fd()) {
+        if let Some(Ok(thread)) = self.get().map(super::file::mark) {
             self.thread.store(thread, Ordering::Release);
         }
     }
@@ -340,15 +344,28 @@ impl<S: AsFd> Drop for Unshared<S> {
     }
 }
 
+/// What the thread that forks had of signals. They wait meanwhile, for the same reason as at the gate.
+struct Forking(UnsafeCell<Option<Undisturbed>>);
+// SAFETY: only who holds the gate looks, which is the thread that forks, and in the child is that thread again.
+unsafe impl Sync for Forking {}
+static FORKING: Forking = Forking(UnsafeCell::new(None));
+
 extern "C" fn before_fork() {
+    let undisturbed = Undisturbed::enter();
     futex::lock(&GATE);
+    // SAFETY: this thread holds the gate.
+    unsafe { *FORKING.0.get() = Some(undisturbed) };
 }
 
 extern "C" fn after_fork_parent() {
+    // SAFETY: this thread holds the gate since `before_fork`.
+    let _undisturbed = unsafe { (*FORKING.0.get()).take() };
     futex::unlock(&GATE);
 }
 
 extern "C" fn after_fork_child() {
+    // SAFETY: there is no other thread.
+    let _undisturbed = unsafe { (*FORKING.0.get()).take() };
     GATE.store(0, Ordering::Release);
     let mut places = Some(&CLOSED_IN_CHILD);
     while let Some(these) = places {

@@ -69,7 +69,9 @@ impl Undisturbed {
             let mut quiet: libc::sigset_t = std::mem::zeroed();
             let mut before: libc::sigset_t = std::mem::zeroed();
             libc::sigfillset(&mut quiet);
-            for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT] {
+            for fault in
+                [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGABRT, libc::SIGSYS]
+            {
                 libc::sigdelset(&mut quiet, fault);
             }
             libc::pthread_sigmask(libc::SIG_SETMASK, &quiet, &mut before);

@@ -238,15 +238,40 @@ fn f11_a_wait_without_a_thread_hears_of_a_death_though_nothing_could_watch_when_
     assert!(wait.reply().ok().abandoned());
 }
 
-#[test]
-fn f11_a_wait_without_a_thread_hears_of_a_death_without_inotify() {
+/// What a program is started by that can have no inotify instance; without, `test` is skipped.
+fn without_inotify(test: &str) -> Option<Vec<&'static str>> {
     let mut words = unshare(&["--user", "--map-root-user"]);
     words.extend(["sh", "-c", "echo 0 >/proc/sys/user/max_inotify_instances && exec \"$0\""]);
     let tried = Command::new(words[0]).args(&words[1..]).arg("true").stderr(Stdio::null()).status();
     if !tried.is_ok_and(|status| status.success()) {
-        skip("f11_a_wait_without_a_thread_hears_of_a_death_without_inotify", "it needs a user namespace");
-        return;
+        skip(test, "it needs a user namespace");
+        return None;
     }
+    Some(words)
+}
+
+#[test]
+fn f11_a_wait_hears_that_the_file_was_removed_without_inotify() {
+    let Some(words) = without_inotify("f11_a_wait_hears_that_the_file_was_removed_without_inotify") else { return };
+    let place = Place::new();
+    let owner = Agent::start(Language::C);
+    owner.open(1, &place.url()).ok();
+    for wait in ["async 1 1 forever 1", "hold 1 1 forever"] {
+        owner.call("hold 1 1 0").ok();
+        let waiter = Agent::start_under(Language::C, &words);
+        waiter.open(1, &place.url()).ok();
+        let wait = waiter.begin(wait);
+        owner.until_waiters(1, 1);
+        fs::remove_file(place.url().strip_prefix("mpm:").unwrap()).unwrap();
+        wait.reply().ok();
+        owner.call("end 1").err(ErrorKind::Lost);
+        drop(waiter);
+    }
+}
+
+#[test]
+fn f11_a_wait_without_a_thread_hears_of_a_death_without_inotify() {
+    let Some(words) = without_inotify("f11_a_wait_without_a_thread_hears_of_a_death_without_inotify") else { return };
     let place = Place::new();
     let owner = Agent::start(Language::C);
     owner.open(1, &place.url()).ok();

@@ -122,7 +122,7 @@ fn run(mut files: Arc<Files>) {
     let Some(pulse) = PULSE.get() else { return };
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
     {
-        // First of all: until then their numbers are believed.
+        // First of all: the mark of a thread that has ended proves nothing.
         let _state = pulse.lock();
         files.mark();
     }
@@ -202,7 +202,6 @@ fn run(mut files: Arc<Files>) {
 /// New descriptors for those that the program has closed, as some programs close whatever they do not know.
 fn renew(pulse: &Guarded<Pulse>) -> Option<Arc<Files>> {
     let fresh = Arc::new(Files::new().ok()?);
-    fresh.mark();
     let mut state = pulse.lock();
     state.files = Some(fresh.clone());
     for watched in &mut state.sites {

@@ -497,6 +497,10 @@ impl Site {
         } else if watched || self.watch(&mut self.local.lock()) {
             (None, Look::Brief)
         } else {
+            self.look();
+            if self.vanished.load(SeqCst) {
+                return Woken::Changed;
+            }
             (Some(now + Duration::from_millis(CLAIM_MS)), Look::Late)
         };
         if first {
@@ -554,8 +558,11 @@ impl Site {
             self.drive(Look::Brief, None);
             return self.patience();
         }
-        // Nobody else asks whether the owner lives.
-        self.drive(Look::Late, None);
+        // Nobody else asks where the path leads, and whether the owner lives.
+        self.look();
+        if !self.vanished.load(SeqCst) {
+            self.drive(Look::Late, None);
+        }
         earlier(self.patience(), Some(Instant::now() + Duration::from_millis(CLAIM_MS)))
     }
 

@@ -251,7 +251,8 @@ impl Site {
     /// Why a death may go unnoticed here.
     pub(super) fn blindness(&self) -> Option<String> {
         let errno = self.blind.load(Relaxed);
-        (errno != 0).then(|| format!("; whether it lives cannot be told: {}", std::io::Error::from_raw_os_error(errno)))
+        (errno != 0 && self.word().slot() != self.slot)
+            .then(|| format!("; whether it lives cannot be told: {}", std::io::Error::from_raw_os_error(errno)))
     }
 
     /// Whether nobody will come for a reservation: nobody of that process waits any more, or its claim is over.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{self, FallocateFlags, IFlags};
+use rustix::fs::{self, FallocateFlags};
 use rustix::io::Errno;
 
 use super::super::layout::{self, BLOCK, MAX_BLOCKS, MAX_LEN};
@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::loss::Losses;
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
-use crate::sys::file::lock_byte;
+use crate::sys::file::{lock_byte, write_in_place};
 use crate::sys::fork::{ForkGate, KeptFile, PerProcess};
 use crate::sys::page::Mapping;
 use crate::url::FileTarget;
@@ -79,7 +79,8 @@ impl Site {
             move |error: Errno| Error::from_errno("open", format_args!("{}: {what}", path.display()), error)
         };
         if stat.st_size == 0 {
-            write_in_place(&file);
+            // A full disk would have no room for what Btrfs writes elsewhere, and a store into the mapping would be a SIGBUS.
+            write_in_place(file.as_fd());
         }
         if (stat.st_size as usize) < BLOCK {
             allocate(&file, 0).map_err(io("allocating"))?;
@@ -172,13 +173,6 @@ impl Drop for Site {
         }
         self.page.u32(layout::pid(self.slot)).store(0, Release);
     }
-}
-
-/// Btrfs writes elsewhere what is written again, unless it was told not to while the file was empty: a full disk would have no room for
-/// it, and the store into the mapping would be a SIGBUS.
-fn write_in_place(file: &OwnedFd) {
-    // Where there is no such flag, there is nothing to be told.
-    let _ = fs::ioctl_getflags(file).and_then(|flags| fs::ioctl_setflags(file, flags | IFlags::NOCOW));
 }
 
 /// Gives the file room for a block. An allocated block never fails to be written, however full the disk is: but on Btrfs, where a snapshot
