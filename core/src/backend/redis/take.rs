@@ -137,8 +137,8 @@ impl Lock {
         if in_doubt {
             self.engine.owe(&attempt.token, self.debt(Ending::Undone));
         }
-        if error.kind() == ErrorKind::Unavailable && attempt.serial.is_some() {
-            // Who waits for the server to come back must hear of this if it does not. After a try nobody asks again.
+        if error.kind() == ErrorKind::Unavailable {
+            // Who waits for the server to come back must hear of this if it does not.
             self.not_served(&error);
         }
         error
