@@ -78,15 +78,17 @@ pub(crate) fn is_marked(file: BorrowedFd<'_>, thread: i32) -> bool {
 }
 
 /// Btrfs writes elsewhere what is written again, unless it is told not to while the file is empty. Where there is no such flag, there is
-/// nothing to be told.
+/// nothing to be told. What is compressed, as the folder may ask for, cannot have it.
 pub(crate) fn write_in_place(file: BorrowedFd<'_>) {
-    const FS_NOCOW_FL: u32 = 0x0080_0000; // linux/fs.h
+    // linux/fs.h
+    const FS_COMPR_FL: u32 = 0x0000_0004;
+    const FS_NOCOW_FL: u32 = 0x0080_0000;
     // The kernel means an int, and says long.
     let mut flags = [0_u32; 2];
     // SAFETY: a live descriptor, and room for a long, which outlives both calls.
     unsafe {
         if libc::ioctl(file.as_raw_fd(), libc::FS_IOC_GETFLAGS, &mut flags) == 0 {
-            flags[0] |= FS_NOCOW_FL;
+            flags[0] = flags[0] & !FS_COMPR_FL | FS_NOCOW_FL;
             libc::ioctl(file.as_raw_fd(), libc::FS_IOC_SETFLAGS, &flags);
         }
     }

@@ -397,6 +397,25 @@ fn f5_a_default_folder_that_was_removed_is_made_again() {
     agent.call("acquire 2 0").err(ErrorKind::Io);
 }
 
+/// It would be the folder of who it is now, and nobody else's. Its parent is one where anybody may make it, as `/tmp` is.
+#[test]
+fn f5_who_has_dropped_its_rights_does_not_make_the_default_folder_again() {
+    if without_root("f5_who_has_dropped_its_rights_does_not_make_the_default_folder_again") {
+        return;
+    }
+    let place = Place::new();
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+    let folder = place.dir.path().join("locks");
+    let start = || Agent::start_with(Language::C, &[("IPCMUTEX_DIR", folder.as_os_str())]);
+    let (daemon, other) = (start(), start());
+    daemon.open(1, "mpm:jobs").ok();
+    daemon.call(&format!("drop {NOBODY}")).ok();
+    fs::remove_dir_all(&folder).unwrap();
+    daemon.call("acquire 1 0").err(ErrorKind::Io);
+    other.open(1, "mpm:jobs").ok();
+    other.call("hold 1 1 0").ok();
+}
+
 /// A daemon that opens its lock as root and goes on as somebody else: of nobody can it tell whether it has died.
 #[test]
 fn who_may_not_open_the_file_any_more_is_told_why_it_waits() {

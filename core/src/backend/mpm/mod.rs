@@ -78,6 +78,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, Mode, OFlags};
+use rustix::process::{Uid, geteuid};
 
 use self::site::{Label, Site};
 use self::word::{ABANDONED, Word};
@@ -102,6 +103,7 @@ pub(crate) fn open(target: &FileTarget, url: &LockUrl) -> Result<Arc<dyn Backend
         owner,
         label,
         strict: url.fairness() == Fairness::Strict,
+        user: geteuid(),
         sites: Latest::new(site),
         me: me.clone(),
     }))
@@ -114,6 +116,8 @@ struct Mpm {
     owner: Owner,
     label: Label,
     strict: bool,
+    /// Who opened it.
+    user: Uid,
     sites: Latest<Site>,
     me: Weak<Mpm>,
 }
@@ -130,7 +134,10 @@ impl Mpm {
                 return Ok(site);
             }
             self.sites.replace(site, || {
-                if let (FilePlace::Id(_), Some(dir)) = (&self.target.place, self.path.parent()) {
+                // Who has dropped its rights since would make the folder its own, and shut out whose it was.
+                if let (FilePlace::Id(_), Some(dir)) = (&self.target.place, self.path.parent())
+                    && geteuid() == self.user
+                {
                     place::make_dir(dir)?;
                 }
                 Site::open(self.path.clone(), &self.target, &self.owner, &self.label)
