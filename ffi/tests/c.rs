@@ -237,21 +237,47 @@ fn k4_a_child_forked_during_the_first_open_opens() {
 /// FAULTS: K4
 #[test]
 fn k4_a_child_forked_at_any_allocation_of_the_first_open_opens() {
+    run_static("firsts.c", &[&["spm:"], &["mpm:"]]);
+}
+
+/// `source` with the static library: what it has in early constructors comes before the library's own.
+fn run_static(source: &str, runs: &[&[&str]]) {
     let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("firsts");
-    compile(&crate_dir().join("tests/c/firsts.c"), &program, Link::Static);
-    for engine in ["spm:", "mpm:"] {
-        run(&program, &[engine], 0);
+    let program = dir.path().join(source).with_extension("");
+    compile(&crate_dir().join("tests/c").join(source), &program, Link::Static);
+    for arguments in runs {
+        run(&program, arguments, 0);
     }
 }
 
 /// FAULTS: K4
 #[test]
 fn k4_a_handler_that_forks_while_its_thread_does() {
-    let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join("handler");
-    compile(&crate_dir().join("tests/c/handler.c"), &program, Link::Static);
-    run(&program, &["spm:"], 0);
+    run_static("handler.c", &[&["spm:"]]);
+}
+
+/// FAULTS: K4
+#[test]
+fn k4_a_programs_own_fork_handlers_use_the_library() {
+    run_static("atfork.c", &[&["spm:"], &["mpm:"]]);
+}
+
+/// FAULTS: K4
+#[test]
+fn k4_a_collector_that_stops_the_world_while_the_process_forks() {
+    run_static("collector.c", ONCE);
+}
+
+/// FAULTS: K4
+#[test]
+fn k4_a_child_forked_while_a_thread_is_in_the_loader_opens() {
+    run_static("walking.c", ONCE);
+}
+
+/// FAULTS: C10. No descriptor of a wait that has ended is left.
+#[test]
+fn c10_a_wait_leaves_no_descriptor_and_makes_new_ones_once() {
+    run_static("descriptors.c", ONCE);
 }
 
 /// Programs are debugged under it; and it sees what the sanitizers, which know only the C half, do not.

@@ -5,6 +5,9 @@
 //! code included. Neither the cell nor the table goes away: the copies are linked `-z nodelete`, and a plugin that is linked with the static
 //! library is kept loaded once its cell is chosen, or its table is. A program that is linked statically
 //! takes part if it exports its symbols (`-rdynamic`).
+//!
+//! The cell is chosen when the copy is loaded: the loader's lock for `dl_iterate_phdr` is none of those which a fork resets, and who throws a
+//! C++ exception takes it, too (before glibc 2.35). A child that was forked meanwhile would wait for it for ever.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Arc;
@@ -366,7 +369,7 @@ fn shared_table(mine: &'static Table) -> &'static Table {
         // SAFETY: CHOSEN only ever holds pointers to the constant table of a copy that is never unloaded.
         return unsafe { &*chosen };
     }
-    let cell = first_cell();
+    let cell = cell();
     let offered: *mut c_void = std::ptr::from_ref(mine).cast_mut().cast();
     let table = match cell.compare_exchange(std::ptr::null_mut(), offered, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => mine,
@@ -378,12 +381,49 @@ fn shared_table(mine: &'static Table) -> &'static Table {
     table
 }
 
-/// The cell of the first loaded object that has one; ours, if none can be found.
-fn first_cell() -> &'static AtomicPtr<c_void> {
-    struct Object {
-        base: u64,
-        name: CString,
+/// The chosen cell.
+static CELL: AtomicPtr<AtomicPtr<c_void>> = AtomicPtr::new(std::ptr::null_mut());
+
+fn cell() -> &'static AtomicPtr<c_void> {
+    // SAFETY: null, or the cell of a copy that is never unloaded.
+    if let Some(cell) = unsafe { CELL.load(Ordering::Acquire).as_ref() } {
+        return cell;
     }
+    let objects = {
+        let _gate = ForkGate::enter();
+        objects()
+    };
+    choose(objects)
+}
+
+/// The loader has this thread, and so may whoever forks want the loader: not by the gate.
+#[cfg(target_os = "linux")]
+pub(crate) fn choose_at_load() {
+    // SAFETY: getauxval takes a number and reads what the kernel gave this process.
+    let is_static = unsafe { libc::getauxval(libc::AT_BASE) } == 0;
+    // A program without a loader may ask it nothing so early.
+    if !is_static {
+        choose(objects());
+    }
+}
+
+fn choose(objects: Vec<Object>) -> &'static AtomicPtr<c_void> {
+    let first = std::ptr::from_ref(first_cell(objects)).cast_mut();
+    // What was looked for in vain is no error of the program's, which may be within its own `dlopen`.
+    // SAFETY: it asks nothing of its caller.
+    unsafe { libc::dlerror() };
+    let chosen = CELL.compare_exchange(std::ptr::null_mut(), first, Ordering::AcqRel, Ordering::Acquire).err();
+    // SAFETY: as in `cell`.
+    unsafe { &*chosen.unwrap_or(first) }
+}
+
+struct Object {
+    base: u64,
+    name: CString,
+}
+
+/// What is loaded, in the order in which it was.
+fn objects() -> Vec<Object> {
     extern "C" fn note(info: *mut libc::dl_phdr_info, _size: usize, objects: *mut c_void) -> c_int {
         // SAFETY: the loader passes a valid info; `objects` is the Vec below, used by this thread alone; a null
         // name is checked for, and any other is a C string that lives during the callback.
@@ -396,12 +436,13 @@ fn first_cell() -> &'static AtomicPtr<c_void> {
         0
     }
     let mut objects: Vec<Object> = Vec::new();
-    {
-        // The loader's lock for that is none of those which a fork resets: a child would wait for ever for who was in here.
-        let _gate = ForkGate::enter();
-        // SAFETY: `note` has the type that the loader calls; the Vec outlives the call.
-        unsafe { libc::dl_iterate_phdr(Some(note), std::ptr::from_mut(&mut objects).cast()) };
-    }
+    // SAFETY: `note` has the type that the loader calls; the Vec outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(note), std::ptr::from_mut(&mut objects).cast()) };
+    objects
+}
+
+/// The cell of the first loaded object that has one; ours, if none can be found.
+fn first_cell(objects: Vec<Object>) -> &'static AtomicPtr<c_void> {
     for object in objects {
         let name = if object.name.is_empty() { std::ptr::null() } else { object.name.as_ptr() };
         // SAFETY: the name is null (the program itself) or a live C string; NOLOAD only finds what is loaded. The

@@ -4,9 +4,23 @@
 //! be held by a thread that the child does not have. So nothing of a parent's state is used in a child: every
 //! piece of per-process state sits in a [`PerProcess`] cell, which gives the child a fresh value. The cell knows
 //! by [`epoch`], a number in a page that the kernel wipes at fork (`MADV_WIPEONFORK`, also for raw `clone`), so
-//! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the number.
+//! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the page.
+//!
+//! What the handlers are needed for is the gate: a fork waits until no descriptor is open that no child may have, and a child of `fork`
+//! closes those that are kept. They are in place when the library is loaded: those of the program, which come later, so run before
+//! ours in the parent and after ours in the child, and may use the library, and a lock that they take is taken before the gate here
+//! as in whoever opens a mutex under it. For a library that is loaded late that is not so: so whoever forks may enter the
+//! gate again, and a child is made fit by the handler or by the first use of it, whichever comes first.
+//!
+//! | the gate | by | then |
+//! |---|---|---|
+//! | free | a thread that opens (`ForkGate`), its signals blocked; or that forks | its thread's |
+//! | its thread's | the same thread again: a handler of the program, or a signal's handler, that opens or forks | its thread's, one deeper |
+//! | its thread's | another one | waits, its signals as they were |
+//! | its thread's, deeper | leaves | one less deep |
+//! | its thread's | leaves | free; one of those who wait is woken |
+//! | any | a child, by whatever call | free: it has none of these threads |
 
-use std::cell::UnsafeCell;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
@@ -16,50 +30,83 @@ use rustix::fs::fstat;
 use super::futex;
 use super::thread::Undisturbed;
 
-static STAMP: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
-/// Stands in for the wiped page before it exists; the atfork handler wipes it.
-static FALLBACK: AtomicU32 = AtomicU32::new(0);
-static NEXT: AtomicU32 = AtomicU32::new(1);
+/// What a child finds empty.
+#[repr(C)]
+struct Life {
+    /// See [`epoch`]; 0 until it is asked for, and [`BEGINNING`] while a thread makes the process fit.
+    stamp: AtomicU32,
+    /// The thread that has the gate, and whether another one waits; 0 if it is free.
+    gate: AtomicU32,
+    /// How often it has entered again.
+    depth: AtomicU32,
+}
+
+static LIFE: AtomicPtr<Life> = AtomicPtr::new(std::ptr::null_mut());
+/// Stands in for the page where there is no memory for one.
+static FALLBACK: Life = Life { stamp: AtomicU32::new(0), gate: AtomicU32::new(0), depth: AtomicU32::new(0) };
+/// The kernel does not wipe it: the handler does.
+static KEPT: AtomicBool = AtomicBool::new(false);
+static NEXT: AtomicU32 = AtomicU32::new(BEGINNING + 1);
+const BEGINNING: u32 = 1;
+/// How many forks are under way, one in a handler of the other. A child that finds one is its child.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+/// Beside a thread's number, which is less.
+const WAITED_FOR: u32 = 1 << 31;
+
+fn life() -> Option<&'static Life> {
+    // SAFETY: null, or a mapped page (or the static) that is never unmapped and is inherited by children, where it is zero.
+    unsafe { LIFE.load(Ordering::Acquire).as_ref() }
+}
 
 /// A number that stands for this process: never 0, and another one after each fork.
 #[inline]
 pub(crate) fn epoch() -> u32 {
-    let stamp = STAMP.load(Ordering::Acquire);
-    if !stamp.is_null() {
-        // SAFETY: a non-null STAMP points to a mapped page (or the static) that is never unmapped and is
-        // inherited by children, where its content is zero.
-        let now = unsafe { (*stamp).load(Ordering::Relaxed) };
-        if now != 0 {
-            return now;
+    match life().map_or(0, |life| life.stamp.load(Ordering::Relaxed)) {
+        0 | BEGINNING => begin(),
+        now => now,
+    }
+}
+
+/// In a process that has no number yet.
+#[cold]
+fn begin() -> u32 {
+    // A handler that forked here would wait for its own thread.
+    let _undisturbed = Undisturbed::enter();
+    let life = life().unwrap_or_else(first_life);
+    loop {
+        match life.stamp.compare_exchange(0, BEGINNING, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                close_of_parent();
+                let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
+                life.stamp.store(fresh, Ordering::Release);
+                return fresh;
+            }
+            Err(BEGINNING) => std::thread::yield_now(),
+            Err(now) => return now,
         }
     }
-    new_epoch()
+}
+
+/// Of a process that has its number.
+fn begun() -> &'static Life {
+    epoch();
+    life().unwrap_or(&FALLBACK)
 }
 
 #[cold]
-fn new_epoch() -> u32 {
-    let mut stamp = STAMP.load(Ordering::Acquire);
-    if stamp.is_null() {
-        let fresh = wiped_page();
-        match STAMP.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
-                stamp = fresh;
-                // SAFETY: the three handlers are `extern "C"`, take nothing, and touch only statics.
-                unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
-            }
-            Err(first) => stamp = first, // A page lost to a race at the very first use stays mapped: 4 KiB, once.
-        }
-    }
-    // SAFETY: as in `epoch`.
-    let stamp = unsafe { &*stamp };
-    let fresh = NEXT.fetch_add(1, Ordering::Relaxed);
-    match stamp.compare_exchange(0, fresh, Ordering::AcqRel, Ordering::Acquire) {
-        Ok(_) => fresh,
-        Err(first) => first,
-    }
+fn first_life() -> &'static Life {
+    // First, or a child that is forked in between would never have them. Two threads may both put them in place: the second pair enters
+    // and leaves again what the first has.
+    // SAFETY: the three handlers are `extern "C"`, take nothing, and touch only statics.
+    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+    let fresh = wiped_page();
+    // A page lost to a race at the very first use stays mapped: 4 KiB, once.
+    let lost = LIFE.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire).err();
+    // SAFETY: as in `life`.
+    unsafe { &*lost.unwrap_or(fresh) }
 }
 
-fn wiped_page() -> *mut AtomicU32 {
+fn wiped_page() -> *mut Life {
     // SAFETY: an anonymous private mapping at an address of the kernel's choice; length is one page.
     let page = unsafe {
         libc::mmap(
@@ -72,35 +119,104 @@ fn wiped_page() -> *mut AtomicU32 {
         )
     };
     if page == libc::MAP_FAILED {
+        KEPT.store(true, Ordering::Relaxed);
         return std::ptr::from_ref(&FALLBACK).cast_mut();
     }
     #[cfg(target_os = "linux")]
     // SAFETY: the range is the page just mapped.
-    unsafe {
-        libc::madvise(page, 4096, libc::MADV_WIPEONFORK);
+    let wiped = unsafe { libc::madvise(page, 4096, libc::MADV_WIPEONFORK) } == 0;
+    #[cfg(not(target_os = "linux"))]
+    let wiped = false;
+    if !wiped {
+        KEPT.store(true, Ordering::Relaxed);
     }
     page.cast()
 }
 
-/// Held while a descriptor that a child must not inherit is open; the fork waits for it.
-static GATE: AtomicU32 = AtomicU32::new(0);
+/// A number that no other living thread of this process has, and that is not 0.
+fn me() -> u32 {
+    #[cfg(target_os = "linux")]
+    let me = rustix::thread::gettid().as_raw_pid().cast_unsigned();
+    // The stacks of two threads are more than 16 bytes apart.
+    #[cfg(not(target_os = "linux"))]
+    let me = (super::thread::me() >> 4) as u32 & !WAITED_FOR | 1;
+    me
+}
 
-/// Keeps this process from forking (by `fork`; a raw `clone` runs no handlers) until it is dropped. For what ends soon: so long signals
-/// wait, too, for one whose handler forks would wait for the thread that it interrupts.
+impl Life {
+    /// The gate, also again; else what is to be waited for. `waited` has whoever leaves wake the next one.
+    fn enter(&self, me: u32, waited: bool) -> Result<(), u32> {
+        let mine = if waited { me | WAITED_FOR } else { me };
+        match self.gate.compare_exchange(0, mine, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(()),
+            Err(now) if now & !WAITED_FOR == me => {
+                self.depth.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(now) => Err(now),
+        }
+    }
+
+    fn wait(&self, seen: u32) {
+        let now = seen | WAITED_FOR;
+        if seen == now || self.gate.compare_exchange(seen, now, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            futex::wait(&self.gate, now, futex::ANY, None, false);
+        }
+    }
+
+    /// Whether `me` had it. Not so in a child, and where the handlers came in place while this thread forked.
+    fn leave(&self, me: u32) -> bool {
+        if self.gate.load(Ordering::Relaxed) & !WAITED_FOR != me {
+            return false;
+        }
+        if self.depth.load(Ordering::Relaxed) > 0 {
+            self.depth.fetch_sub(1, Ordering::Relaxed);
+        } else if self.gate.swap(0, Ordering::Release) & WAITED_FOR != 0 {
+            futex::wake(&self.gate, 1, futex::ANY, false);
+        }
+        true
+    }
+}
+
+/// Keeps this process from forking (by `fork`; a raw `clone` runs no handlers) until it is dropped, unless this thread is just forking: then
+/// a handler of the program is at work, before or after the fork itself. For what ends soon: so long signals wait, too,
+/// for one whose handler forks would give its child what is open here.
 pub(crate) struct ForkGate(#[expect(dead_code, reason = "it is dropped")] Undisturbed);
 
 impl ForkGate {
     pub(crate) fn enter() -> ForkGate {
-        epoch(); // the handlers are in place
-        let undisturbed = Undisturbed::enter();
-        futex::lock(&GATE);
-        ForkGate(undisturbed)
+        let (life, me) = (begun(), me());
+        let mut waited = false;
+        loop {
+            let undisturbed = Undisturbed::enter();
+            match life.enter(me, waited) {
+                Ok(()) => return ForkGate(undisturbed),
+                Err(now) => {
+                    // Who has it may wait for a handler of this thread.
+                    drop(undisturbed);
+                    life.wait(now);
+                    waited = true;
+                }
+            }
+        }
     }
 }
 
 impl Drop for ForkGate {
     fn drop(&mut self) {
-        futex::unlock(&GATE);
+        if let Some(life) = life() {
+            life.leave(me());
+        }
+    }
+}
+
+/// Which file a descriptor is of: device and inode. (0, 0), which no file is, if it is of none.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Inode(u64, u64);
+
+impl Inode {
+    fn of(file: BorrowedFd<'_>) -> Inode {
+        fstat(file).map_or(Inode(0, 0), |stat| Inode(stat.st_dev, stat.st_ino))
     }
 }
 
@@ -119,6 +235,15 @@ const BUSY: i32 = -2;
 impl Place {
     const fn new() -> Place {
         Place { file: AtomicI32::new(FREE), device: AtomicU64::new(0), inode: AtomicU64::new(0) }
+    }
+
+    fn inode(&self) -> Inode {
+        Inode(self.device.load(Ordering::Relaxed), self.inode.load(Ordering::Relaxed))
+    }
+
+    /// Whether it was `from`.
+    fn swap(&self, from: i32, to: i32) -> bool {
+        self.file.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -153,43 +278,35 @@ impl Places {
             }
         }
     }
-
-    /// Puts `to` where `from` is; the place, if it was there.
-    fn swap(&self, from: i32, to: i32) -> Option<&Place> {
-        self.places
-            .iter()
-            .find(|place| place.file.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok())
-    }
-}
-
-/// Which file a descriptor is of; (0, 0), which no file is, if it is of none.
-fn inode_of(file: BorrowedFd<'_>) -> (u64, u64) {
-    fstat(file).map_or((0, 0), |stat| (stat.st_dev, stat.st_ino))
 }
 
 static CLOSED_IN_CHILD: Places = Places::new();
 
-/// Closes `file` in children that are forked while it is open here. Before it is closed here, [`keep_in_child`].
-pub(crate) fn close_in_child(file: &impl AsFd) {
+/// Closes `file` in children that are forked while it is open here. Before it is closed here, [`keep_in_child`] is told of the same.
+pub(crate) fn close_in_child(file: &impl AsFd) -> Inode {
     let file = file.as_fd();
     let mut places = &CLOSED_IN_CHILD;
     let place = loop {
-        match places.swap(FREE, BUSY) {
+        match places.places.iter().find(|place| place.swap(FREE, BUSY)) {
             Some(place) => break place,
             None => places = places.next().unwrap_or_else(|| places.more()),
         }
     };
-    let (device, inode) = inode_of(file);
-    place.device.store(device, Ordering::Relaxed);
-    place.inode.store(inode, Ordering::Relaxed);
+    let inode = Inode::of(file);
+    place.device.store(inode.0, Ordering::Relaxed);
+    place.inode.store(inode.1, Ordering::Relaxed);
     place.file.store(file.as_raw_fd(), Ordering::Release);
+    inode
 }
 
-pub(crate) fn keep_in_child(file: &impl AsFd) {
-    let file = file.as_fd();
+/// The number alone does not say which it is: the program may have closed it, and another of ours have it by now.
+pub(crate) fn keep_in_child(file: &impl AsFd, inode: Inode) {
+    let number = file.as_fd().as_raw_fd();
     let mut places = Some(&CLOSED_IN_CHILD);
     while let Some(these) = places
-        && these.swap(file.as_raw_fd(), FREE).is_none()
+        && !these.places.iter().any(|place| {
+            place.file.load(Ordering::Acquire) == number && place.inode() == inode && place.swap(number, FREE)
+        })
     {
         places = these.next();
     }
@@ -198,7 +315,7 @@ pub(crate) fn keep_in_child(file: &impl AsFd) {
 /// A descriptor that stays open for the sake of its description's byte locks, and that no child has.
 pub(crate) struct KeptFile {
     file: ManuallyDrop<OwnedFd>,
-    inode: (u64, u64),
+    inode: Inode,
     epoch: u32,
 }
 
@@ -206,14 +323,13 @@ impl KeptFile {
     /// Another descriptor of `file`'s description. The caller has entered the gate.
     pub(crate) fn of(file: &OwnedFd) -> std::io::Result<KeptFile> {
         let file = file.try_clone()?;
-        let stat = fstat(&file)?;
-        close_in_child(&file);
-        Ok(KeptFile { file: ManuallyDrop::new(file), inode: (stat.st_dev, stat.st_ino), epoch: epoch() })
+        let inode = close_in_child(&file);
+        Ok(KeptFile { file: ManuallyDrop::new(file), inode, epoch: epoch() })
     }
 
     /// Whether it still is that file: some programs close whatever they do not know.
     pub(crate) fn is_there(&self) -> bool {
-        inode_of(self.file.as_fd()) == self.inode
+        Inode::of(self.file.as_fd()) == self.inode
     }
 }
 
@@ -223,7 +339,7 @@ impl Drop for KeptFile {
             return; // The child has closed it.
         }
         let _gate = ForkGate::enter();
-        keep_in_child(&*self.file);
+        keep_in_child(&*self.file, self.inode);
         // Else the number is the program's own file by now.
         if self.is_there() {
             // SAFETY: it is dropped here and nowhere else, and not used again.
@@ -237,24 +353,35 @@ impl Drop for KeptFile {
 #[cfg(target_os = "linux")]
 pub(crate) struct MarkedFile {
     file: ManuallyDrop<OwnedFd>,
-    /// Whose mark it has; 0 if none.
+    inode: Inode,
+    /// Whose mark it has; 0 if none yet.
     thread: AtomicI32,
 }
 
+/// Nobody's mark.
+#[cfg(target_os = "linux")]
+const GIVEN_UP: i32 = -1;
+
 #[cfg(target_os = "linux")]
 impl MarkedFile {
-    /// The calling thread's, until another one takes it over. Where the kernel refuses the mark, the number is believed.
+    /// Until it is marked, and where the kernel refuses the mark, any number of such a file is believed.
     pub(crate) fn new(file: OwnedFd) -> MarkedFile {
-        close_in_child(&file);
-        let file = MarkedFile { file: ManuallyDrop::new(file), thread: AtomicI32::new(0) };
-        file.mark();
-        file
+        let inode = close_in_child(&file);
+        MarkedFile { file: ManuallyDrop::new(file), inode, thread: AtomicI32::new(0) }
     }
 
-    /// It is the calling thread's now, which drops it before it ends; unless the number is not this file's any more.
+    /// It is the calling thread's now, which drops it before it ends: the mark of a thread that has ended proves nothing, and the file
+    /// would stay open for ever.
     pub(crate) fn mark(&self) {
         if let Some(Ok(thread)) = self.get().map(super::file::mark) {
             self.thread.store(thread, Ordering::Release);
+        }
+    }
+
+    /// Gives it up for good, if the number is not this file's any more: another one that this thread marks may have it next.
+    pub(crate) fn disown(&self) {
+        if self.get().is_none() {
+            self.thread.store(GIVEN_UP, Ordering::Release);
         }
     }
 
@@ -265,15 +392,19 @@ impl MarkedFile {
 
     /// `None` if the number is not this file's any more.
     pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
-        let thread = self.thread.load(Ordering::Acquire);
-        (thread == 0 || super::file::is_marked(self.file.as_fd(), thread)).then(|| self.file.as_fd())
+        let file = self.file.as_fd();
+        let is_ours = match self.thread.load(Ordering::Acquire) {
+            0 => Inode::of(file) == self.inode,
+            thread => super::file::is_marked(file, thread),
+        };
+        is_ours.then_some(file)
     }
 }
 
 #[cfg(target_os = "linux")]
 impl Drop for MarkedFile {
     fn drop(&mut self) {
-        keep_in_child(&*self.file);
+        keep_in_child(&*self.file, self.inode);
         if self.get().is_some() {
             // SAFETY: it is dropped here and nowhere else, and not used again.
             unsafe { ManuallyDrop::drop(&mut self.file) };
@@ -284,14 +415,15 @@ impl Drop for MarkedFile {
 /// A socket that no child has: there its number may be a file of the program's own, and is neither used nor closed.
 pub(crate) struct Unshared<S: AsFd> {
     socket: ManuallyDrop<S>,
+    inode: Inode,
     epoch: u32,
 }
 
 impl<S: AsFd> Unshared<S> {
     pub(crate) fn new(socket: S) -> Unshared<S> {
         let epoch = epoch(); // the handlers are in place
-        close_in_child(&socket);
-        Unshared { socket: ManuallyDrop::new(socket), epoch }
+        let inode = close_in_child(&socket);
+        Unshared { socket: ManuallyDrop::new(socket), inode, epoch }
     }
 
     /// What `make` makes; no child has it for a moment either.
@@ -313,7 +445,7 @@ impl<S: AsFd> Unshared<S> {
         self.get()?;
         let mut this = ManuallyDrop::new(self);
         Unshared::made(|| {
-            keep_in_child(&*this.socket);
+            keep_in_child(&*this.socket, this.inode);
             // SAFETY: `this` is neither used nor dropped after this.
             into(unsafe { ManuallyDrop::take(&mut this.socket) })
         })
@@ -338,55 +470,59 @@ impl<S: AsFd> Drop for Unshared<S> {
         if self.epoch != epoch() {
             return; // The child has closed it.
         }
-        keep_in_child(&*self.socket);
+        keep_in_child(&*self.socket, self.inode);
         // SAFETY: it is dropped here and nowhere else, and not used again.
         unsafe { ManuallyDrop::drop(&mut self.socket) };
     }
 }
 
-/// What the thread that forks had of signals. They wait meanwhile, for the same reason as at the gate.
-struct Forking(UnsafeCell<Option<Undisturbed>>);
-// SAFETY: only who holds the gate looks, which is the thread that forks, and in the child is that thread again.
-unsafe impl Sync for Forking {}
-static FORKING: Forking = Forking(UnsafeCell::new(None));
-
 extern "C" fn before_fork() {
-    let undisturbed = Undisturbed::enter();
-    futex::lock(&GATE);
-    // SAFETY: this thread holds the gate.
-    unsafe { *FORKING.0.get() = Some(undisturbed) };
+    let (life, me) = (begun(), me());
+    let mut waited = false;
+    while let Err(now) = life.enter(me, waited) {
+        life.wait(now);
+        waited = true;
+    }
+    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 extern "C" fn after_fork_parent() {
-    // SAFETY: this thread holds the gate since `before_fork`.
-    let _undisturbed = unsafe { (*FORKING.0.get()).take() };
-    futex::unlock(&GATE);
+    // The count first: once it has left, another one may fork.
+    if let Some(life) = life()
+        && life.gate.load(Ordering::Relaxed) & !WAITED_FOR == me()
+    {
+        FORKS.fetch_sub(1, Ordering::Relaxed);
+        life.leave(me());
+    }
 }
 
 extern "C" fn after_fork_child() {
-    // SAFETY: there is no other thread.
-    let _undisturbed = unsafe { (*FORKING.0.get()).take() };
-    GATE.store(0, Ordering::Release);
+    if KEPT.load(Ordering::Relaxed)
+        && let Some(life) = life()
+    {
+        for word in [&life.gate, &life.depth, &life.stamp] {
+            word.store(0, Ordering::Release);
+        }
+    }
+    epoch();
+}
+
+/// In a child of `fork`, once: before it opens any of its own. By the one thread that gives it its number.
+fn close_of_parent() {
+    if FORKS.swap(0, Ordering::Relaxed) == 0 {
+        return;
+    }
     let mut places = Some(&CLOSED_IN_CHILD);
     while let Some(these) = places {
         for place in &these.places {
             let file = place.file.swap(FREE, Ordering::AcqRel);
-            if file < 0 {
-                continue;
-            }
-            let ours = (place.device.load(Ordering::Relaxed), place.inode.load(Ordering::Relaxed));
             // SAFETY: it is only asked which file it is; a number that is not open is none.
-            if inode_of(unsafe { BorrowedFd::borrow_raw(file) }) == ours {
+            if file >= 0 && place.inode() == Inode::of(unsafe { BorrowedFd::borrow_raw(file) }) {
                 // SAFETY: an inherited descriptor that nothing in this child uses: its owner's state is left behind.
                 unsafe { libc::close(file) };
             }
         }
         places = these.next();
-    }
-    let stamp = STAMP.load(Ordering::Acquire);
-    if !stamp.is_null() {
-        // SAFETY: as in `epoch`. The kernel has done it already, but for one without MADV_WIPEONFORK.
-        unsafe { (*stamp).store(0, Ordering::Release) };
     }
 }
 
@@ -549,13 +685,31 @@ mod tests {
         epoch(); // the handlers are in place
         let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
         let number = file.as_raw_fd();
-        close_in_child(&file);
+        let inode = close_in_child(&file);
         assert!(!has_child(number));
         // As a program does that closes what it does not know, and opens something of its own.
         let mut file = file;
         rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
         assert!(has_child(number));
-        keep_in_child(&file);
+        keep_in_child(&file, inode);
+    }
+
+    /// FAULTS: K2
+    #[test]
+    fn what_is_closed_by_the_program_costs_no_other_file_its_place() {
+        epoch(); // the handlers are in place
+        let mut file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
+        let earlier = std::fs::File::open("/proc/self/exe").unwrap();
+        let inode = close_in_child(&earlier);
+        let (number, first) = (file.as_raw_fd(), close_in_child(&file));
+        keep_in_child(&earlier, inode); // its place comes before
+        // The program has closed it, and another one of ours is opened under its number.
+        rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
+        let second = close_in_child(&file);
+        keep_in_child(&file, first);
+        assert!(!has_child(number));
+        keep_in_child(&file, second);
+        assert!(has_child(number));
     }
 
     #[cfg(feature = "redis")]

@@ -1,6 +1,6 @@
 //! Sleeping on a word: futex(2), with absolute deadlines, so that signals never lengthen a wait.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 /// Why a sleep ended.
@@ -109,7 +109,7 @@ pub(crate) fn is_there(word: std::ptr::NonNull<u32>) -> bool {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn wait(word: &AtomicU32, expected: u32, _bits: u32, until: Option<Instant>, _shared: bool) -> Woken {
     let slice = Duration::from_millis(1);
-    if word.load(Ordering::Acquire) != expected {
+    if word.load(std::sync::atomic::Ordering::Acquire) != expected {
         return Woken::Changed;
     }
     let left = until.map_or(slice, |until| until.saturating_duration_since(Instant::now()));
@@ -129,23 +129,6 @@ pub(crate) fn wake(_word: &AtomicU32, _count: u32, _bits: u32, _shared: bool) ->
 pub(crate) fn move_sleeper(_from: &AtomicU32, _expected: u32, _to: &AtomicU32) {}
 
 pub(crate) const ANY: u32 = u32::MAX;
-
-/// A lock of one word, for the fork handlers: it can be reset in a child, which a `std` or `parking_lot` mutex cannot.
-/// 0 free, 1 held, 2 held and somebody sleeps (U. Drepper, "Futexes Are Tricky", mutex2).
-pub(crate) fn lock(word: &AtomicU32) {
-    if word.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
-        return;
-    }
-    while word.swap(2, Ordering::Acquire) != 0 {
-        wait(word, 2, ANY, None, false);
-    }
-}
-
-pub(crate) fn unlock(word: &AtomicU32) {
-    if word.swap(0, Ordering::Release) == 2 {
-        wake(word, 1, ANY, false);
-    }
-}
 
 /// How many words [`wait_any`] can watch.
 pub(crate) const MAX_WORDS: usize = 128;

@@ -13,16 +13,17 @@ static void fork_too(int signal) {
   if (inner == 0) _exit(0);
 }
 
-/* Behind the library's own handler, which was registered later: the gate is closed already. */
+/* Behind the library's own handler, which comes later: the gate is closed already. */
 static void prepare(void) {
   if (came++ == 0) raise(SIGUSR1);
 }
+
+__attribute__((constructor(101))) static void early(void) { CHECK(pthread_atfork(prepare, NULL, NULL) == 0); }
 
 int main(int count, char **words) {
   int status;
   if (count > 1) engine = words[1];
   CHECK(signal(SIGUSR1, fork_too) != SIG_ERR);
-  CHECK(pthread_atfork(prepare, NULL, NULL) == 0);
   ipcmutex_t mutex = open_lock("handler");
   alarm(20);
   pid_t outer = fork();

@@ -122,7 +122,7 @@ fn run(mut files: Arc<Files>) {
     let Some(pulse) = PULSE.get() else { return };
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
     {
-        // First of all: the mark of a thread that has ended proves nothing.
+        // Whoever began it may have ended, or closed them, by then: under the lock nobody else reads or writes them.
         let _state = pulse.lock();
         files.mark();
     }
@@ -170,6 +170,8 @@ fn run(mut files: Arc<Files>) {
         // An interrupted poll is a look too many, no more.
         let _ = poll(&mut ready, Some(&timeout));
         let (Some(events), Some(changed)) = (files.events.get(), files.changed.get()) else {
+            files.events.disown();
+            files.changed.disown();
             match renew(pulse) {
                 Some(fresh) => files = fresh,
                 // The looks every 250 ms remain.
@@ -202,6 +204,7 @@ fn run(mut files: Arc<Files>) {
 /// New descriptors for those that the program has closed, as some programs close whatever they do not know.
 fn renew(pulse: &Guarded<Pulse>) -> Option<Arc<Files>> {
     let fresh = Arc::new(Files::new().ok()?);
+    fresh.mark();
     let mut state = pulse.lock();
     state.files = Some(fresh.clone());
     for watched in &mut state.sites {
