@@ -105,7 +105,8 @@ fn run(mut command: Command) -> Outcome {
     Err(format!("{}: {shown}\n{stdout}{stderr}", output.status).into())
 }
 
-fn run_block(language: &str, body: &str, server: Option<Arc<Redis>>) -> Outcome {
+/// `before` makes what is there already when the program starts.
+fn run_block(language: &str, body: &str, server: Option<Arc<Redis>>, before: fn(&Place)) -> Outcome {
     let modules = artifacts::node_modules();
     let mut builder = tempfile::Builder::new();
     builder.prefix("ipcmutex-prose-");
@@ -118,6 +119,7 @@ fn run_block(language: &str, body: &str, server: Option<Arc<Redis>>) -> Outcome 
     let locks = place.folder.path().join("locks");
     std::fs::create_dir(&locks)?;
     std::fs::set_permissions(&locks, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    before(&place);
     match language {
         "c" => c(&place, body),
         "rust" => rust(&place, body),
@@ -162,6 +164,38 @@ fn rust(place: &Place, body: &str) -> Outcome {
     place.run(Command::new(program))
 }
 
+/// What the first program of a section of MIGRATION.md is asked besides, for it stands for what others wrote.
+struct Beside {
+    section: &'static str,
+    why: &'static str,
+    before: fn(&Place),
+    then: &'static str,
+}
+
+const BESIDE: [Beside; 1] = [Beside {
+    section: "distributed-lock",
+    why: "theirs keeps ours out",
+    // As theirs does it: `keyPrefix` and the scope's key.
+    before: |place| {
+        let server = place.server.as_ref().expect("a server");
+        let set = server.command(&["SET", "<distributed-lock>theirs:lock", "bG9jaw==", "NX", "PX", "60000"]);
+        assert_eq!(set.text(), "OK");
+    },
+    then: r#"lock.lock("theirs").then((id) => assert.equal(id, null))"#,
+}];
+
+fn beside(page: &Page, name: &str, Beside { section, before, then, .. }: &Beside) -> Outcome {
+    let (at, _) = page.text.match_indices(&format!("\n## {section}\n")).next().ok_or("no such section")?;
+    let line = page.text[..at].lines().count();
+    let block = blocks(page).into_iter().find(|block| block.line > line).ok_or("no program")?;
+    let wanted = block.body.contains("rpm+redis://");
+    if wanted && servers::skipped(name) {
+        return Ok(());
+    }
+    let server = wanted.then(|| Arc::new(Redis::start()));
+    run_block(&block.tag, &format!("{}\n{then}\n", block.body), server, *before)
+}
+
 /// One test per program, and one per page for its links.
 fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -180,7 +214,7 @@ fn trials() -> Vec<Trial> {
                         return Ok(());
                     }
                     let server = wanted.then(|| server.get_or_init(|| Arc::new(Redis::start())).clone());
-                    run_block(&language, &body, server)
+                    run_block(&language, &body, server, |_| ())
                 }));
             } else if !excused && !NOT_PROGRAMS.contains(&tag.as_str()) {
                 let complaint = format!("{name}: neither a language that runs nor a reason in brackets");
@@ -188,6 +222,13 @@ fn trials() -> Vec<Trial> {
             }
         }
         trials.push(Trial::test(format!("{}: links", page.name), move || links(&page)));
+    }
+    for case in &BESIDE {
+        let name = format!("docs/MIGRATION.md: {}: {}", case.section, case.why);
+        trials.push(Trial::test(name.clone(), move || {
+            let page = pages().into_iter().find(|page| page.name == "docs/MIGRATION.md").ok_or("no page")?;
+            beside(&page, &name, case)
+        }));
     }
     trials.push(Trial::test("every code has its section", every_code_has_its_section));
     trials.push(Trial::test("tables are the sources'", tables_are_the_sources));
