@@ -172,17 +172,55 @@ struct Beside {
     then: &'static str,
 }
 
-const BESIDE: [Beside; 1] = [Beside {
-    section: "distributed-lock",
-    why: "theirs keeps ours out",
-    // As theirs does it: `keyPrefix` and the scope's key.
-    before: |place| {
-        let server = place.server.as_ref().expect("a server");
-        let set = server.command(&["SET", "<distributed-lock>theirs:lock", "bG9jaw==", "NX", "PX", "60000"]);
-        assert_eq!(set.text(), "OK");
+const BESIDE: [Beside; 2] = [
+    Beside {
+        section: "live-mutex",
+        why: "all usages of its readme",
+        before: |_| (),
+        then: r#"
+      //  simple usage with key
+       client.lock('key', function(err){
+           //handle error
+           client.unlock('key',function(err){
+           // handle error, although unlocking errors should be very rare
+           });
+       });
+
+       // *recommended usage* => for convenience and safety, you can use the unlock callback, which is bound
+       // to the right key and internal call id for safety
+      client.lock('key', function(err, unlock){
+              // hanlde potential error
+           unlock(function(err){
+               // handle err, although unlocking errors should be very rare
+           });
+       });
+
+      // using the unlock callback is basically equivalent to doing this:
+       client.lock('key', function(err, unlock, id){
+                    // hanlde potential error
+            client.unlock('key', id, function(err){
+                 // handle err, although unlocking errors should be very rare
+            });
+        });
+new Mutex("mpm:key").acquire({ timeout: 60_000 }).then((last) => {
+    if (held.size !== 0 || last.abandoned) throw new Error("something was left")
+    last.release()
+})
+client.unlock("key", 0n, (err) => { if (!err) throw new Error("by another id") })
+"#,
     },
-    then: r#"lock.lock("theirs").then((id) => assert.equal(id, null))"#,
-}];
+    Beside {
+        section: "distributed-lock",
+        why: "theirs keeps ours out",
+        // As theirs does it: `keyPrefix` and the scope's key.
+        before: |place| {
+            let server = place.server.as_ref().expect("a server");
+            let set = server.command(&["SET", "<distributed-lock>theirs:lock", "bG9jaw==", "NX", "PX", "60000"]);
+            assert_eq!(set.text(), "OK");
+        },
+        then: r#"lock.lock("theirs").then((id) => assert.equal(id, null))"#,
+    },
+];
 
 fn beside(page: &Page, name: &str, Beside { section, before, then, .. }: &Beside) -> Outcome {
     let (at, _) = page.text.match_indices(&format!("\n## {section}\n")).next().ok_or("no such section")?;
