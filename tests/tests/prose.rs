@@ -172,7 +172,7 @@ struct Beside {
     then: &'static str,
 }
 
-const BESIDE: [Beside; 2] = [
+const BESIDE: [Beside; 3] = [
     Beside {
         section: "live-mutex",
         why: "all usages of its readme",
@@ -219,6 +219,12 @@ client.unlock("key", 0n, (err) => { if (!err) throw new Error("by another id") }
             assert_eq!(set.text(), "OK");
         },
         then: r#"lock.lock("theirs").then((id) => assert.equal(id, null))"#,
+    },
+    Beside {
+        section: "Numbers for a dashboard",
+        why: "one bad file hides no lock",
+        before: |place| drop(place.write("locks/bad", "no lock file")),
+        then: "",
     },
 ];
 
