@@ -49,7 +49,8 @@ declare class Mutex {
     /** Ends the hold that is current through this object, however it was taken. ERR_IPCMUTEX_NOT_OWNER if there is none,
      *  ERR_IPCMUTEX_LOST if it was lost. */
     release (): Promise<void>
-    /** Runs `fn` holding the lock and always releases. Rejects with the loss if the hold was lost. */
+    /** Runs `fn` holding the lock and always releases. Rejects with what `fn` throws, or with why the release failed, and then
+     *  `result` is what `fn` gave. If `fn` throws and the hold was lost, it rejects with ERR_IPCMUTEX_LOST, and `cause` is what `fn` threw. */
     execute<T> (fn: (hold: Hold) => T | PromiseLike<T>, options?: Mutex.AcquireOptions): Promise<T>
     /** What anybody can see of the lock, whoever holds it. */
     status (): Promise<Mutex.Status>
@@ -114,6 +115,10 @@ declare namespace Mutex {
     /** What every failure of this package has. */
     export interface MutexError extends Error {
         code: Code
+        /** From `execute` alone, when its hold was lost: what the function threw, which the loss may be the reason of. */
+        cause?: unknown
+        /** From `execute` alone, when the release failed: what the function gave. */
+        result?: unknown
     }
     export { Hold, Mutex, Mutex as default }
 }

@@ -15,6 +15,12 @@ async function main (): Promise<void> {
             throw new Error(code)
         }
     })
+    const broken = mutex.execute(async () => await mutex.breakLock() ? "given" : "")
+    await broken.then(() => { throw new Error("not lost") }, ({ code, result, cause }: Mutex.MutexError) => {
+        if (code !== "ERR_IPCMUTEX_LOST" || result !== "given" || cause !== undefined) {
+            throw new Error(code)
+        }
+    })
     await mutex.close()
 }
 
