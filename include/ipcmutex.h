@@ -62,8 +62,9 @@
  *
  *   All functions may be called from any thread, also on one handle at the same time. A hold belongs to no
  *   thread. Through one handle, as through two, one at a time holds: the second waits. A library thread
- *   exists only while somebody waits asynchronously, a callback runs, a line of waiters is served or a lease is
- *   renewed; it blocks all signals. Loading the library starts none.
+ *   exists only while somebody waits asynchronously, a callback runs, an mpm hold is to tell of its loss
+ *   (ipcmutex_hold_on_lost), a line of waiters is served or a lease is renewed; it blocks all signals. Loading
+ *   the library starts none.
  *
  * FORK
  *
@@ -484,11 +485,16 @@ int ipcmutex_hold_info(ipcmutex_hold_t hold, ipcmutex_hold_info_t *info);
  * - `user`: handed to it; NULL is fine. It must live until the callback ran or the hold was
  *   released. What ends the hold and returns LOST has not released it: the callback may still come.
  *
+ * Of an mpm hold it is told up to a second late: a thread of the library looks once a second, for as
+ * long as the hold lasts.
+ *
  * Returns OK; NOT_OWNER if the hold was released through its mutex; FORKED in a child.
  *
  * Does not block.
  */
-int ipcmutex_hold_on_lost(ipcmutex_hold_t hold, ipcmutex_lost_fn callback, void *user);
+int ipcmutex_hold_on_lost(ipcmutex_hold_t hold,
+                          ipcmutex_lost_fn callback,
+                          void *user);
 
 /**
  * Acquires without blocking the caller: `callback` gets the hold, or the reason why there is none.

@@ -95,7 +95,8 @@ impl Hold {
         self.live("check").ok()?.backend.valid_for(self.token)
     }
 
-    /// Calls `callback` once, on a library thread, if the hold is lost; never if it is released.
+    /// Calls `callback` once, on a library thread, if the hold is lost; never if it is released. Of an `mpm:` hold it is told up to a
+    /// second late: for as long as the hold lasts that thread looks once a second.
     ///
     /// ```
     /// use std::sync::mpsc;

@@ -122,6 +122,9 @@ pub unsafe extern "C" fn ipcmutex_hold_info(hold: ipcmutex_hold_t, info: *mut ip
 /// - `user`: handed to it; NULL is fine. It must live until the callback ran or the hold was
 ///   released. What ends the hold and returns LOST has not released it: the callback may still come.
 ///
+/// Of an mpm hold it is told up to a second late: a thread of the library looks once a second, for as
+/// long as the hold lasts.
+///
 /// Returns OK; NOT_OWNER if the hold was released through its mutex; FORKED in a child.
 ///
 /// Does not block.
