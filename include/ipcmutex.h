@@ -313,8 +313,9 @@ extern "C" {
  * - `mutex`: where the handle is written. To be ended with ipcmutex_close().
  *
  * Returns OK; INVALID for a bad URL (the text says what is possible); for a lock file PERMISSION,
- * UNSAFE, NO_SPACE, RESOURCE, IO or PROTOCOL; for Redis UNAVAILABLE, AUTH, CONFIG or PROTOCOL;
- * UNSUPPORTED for an engine that is not built in.
+ * UNSAFE, NO_SPACE, RESOURCE, IO or PROTOCOL; for Redis UNAVAILABLE, AUTH, PERMISSION, CONFIG or
+ * PROTOCOL, and for a file of `ca=`, `crt=` or `key=` also IO; UNSUPPORTED for an engine that is
+ * not built in.
  *
  * Blocks only to connect to a server (`connect_timeout=`).
  */
@@ -327,8 +328,10 @@ int ipcmutex_open(const char *url, ipcmutex_t *mutex);
  * The lock is not recursive: who holds it through this handle or any other and acquires again
  * waits for the release.
  *
- * Returns OK; CLOSED if the mutex was closed meanwhile; RESOURCE, IO, PERMISSION or NO_SPACE if
- * the operating system, UNAVAILABLE, AUTH, CONFIG or PROTOCOL if the server makes it impossible.
+ * Returns OK; CLOSED if the mutex was closed meanwhile; FORKED in a child that a signal's handler
+ * forks meanwhile; UNAVAILABLE if the server has not served for 5 s, or for `connect_timeout=` if
+ * that is longer (ipcmutex_acquire_timeout() waits for it in full); of what the operating system
+ * or the server makes impossible, the other codes of ipcmutex_open().
  *
  * Blocks; first come, first served (see `fair=`).
  */
@@ -358,7 +361,8 @@ int ipcmutex_acquire_timeout(ipcmutex_t mutex, int64_t timeout_ms);
  *
  * Returns OK; NOT_OWNER if nothing is held through this handle; LOST if the hold was gone before
  * (nobody else's hold is touched); FORKED in a child whose parent holds; UNAVAILABLE if the server
- * does not answer: then it ends with its lease.
+ * does not answer, AUTH, PERMISSION, CONFIG or PROTOCOL if it refuses: then it ends with its
+ * lease.
  *
  * Does not wait for others; Redis: one round trip.
  */
@@ -372,8 +376,8 @@ int ipcmutex_release(ipcmutex_t mutex);
  * threads end in their own time and are safe. Numbers of holds taken through it stay until
  * ipcmutex_hold_release().
  *
- * Returns OK; LOST if the hold was gone before; UNAVAILABLE if the server does not answer: then
- * the hold ends with its lease.
+ * Returns OK; LOST if the hold was gone before; UNAVAILABLE if the server does not answer, AUTH,
+ * PERMISSION, CONFIG or PROTOCOL if it refuses: then the hold ends with its lease.
  *
  * Does not wait for others; Redis: one round trip if it is held.
  */
@@ -434,7 +438,8 @@ int ipcmutex_hold(ipcmutex_t mutex, int64_t timeout_ms, ipcmutex_hold_t *hold);
  *
  * Returns OK; LOST if the hold was gone before; NOT_OWNER if it was released already, through its
  * mutex; FORKED in a child of the process that holds: it stays the parent's; UNAVAILABLE if the
- * server does not answer: then it ends with its lease.
+ * server does not answer, AUTH, PERMISSION, CONFIG or PROTOCOL if it refuses: then it ends with its
+ * lease.
  *
  * Does not wait for others; Redis: one round trip.
  */
@@ -458,11 +463,13 @@ int ipcmutex_hold_check(ipcmutex_hold_t hold);
  *
  * Returns OK; INVALID for another `ttl_ms`; UNSUPPORTED if the hold has no lease (it lasts until
  * it is released or its process ends); LOST; NOT_OWNER if it was released through its mutex;
- * FORKED in a child; UNAVAILABLE.
+ * FORKED in a child; UNAVAILABLE if the server does not answer, AUTH, PERMISSION, CONFIG or PROTOCOL
+ * if it refuses.
  *
  * Blocks for one round trip.
  */
-int ipcmutex_hold_extend(ipcmutex_hold_t hold, int64_t ttl_ms);
+int ipcmutex_hold_extend(ipcmutex_hold_t hold,
+                         int64_t ttl_ms);
 
 /**
  * The token of the hold, whether the one before was abandoned, and how long it lasts. A lost hold

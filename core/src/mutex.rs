@@ -96,8 +96,8 @@ impl Mutex {
     /// The calling thread sleeps. First come, first served, as far as `fair=` says.
     ///
     /// # Errors
-    /// CLOSED if the mutex is closed, also meanwhile; FORKED in a child that a signal's handler forks meanwhile; else
-    /// what the engine meets.
+    /// CLOSED if the mutex is closed, also meanwhile; FORKED in a child that a signal's handler forks meanwhile; UNAVAILABLE if
+    /// a server has not served for 5 s, or for `connect_timeout=` if that is longer; else what the engine meets.
     pub fn acquire(&self) -> Result<Hold> {
         self.acquire_with(Waiting::default())
     }

@@ -40,7 +40,8 @@ pub unsafe extern "C" fn ipcmutex_hold(mutex: ipcmutex_t, timeout_ms: i64, hold:
 ///
 /// Returns OK; LOST if the hold was gone before; NOT_OWNER if it was released already, through its
 /// mutex; FORKED in a child of the process that holds: it stays the parent's; UNAVAILABLE if the
-/// server does not answer: then it ends with its lease.
+/// server does not answer, AUTH, PERMISSION, CONFIG or PROTOCOL if it refuses: then it ends with its
+/// lease.
 ///
 /// Does not wait for others; Redis: one round trip.
 #[unsafe(no_mangle)]
@@ -72,7 +73,8 @@ pub extern "C" fn ipcmutex_hold_check(hold: ipcmutex_hold_t) -> c_int {
 ///
 /// Returns OK; INVALID for another `ttl_ms`; UNSUPPORTED if the hold has no lease (it lasts until
 /// it is released or its process ends); LOST; NOT_OWNER if it was released through its mutex;
-/// FORKED in a child; UNAVAILABLE.
+/// FORKED in a child; UNAVAILABLE if the server does not answer, AUTH, PERMISSION, CONFIG or PROTOCOL
+/// if it refuses.
 ///
 /// Blocks for one round trip.
 #[unsafe(no_mangle)]

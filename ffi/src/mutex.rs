@@ -15,8 +15,9 @@ use crate::types::{ipcmutex_status_t, ipcmutex_t};
 /// - `mutex`: where the handle is written. To be ended with ipcmutex_close().
 ///
 /// Returns OK; INVALID for a bad URL (the text says what is possible); for a lock file PERMISSION,
-/// UNSAFE, NO_SPACE, RESOURCE, IO or PROTOCOL; for Redis UNAVAILABLE, AUTH, CONFIG or PROTOCOL;
-/// UNSUPPORTED for an engine that is not built in.
+/// UNSAFE, NO_SPACE, RESOURCE, IO or PROTOCOL; for Redis UNAVAILABLE, AUTH, PERMISSION, CONFIG or
+/// PROTOCOL, and for a file of `ca=`, `crt=` or `key=` also IO; UNSUPPORTED for an engine that is
+/// not built in.
 ///
 /// Blocks only to connect to a server (`connect_timeout=`).
 #[unsafe(no_mangle)]
@@ -36,8 +37,10 @@ pub unsafe extern "C" fn ipcmutex_open(url: *const c_char, mutex: *mut ipcmutex_
 /// The lock is not recursive: who holds it through this handle or any other and acquires again
 /// waits for the release.
 ///
-/// Returns OK; CLOSED if the mutex was closed meanwhile; RESOURCE, IO, PERMISSION or NO_SPACE if
-/// the operating system, UNAVAILABLE, AUTH, CONFIG or PROTOCOL if the server makes it impossible.
+/// Returns OK; CLOSED if the mutex was closed meanwhile; FORKED in a child that a signal's handler
+/// forks meanwhile; UNAVAILABLE if the server has not served for 5 s, or for `connect_timeout=` if
+/// that is longer (ipcmutex_acquire_timeout() waits for it in full); of what the operating system
+/// or the server makes impossible, the other codes of ipcmutex_open().
 ///
 /// Blocks; first come, first served (see `fair=`).
 #[unsafe(no_mangle)]
@@ -75,7 +78,8 @@ fn acquire(call: Call, mutex: ipcmutex_t, timeout: Timeout) -> Result<()> {
 ///
 /// Returns OK; NOT_OWNER if nothing is held through this handle; LOST if the hold was gone before
 /// (nobody else's hold is touched); FORKED in a child whose parent holds; UNAVAILABLE if the server
-/// does not answer: then it ends with its lease.
+/// does not answer, AUTH, PERMISSION, CONFIG or PROTOCOL if it refuses: then it ends with its
+/// lease.
 ///
 /// Does not wait for others; Redis: one round trip.
 #[unsafe(no_mangle)]
@@ -90,8 +94,8 @@ pub extern "C" fn ipcmutex_release(mutex: ipcmutex_t) -> c_int {
 /// threads end in their own time and are safe. Numbers of holds taken through it stay until
 /// ipcmutex_hold_release().
 ///
-/// Returns OK; LOST if the hold was gone before; UNAVAILABLE if the server does not answer: then
-/// the hold ends with its lease.
+/// Returns OK; LOST if the hold was gone before; UNAVAILABLE if the server does not answer, AUTH,
+/// PERMISSION, CONFIG or PROTOCOL if it refuses: then the hold ends with its lease.
 ///
 /// Does not wait for others; Redis: one round trip if it is held.
 #[unsafe(no_mangle)]
