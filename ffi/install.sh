@@ -8,6 +8,9 @@
 # LIBDIR   where the libraries will live ($PREFIX/lib)
 # DESTDIR  put before every path that is written, for packagers (empty)
 # BUILD    where cargo put what it built (${CARGO_TARGET_DIR:-target}/release)
+#
+# Where root installs into a folder that ldconfig looks through, it is run: a program finds a library that is new in
+# /usr/local/lib through its cache alone.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -63,3 +66,8 @@ told fish/vendor_completions.d/ipcmutex.fish completions fish
 install -d "$DESTDIR$PREFIX/share/man/man3"
 awk -f "$here/manual.awk" "$root/include/ipcmutex.h" > "$DESTDIR$PREFIX/share/man/man3/ipcmutex.3"
 chmod 644 "$DESTDIR$PREFIX/share/man/man3/ipcmutex.3"
+# Debian leaves /sbin out of the PATH of `su`.
+if [ -z "$DESTDIR" ] && [ "$(id -u)" -eq 0 ] && ldconfig=$(PATH=$PATH:/usr/sbin:/sbin command -v ldconfig) &&
+    "$ldconfig" -N -v 2>/dev/null | grep -qF "$LIBDIR:"; then
+    "$ldconfig" || echo "install.sh: $ldconfig failed: programs may not find $LIBDIR/libipcmutex.so.$abi" >&2
+fi

@@ -15,6 +15,10 @@ fn run(command: &mut Command) -> String {
 
 /// Installs the libraries of this build, and `true` in place of the command, which is another crate's.
 fn install(scratch: &Path, prefix: &Path, destdir: Option<&Path>) {
+    run(&mut installer(scratch, prefix, destdir));
+}
+
+fn installer(scratch: &Path, prefix: &Path, destdir: Option<&Path>) -> Command {
     let build = scratch.join("build");
     if !build.exists() {
         std::fs::create_dir(&build).unwrap();
@@ -28,7 +32,46 @@ fn install(scratch: &Path, prefix: &Path, destdir: Option<&Path>) {
     if let Some(destdir) = destdir {
         command.env("DESTDIR", destdir);
     }
-    run(&mut command);
+    command
+}
+
+/// With `id` and `ldconfig` of our own in front of the system's. Without its cache no program starts that is linked with what lies in
+/// /usr/local/lib.
+#[test]
+fn the_loaders_cache_is_renewed_where_the_system_looks() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (bin, told) = (scratch.path().join("bin"), scratch.path().join("told"));
+    std::fs::create_dir(&bin).unwrap();
+    let program = |name: &str, text: String| {
+        std::fs::write(bin.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(bin.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let (inside, elsewhere) = (scratch.path().join("inside"), scratch.path().join("elsewhere"));
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    // Who installs, where, whether ldconfig works: how often it ran, and what was said.
+    let case = |uid: u32, prefix: &Path, destdir: Option<&Path>, works: bool| {
+        let looked_through = inside.join("lib");
+        program("id", format!("echo {uid}"));
+        program(
+            "ldconfig",
+            format!(
+                "if [ $# -gt 0 ]; then echo '{}: (from /etc/ld.so.conf:1)'; else echo ran >> {}; {works}; fi",
+                looked_through.display(),
+                told.display()
+            ),
+        );
+        let _ = std::fs::remove_file(&told);
+        let out = installer(scratch.path(), prefix, destdir).env("PATH", &path).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.success(), "{said}");
+        (std::fs::read_to_string(&told).unwrap_or_default().lines().count(), said)
+    };
+    assert_eq!(case(0, &inside, None, true), (1, String::new()));
+    let (ran, said) = case(0, &inside, None, false);
+    assert!(ran == 1 && said.contains("ldconfig failed") && said.contains("libipcmutex.so.0"), "{said}");
+    assert_eq!(case(1000, &inside, None, true).0, 0, "not root");
+    assert_eq!(case(0, &elsewhere, None, true).0, 0, "a folder of one's own");
+    assert_eq!(case(0, &inside, Some(&scratch.path().join("stage")), true).0, 0, "for a package");
 }
 
 #[test]
