@@ -540,8 +540,9 @@ int ipcmutex_cancel(ipcmutex_wait_t wait);
  * Has what the library does told to `callback`, or written to stderr: waits and how they ended, dead
  * owners, lost holds, servers that are away. Nothing is told of an acquisition that need not wait.
  *
- * Without this call the environment variable IPCMUTEX_LOG (`error`, `warn`, `info`, `debug`, `trace`)
- * has it written to stderr; without both nothing is told. The last call counts, for the whole process;
+ * Without this call the environment variable IPCMUTEX_LOG (`error`, `warn`, `info`, `debug`, `trace`;
+ * any other word is `debug`, but `off`, `0` and none at all are nothing) has it written to stderr;
+ * without both nothing is told. The last call counts, for the whole process;
  * a forked child writes to stderr.
  *
  * - `level`: up to which it is told: 0 nothing, 1 error, 2 warning, 3 information, 4 debug, 5 trace.

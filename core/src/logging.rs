@@ -24,14 +24,17 @@ static LOGGER: Logger = Logger;
 struct Logger;
 
 /// Has it written to stderr if `IPCMUTEX_LOG` says so: `error`, `warn`, `info`, `debug` or `trace`; any other word is
-/// `debug`. For language bindings, which call it when a mutex is opened; looks once. A Rust program that calls it sets its
+/// `debug`, but `off`, `0` and none at all are nothing. For language bindings, which call it when a mutex is opened; looks once. A Rust program that calls it sets its
 /// logger with that, if it has none.
 pub fn from_environment() {
     static LOOKED: Done = Done::new();
     LOOKED.or(|| {
-        let Some(level) = std::env::var_os("IPCMUTEX_LOG").filter(|level| !level.is_empty()) else { return };
-        let level = level.to_str().and_then(|level| LevelFilter::from_str(level).ok()).unwrap_or(LevelFilter::Debug);
-        install(level);
+        let asked = std::env::var_os("IPCMUTEX_LOG");
+        let Some(word) = asked.filter(|word| !word.is_empty() && word != "0") else { return };
+        let level = word.to_str().and_then(|word| LevelFilter::from_str(word).ok()).unwrap_or(LevelFilter::Debug);
+        if level != LevelFilter::Off {
+            install(level);
+        }
     });
 }
 

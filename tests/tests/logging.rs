@@ -37,7 +37,7 @@ fn it_is_told_when_asked_for_and_has_no_secret() {
     // Nobody listens on a port of a listener that is gone.
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|gone| gone.local_addr()).expect("a port").port();
     let url = format!("rpm+redis://me:{SECRET}@127.0.0.1:{port}/x?connect_timeout=100ms");
-    for asked in [None, Some("trace")] {
+    for asked in [None, Some("0"), Some("OFF"), Some(""), Some("trace")] {
         for (language, mut program) in programs(&url, &lock) {
             program.stdin(Stdio::null()).env_remove("IPCMUTEX_LOG");
             if let Some(level) = asked {
@@ -48,7 +48,7 @@ fn it_is_told_when_asked_for_and_has_no_secret() {
             assert!(status.success(), "{language}: {status}: {told}");
             assert!(!told.contains(SECRET), "{language}: {told}");
             match asked {
-                None => assert_eq!(told, "", "{language}"),
+                None | Some("0" | "OFF" | "") => assert_eq!(told, "", "{language}"),
                 Some(_) => {
                     assert!(told.contains(&format!(" debug: open {lock}\n")), "{language}: {told}");
                     assert!(told.contains(" warn: open rpm+redis://me:***@127.0.0.1"), "{language}: {told}");
