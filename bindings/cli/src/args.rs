@@ -49,7 +49,7 @@ pub(crate) enum Command {
 pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) limit: Limit,
-    /// Lease of a Redis lock [default: 10]
+    /// Lease, for a Redis URL alone [default: 10]
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     pub(crate) ttl: Option<Duration>,
     /// Lock lost: TERM, then KILL after

@@ -15,7 +15,7 @@ The URLs:
     All: ?fair=strict|eventual, label=<text>. mpm: mode=0660, remotefs=1. Redis: ttl=10s, renew=off, db=,
     prefix=, redis_key=, replicas=, connect_timeout=, policy=any, protocol=2|3, tls=on, ca= crt= key=; of
     Sentinels sentinel_user= sentinel_password=. An id is 1 to 200 bytes of A-Z a-z 0-9 . _ - (Redis: also
-    / and :). Everything may be percent-encoded.
+    / and :), but no .. and not . alone. Everything may be percent-encoded.
 
 """
 
