@@ -209,6 +209,28 @@ fn p3_somebody_elses_file_in_a_sticky_folder() {
     assert!(shared.acquire_timeout(WATCHDOG).unwrap().is_some());
 }
 
+/// As docs/TROUBLESHOOTING.md has it made: what one makes, the others may open; and what was made for its owner alone, after what the
+/// refusal advises.
+#[test]
+fn p3_a_group_shares_a_folder() {
+    if without_root("p3_a_group_shares_a_folder") {
+        return;
+    }
+    let place = Place::new();
+    let agent = nobodys(&place);
+    let shared = format!("{}?mode=0660", place.url());
+    chown(place.dir.path(), Some(0), Some(NOBODY)).unwrap();
+    mode(place.dir.path(), 0o3770);
+    drop(Mutex::open(&shared).unwrap());
+    agent.open(1, &shared).ok();
+    fs::remove_file(place.path()).unwrap();
+    drop(Mutex::open(&place.url()).unwrap());
+    let refused = agent.open(2, &shared).err(ErrorKind::Permission);
+    assert!(refused.text.contains("chmod 0660"), "{refused:?}");
+    mode(&place.path(), 0o660);
+    agent.open(2, &shared).ok();
+}
+
 #[test]
 fn p4_what_would_block_is_refused_at_once() {
     let place = Place::new();

@@ -166,7 +166,7 @@ fn explain(path: &Path, error: Errno) -> Error {
             "open",
             format!("{} belongs to user {owner} and may not be opened by us", path.display()),
         )
-        .with_help("its owner can share it with a group: open it with ?mode=0660"),
+        .with_help("its owner can share it with its group: chmod 0660 it, and ?mode=0660 in the URL of each"),
         _ => Error::from_errno("open", path.display(), error),
     }
 }
