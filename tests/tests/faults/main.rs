@@ -10,6 +10,7 @@ mod order;
 mod pairs;
 mod paths;
 mod processes;
+mod registers;
 mod scale;
 mod steps;
 mod table;

@@ -13,6 +13,8 @@ use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Place, until, url_of};
 use ipcmutex_tests::privilege::without_root;
 
+use crate::registers::Registers;
+
 const NOBODY: u32 = 65534;
 
 fn mode(path: &Path, mode: u32) {
@@ -103,8 +105,8 @@ fn f7_who_may_only_read_cannot_hold() {
 fn f15_a_network_file_system_is_refused_unless_it_is_asked_for() {
     use nix::sys::ptrace;
     use nix::sys::wait::{WaitPidFlag, waitpid};
-    const FSTATFS: u64 = 138;
-    const WRITEV: u64 = 20; // by which an agent answers
+    const FSTATFS: u64 = nix::libc::SYS_fstatfs as u64;
+    const WRITEV: u64 = nix::libc::SYS_writev as u64; // by which an agent answers
     for (magic, name) in [(0x6969, "NFS"), (0xfe53_4d42_u32, "SMB"), (0x6573_5546, "FUSE"), (0x0102_1997, "9P")] {
         let place = Place::new();
         let agent = Agent::start(Language::C);
@@ -122,10 +124,10 @@ fn f15_a_network_file_system_is_refused_unless_it_is_asked_for() {
         loop {
             go(ptrace::syscall);
             go(ptrace::syscall);
-            let registers = ptrace::getregs(pid).unwrap();
-            assert_ne!(registers.orig_rax, WRITEV, "it opened without asking what file system it is");
-            if registers.orig_rax == FSTATFS {
-                ptrace::write(pid, registers.rsi as ptrace::AddressType, i64::from(magic)).unwrap();
+            let registers = Registers::of(pid);
+            assert_ne!(registers.call, WRITEV, "it opened without asking what file system it is");
+            if registers.call == FSTATFS {
+                ptrace::write(pid, registers.arguments[1] as ptrace::AddressType, i64::from(magic)).unwrap();
                 break;
             }
         }

@@ -17,9 +17,12 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use crate::registers::{self, Registers};
+
 const PAGE: usize = 4096;
 /// The system call in which the C agent waits for its next command.
 const READV: u64 = nix::libc::SYS_readv as u64;
+const MMAP: u64 = nix::libc::SYS_mmap as u64;
 /// What a waiter may take to go on: a watchdog.
 const SOON: Duration = Duration::from_secs(20);
 
@@ -60,7 +63,7 @@ fn page(file: &File) -> Page {
 struct Victim<'a> {
     agent: &'a Agent,
     pid: Pid,
-    /// Which addresses have a `syscall` instruction.
+    /// Which addresses have an instruction that makes a system call.
     code: HashMap<u64, bool>,
     events: usize,
 }
@@ -85,10 +88,7 @@ impl<'a> Victim<'a> {
 
     fn is_syscall(&mut self, at: u64) -> bool {
         let pid = self.pid;
-        *self.code.entry(at).or_insert_with(|| {
-            let word = ptrace::read(pid, at as ptrace::AddressType).expect("the code can be read");
-            word & 0xffff == 0x050f
-        })
+        *self.code.entry(at).or_insert_with(|| registers::is_syscall(pid, at))
     }
 
     /// Goes on to where `ptrace` stops it next.
@@ -117,10 +117,10 @@ impl<'a> Victim<'a> {
         let mut before = page(file);
         let mut steps = 0u64;
         loop {
-            let registers = ptrace::getregs(self.pid).expect("it stands still");
-            let calls = self.is_syscall(registers.rip);
+            let registers = Registers::of(self.pid);
+            let calls = self.is_syscall(registers.at);
             // readv(0, …): it has done its command. The first of them, which gets the command, is entered within a few steps.
-            if calls && registers.rax == READV && registers.rdi == 0 && steps > 100 {
+            if calls && registers.call == READV && registers.arguments[0] == 0 && steps > 100 {
                 return End::Done;
             }
             self.go(ptrace::step);
@@ -139,11 +139,11 @@ impl<'a> Victim<'a> {
         loop {
             self.go(ptrace::syscall);
             self.go(ptrace::syscall);
-            let registers = ptrace::getregs(self.pid).expect("it stands still");
+            let registers = Registers::of(self.pid);
             if self.is_last(last) {
                 return Some(End::Killed(Word::of(&page(file))));
             }
-            if registers.orig_rax == 9 && registers.r8 as i32 >= 0 {
+            if registers.call == MMAP && registers.arguments[4] as i32 >= 0 {
                 return None;
             }
         }

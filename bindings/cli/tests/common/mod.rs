@@ -130,7 +130,9 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// Kills `child` if the test takes too long, so that reading from it ends. It runs until this is dropped.
-pub(crate) struct Watchdog(#[expect(dead_code, reason = "its drop says that the test has ended")] mpsc::Sender<()>);
+pub(crate) struct Watchdog(
+    #[allow(dead_code, reason = "its drop says that the test has ended; not every compiler minds")] mpsc::Sender<()>,
+);
 
 impl Watchdog {
     pub(crate) fn on(child: &Child) -> Watchdog {
