@@ -322,11 +322,17 @@ fn a_head_that_is_stopped_delays_and_does_not_block() {
         std::thread::scope(|scope| {
             let next = scope.spawn(|| mutex.acquire_with(within(LONG)));
             until("both wait", || waiters(&mutex) == 2);
+            if query.is_empty() {
+                tracked(&redis, 2);
+            }
             freeze(&stopped);
+            let before = calls(&redis, "cmdstat_evalsha:");
             let begun = Instant::now();
             hold.release().expect("released");
             let hold = next.join().expect("no panic").expect("acquired");
             assert!(begun.elapsed() < Duration::from_secs(3), "{query}: {:?}", begun.elapsed());
+            let asked = calls(&redis, "cmdstat_evalsha:") - before;
+            assert!(asked <= 10, "{query}: while the turn was out {asked} calls were made");
             signal(&stopped, rustix::process::Signal::CONT);
             until("it is back", || waiters(&mutex) == 1);
             hold.release().expect("released");

@@ -33,6 +33,8 @@ pub(crate) struct Refusal {
     pub(crate) fresh: bool,
     /// Held by a program that is not one of ours.
     pub(crate) foreign: bool,
+    /// Nobody's yet: it is being handed over to somebody else.
+    pub(crate) handed: bool,
     pub(crate) sight: Status,
 }
 
@@ -87,6 +89,7 @@ fn read_taken(reply: &Value, token: &str) -> Option<Taken> {
                 ticket: decimal(part(3))?,
                 fresh: number::<u8>(part(4))? != 0,
                 foreign: kind == 2,
+                handed: kind == 1,
                 sight: Status {
                     state: State::Held,
                     token: 0,

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | a waiter is refused that is first or second of the line, and of its process the first | arm: read the key, to be told once |
 //! | armed, and the key is gone meanwhile | take |
+//! | refused, since it is another one's turn of our own | nothing is armed; the timer, for the end of that turn |
 //! | told | arm again; who looked before it was armed could miss what comes between |
 //! | told of a renewal | the timer, from the answer to arming |
 //! | RESP2, a cluster, a server that refuses | look a few times a second |

@@ -272,7 +272,9 @@ impl Worker {
         }
         let first = self.is_first(serial, lock);
         let looks = first || self.has_no_timer(lock);
-        let told = first && self.hears_others(lock, refusal.rank);
+        // While a turn is out no key is there to listen for: it would be found gone, and taken in vain, over and over. What the
+        // turn has left says when to look.
+        let told = first && !refusal.handed && self.hears_others(lock, refusal.rank);
         let blind = looks && (!self.hears(lock) || (refusal.foreign && !told));
         let wake = lease::counted_from(sent, lease::recheck(refusal.left, refusal.rank, blind, jitter()));
         let wake = told_at.map_or(wake, |at| at.min(wake));
