@@ -70,15 +70,38 @@ fn what_is_extended_too_late_is_lost() {
     needs_redis!();
     let redis = Redis::start();
     let proxy = Proxy::before(&redis.address());
-    let (mutex, _) = both_ways(&redis, &proxy, "late?ttl=5s&renew=off");
+    let (mutex, straight) = both_ways(&redis, &proxy, "late?ttl=5s&renew=off");
     let hold = mutex.acquire().expect("acquired");
     hold.extend(None).expect("the link is up");
     // It is asked before the end of the lease, comes in before its end in the server, 55 ms later, and is answered after both.
     proxy.delay(Duration::from_millis(50));
     until("the lease is as good as over", || hold.valid_for().is_none_or(|left| left < Duration::from_millis(30)));
-    assert_eq!(kind_of(hold.extend(Some(Duration::from_secs(60)))), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.extend(Some(Duration::from_secs(600)))), ErrorKind::Lost);
+    assert_eq!(kind_of(hold.check()), ErrorKind::Lost);
+    // What was told to be lost stands for nobody, also before it is released.
+    let next = straight.acquire_with(within(LONG)).expect("nobody holds it");
+    assert!(next.abandoned());
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    next.release().expect("released");
+}
+
+/// Nobody hears that the server has done it, and the lease that is known of runs out.
+#[test]
+fn what_is_lost_with_its_extension_under_way_blocks_nobody() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = both_ways(&redis, &proxy, "under-way?ttl=4s&renew=off");
+    let hold = mutex.acquire().expect("acquired");
+    hold.extend(None).expect("the link is up");
+    proxy.arm(Fault { on: On::Link, ..SILENCE });
+    assert_ne!(hold.extend(Some(Duration::from_secs(600))).map_err(|error| error.kind()), Ok(()));
+    assert!(redis.command(&["PTTL", "ipcmutex:under-way"]).number() > 500_000, "the server has done it");
+    let next = straight.acquire_with(within(LONG)).expect("nobody holds it");
     assert_eq!(kind_of(hold.check()), ErrorKind::Lost);
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    next.check().expect("it is the next one's");
+    next.release().expect("released");
 }
 
 #[test]

@@ -53,6 +53,8 @@ pub(super) struct Hold {
     pub(super) sought: AtomicBool,
     deadline: AtomicU64,
     ttl_ms: AtomicU64,
+    /// The longest lease, in ms, that was asked for and of which nobody knows whether the server gave it.
+    doubted_ms: AtomicU64,
     /// Of the last renewal since it was extended.
     number: AtomicU64,
     /// LIVE, ENDED or the loss.
@@ -86,6 +88,7 @@ impl Hold {
             sought: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             ttl_ms: AtomicU64::new(0),
+            doubted_ms: AtomicU64::new(0),
             number: AtomicU64::new(0),
             state: AtomicU8::new(LIVE),
         };
@@ -96,12 +99,15 @@ impl Hold {
     /// The server has confirmed a lease of `ttl` that was asked for at `sent`.
     pub(super) fn renewed(&self, sent: u64, ttl: Duration) {
         self.ttl_ms.store(ttl.as_millis() as u64, Ordering::Relaxed);
+        // What was asked before comes too late to count.
+        self.doubted_ms.store(0, Ordering::Relaxed);
         self.deadline.store(lease::deadline(sent, ttl), Ordering::Release);
     }
 
     /// A lease of `ttl` is about to be asked for. The answer may get lost, so a shorter one counts from here on; whether it is
     /// shorter.
     pub(super) fn asks(&self, sent: u64, ttl: Duration) -> bool {
+        self.doubted_ms.fetch_max(ttl.as_millis() as u64, Ordering::Relaxed);
         let deadline = lease::deadline(sent, ttl);
         self.deadline.fetch_min(deadline, Ordering::AcqRel) > deadline
     }
@@ -119,6 +125,16 @@ impl Hold {
 
     pub(super) fn ttl(&self) -> Duration {
         Duration::from_millis(self.ttl_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether the server may have given it a lease of which nobody has heard.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted_ms.load(Ordering::Relaxed) != 0
+    }
+
+    /// The longest lease that it may have in the server.
+    pub(super) fn longest(&self) -> Duration {
+        self.ttl().max(Duration::from_millis(self.doubted_ms.load(Ordering::Relaxed)))
     }
 
     pub(super) fn left(&self) -> Option<Duration> {

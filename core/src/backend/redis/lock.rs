@@ -107,7 +107,7 @@ impl Lock {
 
     /// What is owed for a hold, which may have been extended beyond the lock's own lease.
     pub(super) fn debt_of(&self, hold: &Hold, ending: Ending) -> Debt {
-        let until = lease::owed(self.ttl.max(hold.ttl()));
+        let until = lease::owed(self.ttl.max(hold.longest()));
         Debt { until, ..self.debt(ending) }
     }
 

@@ -176,10 +176,14 @@ impl Engine {
     }
 
     /// The hold is lost: whoever listens is told, and nothing renews it any more.
-    pub(crate) fn lose(&self, hold: &Hold, loss: Loss) {
+    pub(crate) fn lose(self: &Arc<Engine>, hold: &Hold, loss: Loss) {
         if hold.lose(loss) {
             self.unwatch(hold);
             if let Some(lock) = hold.lock.upgrade() {
+                if loss == Loss::Expired && hold.is_doubted() {
+                    // A longer lease is on its way, or was given unheard: it would stand for nobody, and block all.
+                    self.owe(&hold.token, lock.debt_of(hold, Ending::Lost));
+                }
                 count(&lock.tally.losses);
                 log::warn!(
                     "{}: the hold with token {} is lost: {}",

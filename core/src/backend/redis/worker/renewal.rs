@@ -147,7 +147,10 @@ impl Worker {
     }
 
     pub(super) fn extend(&mut self, hold: Arc<Hold>, ttl: Duration, answer: SyncSender<Result<()>>) {
-        if self.link().is_none() || self.renewing.contains(&hold.serial) {
+        if let Some(loss) = hold.loss() {
+            // Lost while it waited to be sent. Whoever asked has gone if this fails.
+            let _ = answer.send(Err(loss.error("extend")));
+        } else if self.link().is_none() || self.renewing.contains(&hold.serial) {
             self.extensions.push((hold, ttl, answer));
         } else {
             self.renewing.insert(hold.serial);
@@ -186,9 +189,10 @@ impl Worker {
         );
     }
 
-    /// Who deletes a key tells nobody: what leaves the line for this hold finds the lock free, and tells who is next.
+    /// The server lets go of a hold that is lost. Who deletes a key tells nobody: what leaves the line for this hold then finds
+    /// the lock free, and tells who is next.
     fn pass_on(&mut self, hold: &Hold) {
-        let Some(lock) = hold.lock.upgrade().filter(|_| hold.is_live()) else { return };
+        let Some(lock) = hold.lock.upgrade() else { return };
         self.engine.board().debts.insert(hold.token.clone(), lock.debt_of(hold, Ending::Lost));
         self.pay(&hold.token);
     }
@@ -231,8 +235,14 @@ impl Worker {
                         }
                         let due = if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.deadline() };
                         schedule(&mut self.engine.board(), hold, due);
+                        if hold.loss() == Some(Loss::Expired) {
+                            // It came too late, and was told to be lost: what the server gave it stands for nobody.
+                            self.pass_on(hold);
+                        }
                     } else {
-                        self.pass_on(hold);
+                        if hold.is_live() {
+                            self.pass_on(hold);
+                        }
                         self.engine.lose(hold, Loss::Gone);
                     }
                 }
