@@ -234,8 +234,8 @@ fn a_wait_ends_in_time_when_the_server_falls_silent_as_its_connection_is_made() 
     proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Silence, on: On::Ear });
     until("the connection was to be made", || {
         let begun = Instant::now();
-        assert!(mutex.acquire_timeout(Duration::from_millis(300)).expect("an answer").is_none());
-        assert!(begun.elapsed() < Duration::from_millis(1500), "a wait of 0.3 s took {:?}", begun.elapsed());
+        assert!(mutex.acquire_timeout(Duration::from_millis(500)).expect("an answer").is_none());
+        assert!(begun.elapsed() < Duration::from_millis(1500), "a wait of 0.5 s took {:?}", begun.elapsed());
         proxy.struck() == 1
     });
     hold.release().expect("released");
@@ -601,4 +601,61 @@ fn all_who_wait_take_turns_whichever_way() {
         }
     });
     is_free_and_empty(&mutex);
+}
+
+/// So far that no such connection is made in the time that there is for it: that is not tried again each time.
+#[test]
+fn a_server_that_is_far_is_not_connected_to_with_each_wait() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = (open(&redis.url_at(proxy.address(), "far")), open(&redis.unix_url("far")));
+    mutex.acquire().expect("acquired").release().expect("released");
+    proxy.delay(Duration::from_millis(55));
+    let turn = || {
+        let hold = served(&straight);
+        std::thread::scope(|scope| {
+            let next = scope.spawn(|| served(&mutex).release().expect("released"));
+            until("it waits", || line(&redis, "far").len() == 1);
+            hold.release().expect("released");
+            next.join().expect("no panic");
+        });
+    };
+    // Somebody else of its process waits, so that all other connections are there.
+    let _kept = open(&redis.unix_url("kept")).acquire().expect("acquired");
+    let waits =
+        open(&redis.url_at(proxy.address(), "kept")).acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("it waits", || line(&redis, "kept").len() == 1);
+    let made = proxy.connections().len();
+    until("it has been tried", || {
+        turn();
+        proxy.connections().len() > made
+    });
+    let made = proxy.connections().len();
+    (0..5).for_each(|_| turn());
+    assert_eq!(proxy.connections().len(), made, "each wait connects anew");
+    waits.cancel();
+}
+
+/// Who will not wait for long does not spend its time on a connection for the next wait.
+#[test]
+fn a_short_wait_makes_no_connection() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (mutex, straight) = (open(&redis.url_at(proxy.address(), "short")), open(&redis.unix_url("short")));
+    let hold = served(&straight);
+    let wait = |limit| assert!(mutex.acquire_timeout(limit).expect("no error").is_none());
+    // The link is up, and stays for who waits on it.
+    let long = mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("it waits", || line(&redis, "short").len() == 1);
+    let made = proxy.connections().len();
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        wait(Duration::from_millis(20));
+    }
+    assert_eq!(proxy.connections().len(), made);
+    long.cancel();
+    hold.release().expect("released");
+    is_free_and_empty(&straight);
 }

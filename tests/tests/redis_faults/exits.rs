@@ -147,8 +147,8 @@ static ipcmutex_t mutex;
 static ipcmutex_hold_t hold;
 static volatile int acquired;
 static void *waits(void *unused) {
-    /* Who has waited before may wait by itself. */
-    for (int i = 0; i < 2; i++) if (ipcmutex_acquire_timeout(mutex, 100) != IPCMUTEX_TIMEOUT) _exit(5);
+    /* Who has waited before, and not for a moment alone, may wait by itself. */
+    for (int i = 0; i < 2; i++) if (ipcmutex_acquire_timeout(mutex, 500) != IPCMUTEX_TIMEOUT) _exit(5);
     if (write(1, "w", 1) == 1 && ipcmutex_hold(mutex, -1, &hold) == IPCMUTEX_OK) acquired = 1;
     return unused;
 }

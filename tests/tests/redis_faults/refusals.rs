@@ -401,7 +401,7 @@ fn an_answer_that_is_nested_without_end_ends_no_process() {
     agent.open(1, &url).ok();
     let mut heard = 0;
     until("who waits by itself has asked three times", || {
-        agent.call("acquire 1 50").err(ErrorKind::Timeout);
+        agent.call("acquire 1 500").err(ErrorKind::Timeout);
         heard += told.try_iter().count();
         heard >= 3
     });
@@ -423,7 +423,7 @@ fn an_answer_without_end_is_not_read_for_ever() {
     });
     let mutex = open(&url);
     until("who waits by itself was answered", || {
-        assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(50)))), ErrorKind::Timeout);
+        assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(500)))), ErrorKind::Timeout);
         told.try_recv().is_ok_and(|given_up| {
             assert!(given_up, "all of it was read");
             true

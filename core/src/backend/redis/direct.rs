@@ -6,7 +6,7 @@
 //!
 //! | place | |
 //! |---|---|
-//! | Empty | nobody needed one yet, or it broke |
+//! | Empty | nobody needed one yet, or it broke, or none came in time |
 //! | Idle | made, and unused |
 //! | Away | a thread asks or sleeps on it |
 //! | Waiting | its thread is between two sleeps |
@@ -14,7 +14,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -38,12 +38,16 @@ use crate::wait::{self, Waiter};
 
 /// For how long a lock that was found taken is expected to be taken again, in ns.
 const CONTENDED: u64 = 1_000_000_000;
+/// For how long no such connection is tried where one did not come in time or was refused, in ns: each try holds a thread up.
+const SPARED: u64 = 60_000_000_000;
 
 #[derive(Default)]
 pub(super) struct Direct {
     place: Guarded<Place>,
     /// A thread has waited twice within a moment.
     wanted: AtomicBool,
+    /// Until when none is tried.
+    spared: AtomicU64,
     /// What is written here wakes who listens there.
     bell: OnceLock<(UnixStream, UnixStream)>,
 }
@@ -160,7 +164,13 @@ impl Engine {
             Ok(Some(ear)) => Place::Idle(ear),
             Ok(None) => Place::Refused,
             Err(error) if refused(&error) => Place::Refused,
-            Err(_) => Place::Empty,
+            Err(error) => {
+                if error.is_timeout() || wire::is_answer(&error) {
+                    // Far away, or full: the next one would do no better.
+                    self.direct.spared.store(lease::now() + SPARED, Ordering::Relaxed);
+                }
+                Place::Empty
+            }
         });
     }
 
@@ -195,8 +205,12 @@ impl Lock {
         if matches!(outcome, Ok(Err(_))) {
             let now = lease::now();
             let before = self.contended.swap(now, Ordering::Relaxed);
-            if now.saturating_sub(before) < CONTENDED && self.may_listen() {
-                self.engine.direct.wanted.store(true, Ordering::Relaxed);
+            let direct = &self.engine.direct;
+            if now.saturating_sub(before) < CONTENDED
+                && now >= direct.spared.load(Ordering::Relaxed)
+                && self.may_listen()
+            {
+                direct.wanted.store(true, Ordering::Relaxed);
             }
         }
         outcome
@@ -305,7 +319,9 @@ impl Lock {
         let direct = &self.engine.direct;
         let Some(mut wait) = direct.waiting(waiter.ticket.load(Ordering::Acquire)) else {
             // It stands in the line by now, and has the time.
-            if direct.wanted.swap(false, Ordering::Relaxed) {
+            // Who will not wait for long leaves it to the next one.
+            let has_time = waiter.deadline().is_none_or(|end| end > Instant::now() + 2 * PATIENT);
+            if has_time && direct.wanted.swap(false, Ordering::Relaxed) {
                 self.engine.prepare_ear();
                 if !self.engine.is_ours() {
                     // Nobody of this process would wake it.
