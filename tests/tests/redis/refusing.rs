@@ -1,5 +1,7 @@
 //! Servers that refuse.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -171,4 +173,47 @@ fn r22_users_and_rights() {
     ] {
         assert_eq!(kind_of(Mutex::open(&url)), ErrorKind::Auth);
     }
+}
+
+/// The address of a server that says this to whoever comes, and closes.
+fn closes_with(words: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            // Who has hung up has heard it.
+            let _ = client.write_all(words.as_bytes()).and_then(|()| client.shutdown(Shutdown::Write));
+            let _ = client.read_to_end(&mut Vec::new());
+        }
+    });
+    address
+}
+
+#[test]
+fn what_a_server_says_before_it_closes_is_told() {
+    let full = "max number of clients reached";
+    let cases = [
+        ("-DENIED Redis is running in protected mode because no password is set.\r\n", ErrorKind::Permission),
+        ("-ERR max number of clients reached\r\n", ErrorKind::Unavailable),
+        ("-WRONGPASS invalid username-password pair or user is disabled.\r\n", ErrorKind::Auth),
+    ];
+    for (says, kind) in cases {
+        let address = closes_with(says);
+        for login in ["", ":c4nary@", "me:c4nary@"] {
+            // Without a password nobody is told that it is wrong.
+            if kind == ErrorKind::Auth && login.is_empty() {
+                continue;
+            }
+            let error = Mutex::open(&format!("rpm+redis://{login}{address}/x")).expect_err("it closes");
+            let said = says[1..].trim_end().trim_start_matches("ERR ");
+            assert!(error.kind() == kind && error.to_string().contains(said), "{login:?}: {:?}: {error}", error.kind());
+            assert!(!error.to_string().contains("~<prefix>*"), "no right is missing: {error}");
+        }
+    }
+    needs_redis!();
+    let redis = Redis::start();
+    let mut one = redis.client();
+    assert_eq!(one.command(&["CONFIG", "SET", "maxclients", "1"]).text(), "OK");
+    let error = Mutex::open(&redis.url("x")).expect_err("it is full");
+    assert!(error.kind() == ErrorKind::Unavailable && error.to_string().contains(full), "{error}");
 }

@@ -18,6 +18,12 @@ use super::{Login, Server};
 /// No answer is as long as this, in bytes: the longest are a page of keys, and the slots of a cluster.
 const LONGEST: u64 = 16 << 20;
 
+/// Whether the server only will not have a connection named.
+fn is_about_names(error: &RedisError) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    error.code() == Some("NOPERM") || text.contains("setinfo") || text.contains("unknown command")
+}
+
 /// To one server.
 pub(crate) struct Single {
     stream: Box<dyn Stream>,
@@ -54,10 +60,20 @@ impl Single {
         words.cmd("CLIENT").arg("SETINFO").arg("LIB-VER").arg(env!("CARGO_PKG_VERSION"));
         // Within the limit of the connecting.
         self.say(&words.get_packed_pipeline())?;
-        for reply in self.replies(words.len())?.into_iter().take(needed) {
-            reply.extract_error()?;
+        let (mut refused, mut said) = (None, None);
+        for at in 0..words.len() {
+            let reply = match self.read() {
+                Ok(reply) => reply,
+                // What it said before it closes the connection says more than that it has.
+                Err(error) => return Err(refused.or(said).unwrap_or(error)),
+            };
+            match reply.extract_error() {
+                Err(error) if at < needed => _ = refused.get_or_insert(error),
+                Err(error) if !is_about_names(&error) => _ = said.get_or_insert(error),
+                _ => {}
+            }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// How long an answer may take from now on.

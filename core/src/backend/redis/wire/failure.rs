@@ -164,11 +164,10 @@ fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
     ];
     if says("WRONGPASS") || says("NOAUTH") || text.contains("AUTH <password> called without") {
         (ErrorKind::Auth, "check user and password of the URL")
-    } else if says("NOPERM")
-        || says("DENIED")
-        || text.contains("ACL failure")
-        || text.contains("can't run this command")
-    {
+    } else if says("DENIED") {
+        // Protected mode, in which it speaks to its own host alone: how to end that it says itself.
+        (ErrorKind::Permission, "")
+    } else if says("NOPERM") || text.contains("ACL failure") || text.contains("can't run this command") {
         (
             ErrorKind::Permission,
             "the user needs the keys ~<prefix>* and ~{<prefix>*, the channels &ipcmutex:w:*, and +@string +@hash \
