@@ -415,3 +415,22 @@ fn who_was_thrown_out_while_it_was_cut_off_comes_back_to_its_places() {
     let served: Vec<_> = (0..4).map(|_| told.recv_timeout(LONG).expect("served")).collect();
     assert_eq!(served, ["theirs", "theirs", "theirs", "ours"]);
 }
+
+#[test]
+fn every_wait_that_ends_in_vain_is_counted() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (mutex, other) = (open(&redis.url("in-vain")), open(&redis.unix_url("in-vain")));
+    let hold = other.acquire().expect("acquired");
+    for _ in 0..10 {
+        let (tell, told) = mpsc::channel();
+        let limit = Timeout::from_c_ms(60);
+        mutex.acquire_callback(limit, move |outcome| drop(tell.send(outcome.map(drop)))).expect("it begins");
+        assert_eq!(kind_of(told.recv_timeout(LONG).expect("told")), ErrorKind::Timeout);
+    }
+    let gave_up = || mutex.status().expect("status").numbers.gave_up;
+    until("they have left", || waiters(&other) == 0);
+    until("all are counted", || gave_up() >= 10);
+    assert_eq!(gave_up(), 10);
+    hold.release().expect("released");
+}

@@ -99,7 +99,7 @@ pub(super) fn name(lock: &Lock) -> &str {
 impl Worker {
     pub(super) fn join(&mut self, serial: u64, waiter: Arc<Waiter>, lock: Arc<Lock>, placing: Placing) {
         if !waiter.is_waiting() {
-            return;
+            return count(&lock.tally.gave_up);
         }
         let token = match new_token() {
             Ok(token) => token,
@@ -120,6 +120,7 @@ impl Worker {
             return;
         };
         if !waiter.is_waiting() {
+            count(&lock.tally.gave_up);
             self.engine.owe(&arrival.token, lock.debt(Ending::Undone));
             return;
         }
