@@ -76,7 +76,12 @@ impl Slots {
 
     /// Whether another node has what one had `before`, as after a failover.
     pub(super) fn has_moved_since(&self, before: &Slots) -> bool {
-        self.ranges.iter().any(|(first, _, node)| before.node(*first).is_some_and(|known| known != node))
+        // Who has what changes where a range begins and behind its end.
+        let edges = || before.ranges.iter().flat_map(|(first, last, _)| [*first, last.saturating_add(1)]);
+        self.ranges.iter().any(|(first, last, node)| {
+            let within = edges().filter(|edge| (*first..=*last).contains(edge));
+            std::iter::once(*first).chain(within).any(|slot| before.node(slot).is_some_and(|known| known != node))
+        })
     }
 
     /// `slot` has moved; whether so many have that a survey is due.
@@ -129,6 +134,13 @@ mod tests {
         let of = |second| Slots { ranges: vec![(0, 99, at(1)), (100, 16383, at(second))], corrections: 0 };
         assert!(of(3).has_moved_since(&of(2)));
         assert!(!of(2).has_moved_since(&of(2)) && !of(2).has_moved_since(&Slots::default()));
+        // Of two nodes one is left, which has the first slots still.
+        let mut alone = Slots { ranges: vec![(0, 16383, at(1))], corrections: 0 };
+        assert!(alone.has_moved_since(&of(2)) && of(2).has_moved_since(&alone));
+        // What was corrected since is known already.
+        (100..102).for_each(|slot| _ = alone.correct(slot, at(2)));
+        let parts = vec![(0, 99, at(1)), (100, 101, at(2)), (102, 16383, at(1))];
+        assert!(!Slots { ranges: parts, corrections: 0 }.has_moved_since(&alone));
     }
 
     #[test]
