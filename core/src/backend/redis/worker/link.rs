@@ -87,6 +87,7 @@ impl Worker {
         let since = self.down.as_ref().map_or(now, |(since, _)| *since);
         self.down = Some((since, error.clone()));
         self.renewing.clear();
+        self.anew.clear();
         self.overdue = true;
         for (_, _, answer) in self.extensions.drain(..) {
             // Whoever asked has gone if this fails.

@@ -163,6 +163,8 @@ pub(super) struct Worker {
     serials: u64,
     /// Holds whose renewal is under way.
     renewing: HashSet<u64>,
+    /// Those of them that are looked for anew: whom was asked may have been replaced since.
+    anew: HashSet<u64>,
     extensions: Vec<(Arc<Hold>, Duration, SyncSender<Result<()>>)>,
     /// Tokens whose release waits for its turn.
     unpaid: HashSet<Token>,
@@ -236,6 +238,7 @@ impl Worker {
             timers: BTreeSet::new(),
             serials: 0,
             renewing: HashSet::new(),
+            anew: HashSet::new(),
             extensions: Vec::new(),
             unpaid: HashSet::new(),
             pay_at: None,

@@ -124,6 +124,9 @@ impl Worker {
         let holds: Vec<Arc<Hold>> = board.holds.values().cloned().collect();
         for hold in holds {
             hold.sought.store(!hold.renew, Ordering::Relaxed);
+            if self.renewing.contains(&hold.serial) {
+                self.anew.insert(hold.serial);
+            }
             schedule(&mut board, &hold, now);
         }
         drop(board);
@@ -206,9 +209,11 @@ impl Worker {
         reply: RedisResult<Value>,
     ) {
         let stale = number != self.number();
+        let mut anew = Vec::new();
         if !stale {
             for (hold, _) in batch {
                 self.renewing.remove(&hold.serial);
+                anew.extend(self.anew.take(&hold.serial));
             }
         }
         let outcome = match &reply {
@@ -228,12 +233,19 @@ impl Worker {
             Ok(renewed) => {
                 self.serves();
                 for ((hold, ttl), renewed) in batch.iter().zip(renewed) {
+                    let anew = anew.contains(&hold.serial);
                     if renewed {
-                        hold.sought.store(false, Ordering::Relaxed);
+                        hold.sought.store(anew && !hold.renew, Ordering::Relaxed);
                         if !ttl.is_zero() {
                             hold.renewed(sent, *ttl);
                         }
-                        let due = if hold.renew { lease::renewal(sent, *ttl, hold.spread()) } else { hold.deadline() };
+                        let due = if anew {
+                            lease::now()
+                        } else if hold.renew {
+                            lease::renewal(sent, *ttl, hold.spread())
+                        } else {
+                            hold.deadline()
+                        };
                         schedule(&mut self.engine.board(), hold, due);
                         if hold.loss() == Some(Loss::Expired) {
                             // It came too late, and was told to be lost: what the server gave it stands for nobody.
@@ -271,5 +283,43 @@ impl Worker {
             Err(error) if !wire::is_answer(&error) => self.broke(number, &error),
             _ => self.extend_waiting(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::backend::redis::engine::Engine;
+    use crate::backend::redis::keys::Keys;
+    use crate::backend::redis::server::Server;
+    use crate::url::{LockUrl, Target};
+
+    /// The node that was asked may have been replaced when it answers.
+    #[test]
+    fn what_is_looked_for_with_its_renewal_under_way_is_looked_for_again() {
+        let url = LockUrl::parse("rpm+redis+cluster://renewed-nowhere/anew").expect("a URL");
+        let Target::Redis(target) = url.target() else { panic!("of Redis") };
+        let engine = Engine::of(Server::of(target).expect("a server")).expect("an engine");
+        let mut worker = Worker::new(engine.clone(), unbounded_channel().0);
+        let ttl = Duration::from_secs(60);
+        for (serial, renew, moves) in [(1, true, true), (2, false, true), (3, true, false), (4, false, false)] {
+            let hold = Hold::alone(serial, "token".into(), serial, Keys::of("anew"), renew, lease::now(), ttl);
+            let hold = Arc::new(hold);
+            // Without a thread that would look at it.
+            hold.due.store(hold.deadline(), Ordering::Relaxed);
+            engine.board().holds.insert((hold.deadline(), serial), hold.clone());
+            worker.renewing.insert(serial);
+            if moves {
+                worker.renew_all();
+            }
+            let asked = vec![(hold.clone(), if renew { ttl } else { Duration::ZERO })];
+            worker.renewed(&asked, None, lease::now(), worker.number(), Ok(Value::Array(vec![Value::Int(1)])));
+            assert_eq!(hold.due.load(Ordering::Relaxed) <= lease::now(), moves);
+            assert_eq!(hold.sought.load(Ordering::Relaxed), moves && !renew);
+            engine.board().holds.clear();
+        }
+        assert!(worker.anew.is_empty());
     }
 }
