@@ -434,3 +434,30 @@ fn every_wait_that_ends_in_vain_is_counted() {
     assert_eq!(gave_up(), 10);
     hold.release().expect("released");
 }
+
+/// Whom one that waits behind others saw holding it, when it came.
+#[test]
+fn a_timeout_says_when_the_owner_was_seen_that_it_names() {
+    needs_redis!();
+    let redis = Redis::start();
+    let address = redis.address().replace("127.0.0.1", "localhost");
+    let (first, second) = (open(&redis.url("seen?label=the-first")), open(&redis.unix_url("seen&label=the-second")));
+    let third = open(&redis.url_at(&address, "seen?label=the-third"));
+    let hold = first.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| second.acquire_with(within(LONG)).expect("acquired"));
+        until("one waits", || waiters(&first) == 1);
+        let last = scope.spawn(|| third.acquire_with(within(Duration::from_secs(3))));
+        until("two wait", || waiters(&first) == 2);
+        hold.release().expect("released");
+        let held = next.join().expect("no panic");
+        let told = last.join().expect("no panic").expect_err("it is held").to_string();
+        assert!(told.contains(" s ago it was held by pid "), "{told}");
+        held.release().expect("released");
+    });
+    // One that was seen just now is told as it is.
+    let hold = first.acquire().expect("acquired");
+    let told = third.acquire_with(within(Duration::from_millis(50))).expect_err("it is held").to_string();
+    assert!(told.contains(": held by pid ") && !told.contains(" ago "), "{told}");
+    hold.release().expect("released");
+}

@@ -27,12 +27,24 @@ use crate::wait::{self, Unanswered, Waiter};
 
 /// Holds that were lost and not yet released, remembered for the release.
 const REMEMBERED: usize = 64;
+/// What was seen longer ago than this is told as what it was then.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long, from when the process begins to end, its other threads take nothing: by then most processes are gone.
 pub(super) const ASIDE: Duration = Duration::from_secs(1);
 
 /// How long it must wait with a take that would be for a thread that ends with the process.
 pub(super) fn pause() -> Option<Duration> {
     exit::begun_elsewhere().and_then(|since| ASIDE.checked_sub(since.elapsed()))
+}
+
+/// For a TIMEOUT text: what was seen at `at`. Who held it then may have released it since.
+pub(super) fn describe_seen(at: Instant, mut status: Status) -> String {
+    let ago = at.elapsed();
+    if ago > FRESH {
+        return format!("{:.1} s ago it was {}", ago.as_secs_f64(), status.describe());
+    }
+    status.held = status.held.map(|held| held + ago);
+    status.describe()
 }
 
 pub(super) struct Lock {
@@ -356,9 +368,7 @@ impl Backend for Redis {
     }
 
     fn describe_owner(&self) -> Option<String> {
-        let (at, mut status) = self.0.seen.lock().clone()?;
-        status.held = status.held.map(|held| held + at.elapsed());
-        Some(status.describe())
+        self.0.seen.lock().clone().map(|(at, status)| describe_seen(at, status))
     }
 
     fn unserved(&self) -> Option<Error> {

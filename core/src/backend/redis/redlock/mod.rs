@@ -34,6 +34,7 @@ use super::engine::bug;
 use super::hold::{Hold, Loss};
 use super::keys::Keys;
 use super::lease::{self, AGAIN, jitter};
+use super::lock::describe_seen;
 use super::server::{ANSWER, PATIENT, Server};
 use super::token::{Token, new_token};
 use super::wire::{self, Ending, Script};
@@ -540,9 +541,7 @@ impl Backend for Redlock {
     }
 
     fn describe_owner(&self) -> Option<String> {
-        let (at, mut status) = self.0.seen.lock().clone()?;
-        status.held = status.held.map(|held| held + at.elapsed());
-        Some(status.describe())
+        self.0.seen.lock().clone().map(|(at, status)| describe_seen(at, status))
     }
 
     fn unserved(&self) -> Option<Error> {
