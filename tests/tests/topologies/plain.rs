@@ -353,6 +353,23 @@ fn a_user_who_loses_the_right_to_scripts_looks_for_itself() {
     kept.release().expect("released");
 }
 
+/// It stood in the line before.
+#[test]
+fn who_leaves_without_scripts_leaves_the_line() {
+    needs_redis!();
+    let redis = Redis::start();
+    let rules = ["ACL", "SETUSER", "plain", "on", ">c4nary", "~*", "&*", "+@all"];
+    assert_eq!(redis.command(&rules).text(), "OK");
+    let (mutex, other) = (open(&plain(&redis, "leaves?ttl=60s")), open(&redis.url("leaves?ttl=60s")));
+    let hold = other.acquire().expect("acquired");
+    let wait = mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("it waits", || waiters(&other) == 1);
+    assert_eq!(redis.command(&["ACL", "SETUSER", "plain", "-@scripting"]).text(), "OK");
+    wait.cancel();
+    until("it has left", || waiters(&other) == 0);
+    hold.release().expect("released");
+}
+
 /// Each time it looks, others have changed the lock before it can take it.
 #[test]
 fn without_scripts_a_lock_that_others_take_all_the_time_is_not_free() {

@@ -278,7 +278,7 @@ fn shortened(server: &mut dyn ConnectionLike, keys: &[String]) -> RedisResult<Va
 /// ARGV: token, proc, ending.
 fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
     let (key, line, state) = (at(keys, 0), at(keys, 1), at(keys, 2));
-    let (token, ending) = (at(args, 0), at(args, 2));
+    let (token, process, ending) = (at(args, 0), at(args, 1), at(args, 2));
     let mut seen = look(server, &[key, state], |words| {
         words.cmd("GET").arg(key);
         words.cmd("HMGET").arg(state).arg(&["o", "l", "a"]);
@@ -288,7 +288,7 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
     let value = value_of(&mut seen)?;
     let fields: Vec<Option<String>> = read(&mut seen)?;
     let [owner, released, died] = <[Option<String>; 3]>::try_from(fields).map_err(|_| strange())?;
-    let waiters: Vec<Vec<u8>> = read(&mut seen)?;
+    let mut waiters: Vec<Vec<u8>> = read(&mut seen)?;
     let held = owner.as_deref() == Some(token);
     let cleared = held && (ending == "released" || (ending == "undone" && died.as_deref() != Some("1")));
     if value.as_deref() != Some(token) {
@@ -300,6 +300,10 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
         } else {
             unwatch(server)?;
         }
+        // It may have lined up when scripts were allowed.
+        let member = format!("{process}.{token}");
+        redis::cmd("ZREM").arg(line).arg(&member).exec(server)?;
+        waiters.retain(|waiter| *waiter != member.as_bytes());
         if value.is_none() {
             // As who leaves a line for a lock that is free.
             forewarn(server, line, waiters, 0)?;
