@@ -24,6 +24,9 @@ use crate::backend::redis::wire;
 /// How far from the head of the line one may stand and still listen: the head itself, and who notices that it has died.
 pub(super) const NEAR: u32 = 1;
 
+/// What PTTL says of a key that is not there.
+const NO_KEY: i64 = -2;
+
 impl Worker {
     /// Sees to it that this process hears of changes of the lock's key; false if it cannot.
     pub(super) fn track(&mut self, lock: &Lock) -> bool {
@@ -62,7 +65,8 @@ impl Worker {
             return;
         }
         let left = match reply {
-            Ok((Value::Nil, _)) => {
+            // The two are asked one after the other: it may have gone in between.
+            Ok((Value::Nil, _) | (_, NO_KEY)) => {
                 self.tracking = Some(true);
                 if let Some(line) = self.lines.get_mut(lock) {
                     line.tracked = false;
@@ -99,6 +103,29 @@ impl Worker {
             if let Some(lock) = self.entries.get(&serial).map(|entry| entry.lock.clone()) {
                 self.track(&lock);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+    use crate::backend::redis::engine::Engine;
+    use crate::backend::redis::server::Server;
+    use crate::url::{LockUrl, Target};
+
+    #[test]
+    fn a_key_that_goes_while_it_is_looked_at_has_gone() {
+        let url = LockUrl::parse("rpm+redis://tracked-nowhere/goes?redis_key=goes").expect("a URL");
+        let Target::Redis(target) = url.target() else { panic!("of Redis") };
+        let engine = Engine::of(Server::of(target).expect("a server")).expect("an engine");
+        let mut worker = Worker::new(engine, unbounded_channel().0);
+        for (value, left, there) in [(Value::Int(1), 5, true), (Value::Int(1), NO_KEY, false), (Value::Nil, 5, false)] {
+            worker.lines.entry("goes".into()).or_default().tracked = true;
+            worker.tracked(&"goes".into(), worker.number, lease::now(), Ok((value, left)));
+            assert_eq!(worker.lines["goes"].tracked, there);
         }
     }
 }
