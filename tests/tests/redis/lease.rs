@@ -193,6 +193,21 @@ fn a_broken_hold_is_lost_and_the_next_one_hears_abandoned() {
     waits.reply().ok();
 }
 
+/// It holds, and does nothing else with the server.
+#[test]
+fn who_listens_for_a_loss_is_told_of_a_break_at_once() {
+    needs_redis!();
+    let redis = Redis::start();
+    for query in ["ttl=1h", "ttl=1h&renew=off"] {
+        let id = format!("listens-{}", query.len());
+        let (holder, other) = (open(&redis.url(&format!("{id}?{query}"))), open(&redis.unix_url(&id)));
+        let hold = holder.acquire().expect("acquired");
+        let told = listen(&hold);
+        assert!(other.break_lock().expect("broken"));
+        told_of_loss(hold, &told);
+    }
+}
+
 /// Reads what a server does until somebody says "the end": of a lock of which `ECHO released <key>` was said nothing is prolonged until
 /// it is taken anew, and no token that was released is written again. What was.
 fn written_after_release(mut monitor: Client) -> Vec<String> {

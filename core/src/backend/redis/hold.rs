@@ -51,6 +51,8 @@ pub(super) struct Hold {
     pub(super) due: AtomicU64,
     /// It is not renewed, and is to be looked for all the same: the server may have forgotten it.
     pub(super) sought: AtomicBool,
+    /// Somebody is to be told when it is lost; guarded by the engine's board, which counts these.
+    pub(super) listened: AtomicBool,
     deadline: AtomicU64,
     ttl_ms: AtomicU64,
     /// The longest lease, in ms, that was asked for and of which nobody knows whether the server gave it.
@@ -86,6 +88,7 @@ impl Hold {
             renew,
             due: AtomicU64::new(0),
             sought: AtomicBool::new(false),
+            listened: AtomicBool::new(false),
             deadline: AtomicU64::new(0),
             ttl_ms: AtomicU64::new(0),
             doubted_ms: AtomicU64::new(0),

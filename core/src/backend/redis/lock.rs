@@ -354,6 +354,7 @@ impl Backend for Redis {
             return Ok(());
         };
         lock.losses.listen(token, notify);
+        lock.engine.listen(&hold);
         // It may have been lost just before the listener came; each listener is told once, whoever tells.
         if let Some(loss) = hold.loss() {
             lock.losses.tell(token, &loss.error("on_lost"));

@@ -27,6 +27,8 @@ pub(crate) struct Board {
     pub(super) thread: Option<UnboundedSender<Event>>,
     /// By when each is next looked at, and its serial.
     pub(crate) holds: BTreeMap<(u64, u64), Arc<Hold>>,
+    /// How many of them somebody listens to.
+    pub(crate) listened: usize,
     pub(crate) arrivals: Arrivals,
     /// Waiters that have come, for the background thread to find when it next wakes.
     pub(crate) come: Vec<Event>,
@@ -43,6 +45,7 @@ impl Board {
         Board {
             thread: None,
             holds: BTreeMap::new(),
+            listened: 0,
             arrivals: Arrivals::default(),
             come: Vec::new(),
             debts: HashMap::new(),
@@ -165,6 +168,7 @@ impl Engine {
         if board.holds.remove(&(hold.due.load(Ordering::Relaxed), hold.serial)).is_none() {
             return;
         }
+        board.listened -= usize::from(hold.listened.load(Ordering::Relaxed));
         let soon = lease::now() + lease::nanos(LINGER);
         if board.holds.is_empty()
             && board.wake_at > soon
@@ -172,6 +176,17 @@ impl Engine {
         {
             let _ = thread.send(Event::Look); // it may go
             board.wake_at = soon;
+        }
+    }
+
+    /// Somebody is to be told when the hold is lost. Who breaks it says so over the link, which is needed from now on.
+    pub(crate) fn listen(self: &Arc<Engine>, hold: &Hold) {
+        let mut board = self.board.lock();
+        let watched = board.holds.contains_key(&(hold.due.load(Ordering::Relaxed), hold.serial));
+        if watched && !hold.listened.swap(true, Ordering::Relaxed) {
+            board.listened += 1;
+            // Without a thread a renewal would not come either: the end of the lease is seen by who looks.
+            let _ = self.post_on(&mut board, Event::Look);
         }
     }
 

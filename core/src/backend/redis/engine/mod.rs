@@ -16,7 +16,7 @@
 //! | one aside | the same | with `replicas=`: waiting for them |
 //! | one event loop's, once it has asked for a while: it was the caller's | that loop | take and release, awaited |
 //! | the ear, once a lock was found taken | one thread that waits | take, its turn, confirm (`direct`) |
-//! | the link (RESP2: and its ear) | the background thread | the line, wake-ups, renewals, what is still owed |
+//! | the link (RESP2: and its ear) | the background thread | the line, wake-ups, renewals, word of a break for who listens, what is still owed |
 //!
 //! The thread starts with the first hold or waiter and ends when there has been neither for [`LINGER`].
 

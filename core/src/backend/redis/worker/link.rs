@@ -15,7 +15,9 @@ impl Worker {
         self.overdue &= !board.holds.is_empty();
         // In a cluster a node that dies must be noticed: it may have taken holds with it.
         self.overdue |= self.engine.server.is_cluster() && !board.holds.is_empty();
-        self.overdue || !self.entries.is_empty() || !self.extensions.is_empty() || !board.debts.is_empty()
+        // Who listens for a loss is to hear of it when it happens.
+        let listens = board.listened > 0;
+        self.overdue || listens || !self.entries.is_empty() || !self.extensions.is_empty() || !board.debts.is_empty()
     }
 
     pub(super) fn link(&self) -> Option<&Link> {
