@@ -37,6 +37,10 @@ installed := $(target)/installed
 venv := $(target)/venv
 node := $(target)/node
 
+# Ends what hangs, and says that it did; which tests had been running for over a minute libtest has said by then. All that was started
+# ends with it, but at a terminal, from which it must hear of Ctrl-C.
+watchdog := timeout $(shell [ ! -t 0 ] || echo --foreground) --verbose --kill-after=1m 45m
+
 .PHONY: neighbours demo test packages fuzz soak install lint clean build tools redis rust c python node test-rust test-python test-node
 
 demo: build redis
@@ -48,14 +52,14 @@ test: tools redis lint build test-rust test-python test-node sanitize bench-smok
 # Nothing may be skipped here for want of a server. What runs in the background ignores Ctrl-C and its like, and so would
 # the programs whose handling of signals is tested: they start with the signals as a terminal gives them.
 test-rust: build redis neighbours debian-g++ debian-strace debian-abigail-tools debian-valgrind
-	IPCMUTEX_REQUIRE_REDIS=1 IPCMUTEX_REQUIRE_TOOLS=1 RUST_BACKTRACE=0 env --default-signal cargo test $(packages) --no-fail-fast
-	cargo test -p ipcmutex -p ipcmutex-ffi --features ipcmutex/schedules,ipcmutex-ffi/schedules --lib schedules
+	IPCMUTEX_REQUIRE_REDIS=1 IPCMUTEX_REQUIRE_TOOLS=1 RUST_BACKTRACE=0 $(watchdog) env --default-signal cargo test $(packages) --no-fail-fast
+	$(watchdog) cargo test -p ipcmutex -p ipcmutex-ffi --features ipcmutex/schedules,ipcmutex-ffi/schedules --lib schedules
 
 test-python: python redis
-	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal $(venv)/bin/python -m pytest -p no:cacheprovider
+	cd bindings/python && IPCMUTEX_REQUIRE_REDIS=1 $(watchdog) env --default-signal $(venv)/bin/python -m pytest -p no:cacheprovider
 
 test-node: node redis
-	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 env --default-signal node --test --expose-gc test/*.test.js
+	cd $(node)/ipcmutex && IPCMUTEX_REQUIRE_REDIS=1 $(watchdog) env --default-signal node --test --expose-gc test/*.test.js
 
 packages: tools debian-g++ debian-cmake debian-pkg-config $(venv)/ready $(target)/node-tools/ready
 	tests/packages/c.sh
@@ -96,7 +100,7 @@ sanitize: build redis
 	  tests/agents/agent.c tests/agents/faults.c -o $(target)/sanitize/agent-c -L$(installed)/lib -lipcmutex -Wl,-rpath,$(installed)/lib
 	IPCMUTEX_SANITIZED_AGENT=$(target)/sanitize/agent-c IPCMUTEX_REQUIRE_REDIS=1 \
 	  ASAN_OPTIONS=detect_leaks=1:log_path=$(target)/sanitize/found UBSAN_OPTIONS=print_stacktrace=1:log_path=$(target)/sanitize/found \
-	  env --default-signal cargo test $(packages) --test matrix -- 'c]'
+	  $(watchdog) env --default-signal cargo test $(packages) --test matrix -- 'c]'
 	@! cat $(target)/sanitize/found.* 2>/dev/null
 
 .PHONY: chaos

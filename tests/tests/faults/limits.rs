@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use ipcmutex::{ErrorKind, Mutex};
-use ipcmutex_tests::agent::{Agent, Language};
+use ipcmutex_tests::agent::{Agent, Language, WATCHDOG};
 use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Place, kill, url_of};
 use ipcmutex_tests::privilege::{in_mounts_of, skip, unshare, without, without_namespaces, without_root};
@@ -44,7 +44,7 @@ fn f9_a_full_disk_stops_new_locks_and_no_others() {
     let other = Mutex::open(&url_of(&seen.join("lock"))).unwrap();
     assert!(other.try_acquire().unwrap().is_none());
     let wait = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| other.acquire().map(|hold| hold.release()));
+        let waiting = scope.spawn(|| other.acquire_timeout(WATCHDOG).map(|hold| hold.expect("served").release()));
         agent.until_waiters(1, 1);
         agent.call("end 1").ok();
         waiting.join().expect("no panic")

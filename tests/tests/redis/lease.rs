@@ -33,7 +33,7 @@ fn r1_a_killed_holder_frees_the_lock_when_its_lease_ends() {
         .iter()
         .map(|mutex| {
             let own = mutex.clone();
-            std::thread::spawn(move || (own.acquire().expect("acquired"), now()))
+            std::thread::spawn(move || (own.acquire_with(within(LONG)).expect("acquired"), now()))
         })
         .collect();
     until("all wait", || mutexes.iter().all(|mutex| waiters(mutex) == 1));
@@ -238,6 +238,7 @@ fn r9_nothing_is_renewed_after_a_release() {
     assert_eq!(monitor.command(&["MONITOR"]).text(), "OK");
     let written = std::thread::spawn(|| written_after_release(monitor));
     let released = AtomicU64::new(0);
+    let begun = Instant::now();
     std::thread::scope(|scope| {
         for thread in 0..16_u64 {
             let mutex = open(&redis.url(&format!("r9-{thread}?ttl=300ms")));
@@ -245,6 +246,9 @@ fn r9_nothing_is_renewed_after_a_release() {
             scope.spawn(move || {
                 let mut round = thread;
                 while released.load(Ordering::SeqCst) < rounds {
+                    // A round takes a tenth of a second; more than ten times as long means that hardly any release succeeds.
+                    let limit = 2 * LONG + Duration::from_millis(100) * rounds as u32;
+                    assert!(begun.elapsed() < limit, "{released:?} of {rounds} releases succeeded");
                     let hold =
                         mutex.acquire_with(within(LONG)).expect("acquired: none that was released is there for ever");
                     // Around the moment of the first renewal.

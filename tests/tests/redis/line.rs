@@ -32,7 +32,7 @@ fn one_holds_at_a_time_over_processes_and_threads() {
                 let (mutex, inside, last) = (mutex.clone(), inside.clone(), last.clone());
                 scope.spawn(move || {
                     while Instant::now() < stop {
-                        let hold = mutex.acquire().expect("acquired");
+                        let hold = mutex.acquire_with(within(LONG)).expect("acquired");
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two inside");
                         assert!(last.swap(hold.token(), Ordering::SeqCst) < hold.token(), "the token rises");
                         assert!(!hold.abandoned());
@@ -81,7 +81,7 @@ fn served_in_order_of_arrival() {
                         agent.call(&format!("end {place}")).ok();
                     }
                     (None, Some(own)) => {
-                        let got = own.acquire().expect("acquired");
+                        let got = own.acquire_with(within(LONG)).expect("acquired");
                         order.lock().unwrap().push((place, got.token()));
                         got.release().expect("released");
                     }
@@ -106,7 +106,7 @@ fn a_release_wakes_the_next_without_polling() {
     holder.open(1, &redis.url("quiet")).ok();
     holder.call("hold 1 1 forever").ok();
     let own = mutex.clone();
-    let thread = std::thread::spawn(move || (own.acquire().expect("acquired"), now()));
+    let thread = std::thread::spawn(move || (own.acquire_with(within(LONG)).expect("acquired"), now()));
     until("it waits", || waiters(&mutex) == 1);
     // Not what a link begins with, as the holder's does at its first renewal.
     let asked = || {
@@ -175,9 +175,11 @@ fn r8_a_wait_that_ended_leaves_nothing_behind() {
     let mutex = open(&redis.url("r8"));
     let hold = mutex.acquire().expect("acquired");
     assert!(mutex.acquire_timeout(Duration::from_millis(50)).expect("no error").is_none());
+    // It leaves the line a moment after its wait has ended, and must not be taken for the next one.
+    until("it has left the line", || waiters(&mutex) == 0);
     let cancel = Cancel::new();
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() }));
+        let waits = scope.spawn(|| mutex.acquire_with(Waiting { cancel: Some(&cancel), timeout: LONG.into(), ..Waiting::default() }));
         until("it waits", || waiters(&mutex) == 1);
         let lives = redis.command(&["PTTL", "{ipcmutex:r8}:line"]).number();
         assert!((1..=60_000).contains(&lives), "a line that nobody comes back to ends: {lives}");
@@ -190,7 +192,7 @@ fn r8_a_wait_that_ended_leaves_nothing_behind() {
     // Waits that end at any moment of a hand-over: the lock is free when all is over.
     let other = open(&redis.url("r8"));
     for round in 0..200_u64 {
-        let hold = other.acquire().expect("acquired");
+        let hold = other.acquire_with(within(LONG)).expect("acquired");
         let (tell, told) = mpsc::channel();
         let wait = mutex
             .acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome.map(drop))))
@@ -206,9 +208,8 @@ fn r8_a_wait_that_ended_leaves_nothing_behind() {
         }
     }
     until("it is free", || mutex.status().is_ok_and(|status| status.state == State::Free && status.waiters == 0));
-    let mut left = keys(&redis);
-    left.sort();
-    assert_eq!(left, ["{ipcmutex:r8}:state"], "neither the lock nor a line");
+    // A grant that came too late is given back within a moment.
+    until("neither the lock nor a line is left", || keys(&redis) == ["{ipcmutex:r8}:state"]);
 }
 
 #[test]
@@ -251,7 +252,7 @@ fn a_lock_that_other_libraries_hold_and_want() {
         for place in 0..5 {
             let (mutex, order) = (&mutex, order.clone());
             scope.spawn(move || {
-                let hold = mutex.acquire().expect("acquired");
+                let hold = mutex.acquire_with(within(LONG)).expect("acquired");
                 order.lock().unwrap().push((hold.token(), place));
                 hold.release().expect("released");
             });

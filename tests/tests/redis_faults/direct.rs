@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ipcmutex::{Cancel, ErrorKind, EventLoop, Hold, Mutex, Timeout, Waiting};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::place::{Place, freeze, signal};
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
@@ -175,7 +175,7 @@ fn a_wait_by_itself_ends_by_timeout_by_cancellation_and_by_close() {
         let wait = || {
             let token = Cancel::new();
             *cancel.lock().expect("no panic") = token.clone();
-            mutex.acquire_with(Waiting { cancel: Some(&token), ..Waiting::default() })
+            mutex.acquire_with(Waiting { cancel: Some(&token), timeout: LONG.into(), ..Waiting::default() })
         };
         let outcome = directly(&redis, "ends", wait, |hold| {
             cancel.lock().expect("no panic").cancel();
@@ -187,7 +187,7 @@ fn a_wait_by_itself_ends_by_timeout_by_cancellation_and_by_close() {
     let outcome = directly(
         &redis,
         "ends",
-        || mutex.acquire(),
+        || mutex.acquire_with(within(LONG)),
         |hold| {
             mutex.close().expect("closed");
             Some(hold)
@@ -299,7 +299,7 @@ fn a_wait_that_is_cancelled_while_it_looks_leaves_nothing_in_the_line() {
         let wait = || {
             let token = Cancel::new();
             *cancel.lock().expect("no panic") = token.clone();
-            mutex.acquire_with(Waiting { cancel: Some(&token), ..Waiting::default() })
+            mutex.acquire_with(Waiting { cancel: Some(&token), timeout: LONG.into(), ..Waiting::default() })
         };
         let mut held = None;
         let outcome = directly_behind(&other, &redis, "looks", wait, |hold| {
@@ -590,7 +590,7 @@ fn all_who_wait_take_turns_whichever_way() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for _ in 0..100 {
-                    let hold = mutex.acquire().expect("served");
+                    let hold = served(&mutex);
                     assert_eq!(inside.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two are inside");
                     let before = std::mem::replace(&mut *last.lock().expect("no panic"), hold.token());
                     assert!(hold.token() > before, "served out of order");

@@ -474,7 +474,7 @@ fn a_call_about_one_node_waits_for_no_other_that_hangs() {
         let asks: Vec<_> = (0..6).map(|_| scope.spawn(|| sick.try_acquire())).collect();
         let mut answers = 0;
         while !asks.iter().all(|asks| asks.is_finished()) {
-            well.acquire().expect("its node is there").release().expect("released");
+            well.acquire_with(within(LONG)).expect("its node is there").release().expect("released");
             answers += 1;
         }
         // One behind the other they would take 2 s each.

@@ -60,7 +60,7 @@ fn r16_without_the_replicas_there_is_no_hold() {
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| mutex.try_acquire());
             until("it waits for the replica", || blocked(&master) || waits.is_finished());
-            other.acquire().expect("acquired").release().expect("released");
+            other.acquire_with(within(LONG)).expect("acquired").release().expect("released");
             let meanwhile = blocked(&master);
             drop(waits.join().expect("no panic"));
             meanwhile
@@ -70,7 +70,7 @@ fn r16_without_the_replicas_there_is_no_hold() {
     // One that stands in line gets it, and then hears that the replicas do not.
     let hold = seen.acquire().expect("acquired");
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| mutex.acquire());
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
         until("it stands in line", || seen.status().is_ok_and(|status| status.waiters == 1));
         hold.release().expect("released");
         let error = waits.join().expect("no panic").expect_err("nobody acknowledges it");
@@ -114,7 +114,7 @@ fn with_replicas_a_process_has_four_connections() {
             let done = &done;
             scope.spawn(move || {
                 while !done.load(Ordering::Relaxed) {
-                    let hold = mutex.acquire().expect("acquired");
+                    let hold = mutex.acquire_with(within(LONG)).expect("acquired");
                     std::thread::sleep(Duration::from_millis(2));
                     hold.release().expect("released");
                 }

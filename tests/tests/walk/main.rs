@@ -32,7 +32,7 @@ mod walk;
 
 use std::time::{Duration, Instant};
 
-use ipcmutex_tests::asking::{open, until, waiters};
+use ipcmutex_tests::asking::{LONG, open, until, waiters, within};
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::servers::{Redis, Reply};
 
@@ -230,7 +230,7 @@ fn the_scripts_are_those_of_the_library() {
     let mutex = open(&redis.url("walked"));
     let hold = mutex.acquire().expect("acquired");
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| open(&redis.url("walked")).acquire().expect("acquired").release());
+        let other = scope.spawn(|| open(&redis.url("walked")).acquire_with(within(LONG)).expect("acquired").release());
         until("it waits", || waiters(&mutex) == 1);
         hold.extend(Some(Duration::from_secs(5))).expect("extended");
         hold.release().expect("released");
