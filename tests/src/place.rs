@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use ipcmutex::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent::{Agent, WATCHDOG};
@@ -56,6 +57,11 @@ impl Page {
         self.u64(64)
     }
 
+    /// Whether nobody owns the lock, but its word says that somebody waits for it.
+    pub fn is_waited_for_while_free(&self) -> bool {
+        self.word() & 0b111 == 0b100
+    }
+
     /// Who owns the lock, or for whom it is kept; 0 if it is free.
     pub fn slot(&self) -> u64 {
         self.word() >> 5 & 0xfff
@@ -75,6 +81,28 @@ impl Page {
 /// The URL of the lock file at `path`.
 pub fn url_of(path: &Path) -> String {
     format!("mpm:{}", path.display())
+}
+
+/// Plays a scene, each time at a new lock file, until nobody in it had to find by himself what he should have been told: the looks
+/// every 250 ms make up for a wake-up that is lost, and count what they find. On a busy machine one may come first, but not each time.
+#[track_caller]
+pub fn all_is_told(mut scene: impl FnMut(&Place)) {
+    const TRIES: u32 = 8;
+    let told = (0..TRIES).any(|_| {
+        let place = Place::new();
+        scene(&place);
+        let seen = Mutex::open(&place.url()).and_then(|mutex| mutex.status());
+        seen.expect("the lock file is there").numbers.rechecks == 0
+    });
+    assert!(told, "in each of {TRIES} scenes a slow look found a lock that was free: nobody had told");
+}
+
+/// Waits until an agent's wait is no short one any more, and looks at the lock only when it is told to, or every 250 ms.
+#[track_caller]
+pub fn asleep(waiter: &Agent) {
+    until("it is watched", || !waiter.threads().1.is_empty());
+    // It looks when the watch begins and 10 ms later, as after an event: who does not wait for that finds nothing by himself.
+    std::thread::sleep(std::time::Duration::from_millis(40));
 }
 
 /// Sends a signal to an agent's process.

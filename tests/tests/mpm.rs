@@ -7,10 +7,12 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Mutex, State};
+use ipcmutex::{Cancel, ErrorKind, Mutex, State, Waiting};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
-use ipcmutex_tests::place::{Page, Place, freeze, kill, signal, url_of};
+use ipcmutex_tests::place::{Page, Place, all_is_told, asleep, freeze, kill, signal, until, url_of};
+
+const SOON: Duration = Duration::from_secs(30);
 
 fn rust() -> Agent {
     Agent::start(Language::Rust)
@@ -47,6 +49,21 @@ fn f1_the_next_owner_is_told_that_the_last_one_was_killed() {
         last = token_after;
     }
     figure("F1", format!("from the kill to the next owner: {}", spread(times)));
+}
+
+#[test]
+fn f1_who_sleeps_is_told_of_the_owners_death() {
+    all_is_told(|place| {
+        let (owner, next) = (rust(), rust());
+        owner.open(1, &place.url()).ok();
+        next.open(1, &place.url()).ok();
+        owner.call("hold 1 1 forever").ok();
+        let wait = next.begin("hold 1 1 forever");
+        asleep(&next);
+        kill(&owner);
+        assert!(wait.reply().ok().abandoned());
+        next.call("end 1").ok();
+    });
 }
 
 #[test]
@@ -375,6 +392,49 @@ fn s3_owner_and_first_waiter_die_together() {
 }
 
 #[test]
+fn s3_who_sleeps_is_told_that_owner_and_first_waiter_died() {
+    all_is_told(|place| {
+        let agents: Vec<Agent> = (0..3).map(|_| rust()).collect();
+        for agent in &agents {
+            agent.open(1, &place.url()).ok();
+        }
+        agents[0].call("hold 1 1 forever").ok();
+        drop(agents[1].begin("hold 1 1 forever"));
+        agents[2].until_waiters(1, 1);
+        let last = agents[2].begin("hold 1 1 forever");
+        asleep(&agents[2]);
+        kill(&agents[1]);
+        kill(&agents[0]);
+        assert!(last.reply().ok().abandoned());
+        agents[2].call("end 1").ok();
+    });
+}
+
+#[test]
+fn s10_who_sleeps_behind_the_dead_is_told() {
+    all_is_told(|place| {
+        let agents: Vec<Agent> = (0..4).map(|_| rust()).collect();
+        for agent in &agents {
+            agent.open(1, &place.url()).ok();
+        }
+        agents[0].call("hold 1 1 forever").ok();
+        for (at, dead) in agents[1..3].iter().enumerate() {
+            drop(dead.begin("hold 1 1 forever"));
+            agents[0].until_waiters(1, at as u64 + 1);
+        }
+        let last = agents[3].begin("hold 1 1 forever");
+        asleep(&agents[3]);
+        for dead in &agents[1..3] {
+            kill(dead);
+            dead.leave();
+        }
+        agents[0].call("end 1").ok();
+        last.reply().ok();
+        agents[3].call("end 1").ok();
+    });
+}
+
+#[test]
 fn s10_a_dead_waiter_is_passed_over() {
     for fair in ["eventual", "strict"] {
         let place = Place::new();
@@ -440,6 +500,103 @@ fn s11_cancelling_against_granting_loses_nothing() {
         assert!(free.is_some(), "round {round}: nobody holds it, and nobody waits");
     }
     figure("S11", format!("of 2000 waits {granted} were granted and {} cancelled, none lost", 2000 - granted));
+}
+
+/// Five times a waiter is cancelled when it has been granted the lock and has not seen that yet; the one behind it is told.
+#[test]
+fn s11_a_grant_that_nobody_takes_goes_on_at_once() {
+    all_is_told(|place| {
+        let mutex = Mutex::open(&place.url()).unwrap();
+        let other = rust();
+        other.open(1, &place.url()).ok();
+        let mut canceled = 0;
+        while canceled < 5 {
+            let hold = mutex.acquire().unwrap();
+            let cancel = Cancel::new();
+            std::thread::scope(|scope| {
+                let first = scope.spawn(|| {
+                    // It must not run before the one that wakes it has gone on.
+                    let _ = rustix::process::nice(19);
+                    mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() })
+                });
+                until("it waits", || mutex.status().unwrap().waiters == 1);
+                let theirs = other.begin("hold 1 1 forever");
+                until("the next one waits", || mutex.status().unwrap().waiters == 2);
+                asleep(&other);
+                hold.release().unwrap();
+                cancel.cancel();
+                match first.join().expect("no panic") {
+                    Ok(hold) => hold.release().unwrap(),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Canceled);
+                        canceled += 1;
+                    }
+                }
+                theirs.reply().ok();
+                other.call("end 1").ok();
+            });
+        }
+    });
+}
+
+/// The wait of the first ends by its timeout at any moment of the release: the one behind it, of the same process, is told.
+#[test]
+fn s11_a_wait_that_ends_as_it_is_granted_the_lock_leaves_it_to_the_next() {
+    all_is_told(|place| {
+        let mutex = Mutex::open(&place.url()).unwrap();
+        let limit = Duration::from_millis(4);
+        for round in 0..200 {
+            let hold = mutex.acquire().unwrap();
+            std::thread::scope(|scope| {
+                let begun = Instant::now();
+                let first = scope.spawn(|| {
+                    let _ = rustix::process::nice(19);
+                    mutex.acquire_timeout(limit)
+                });
+                until("it waits, or has waited", || first.is_finished() || mutex.status().unwrap().waiters == 1);
+                let next = scope.spawn(|| mutex.acquire_timeout(SOON));
+                let end = begun + limit + Duration::from_micros(2 * round);
+                while Instant::now() < end {
+                    std::hint::spin_loop();
+                }
+                hold.release().unwrap();
+                for wait in [first, next] {
+                    if let Some(hold) = wait.join().expect("no panic").unwrap() {
+                        hold.release().unwrap();
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A free lock that seems to be waited for costs each newcomer the way of those who wait.
+#[test]
+fn s11_who_was_woken_and_has_left_leaves_no_line() {
+    let place = Place::new();
+    let mutex = Mutex::open(&place.url()).unwrap();
+    let mut canceled = 0;
+    while canceled < 50 {
+        let hold = mutex.acquire().unwrap();
+        let cancel = Cancel::new();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| mutex.acquire_with(Waiting { cancel: Some(&cancel), ..Waiting::default() }));
+            // It may be young enough to be woken without being handed the lock.
+            while mutex.status().unwrap().waiters == 0 {
+                std::hint::spin_loop();
+            }
+            hold.release().unwrap();
+            cancel.cancel();
+            match waits.join().expect("no panic") {
+                Ok(hold) => hold.release().unwrap(),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Canceled);
+                    canceled += 1;
+                }
+            }
+        });
+        assert!(!Page::of(&place).is_waited_for_while_free(), "nobody waits, and it says that somebody does");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use ipcmutex::{ErrorKind, Mutex, State};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::occupancy;
-use ipcmutex_tests::place::{Page, Place, freeze, kill, signal, until};
+use ipcmutex_tests::place::{Page, Place, all_is_told, asleep, freeze, kill, signal, until};
 use rustix::process::Signal;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -241,6 +241,23 @@ fn s13_a_waiter_that_closes_lets_the_next_one_through() {
 }
 
 #[test]
+fn s13_who_sleeps_behind_one_that_closes_is_told() {
+    all_is_told(|place| {
+        let (owner, first, second) = (agent(&place.url()), agent(&place.url()), agent(&place.url()));
+        owner.call("hold 1 1 0").ok();
+        let closed = first.begin("hold 1 1 forever");
+        owner.until_waiters(1, 1);
+        let wait = second.begin("hold 1 1 forever");
+        asleep(&second);
+        first.call("close 1").ok();
+        closed.reply().err(ErrorKind::Closed);
+        owner.call("end 1").ok();
+        wait.reply().ok();
+        second.call("end 1").ok();
+    });
+}
+
+#[test]
 fn s17_a_starved_waiter_is_served_all_the_same() {
     let mut times = Vec::new();
     let place = Place::new();
@@ -296,6 +313,21 @@ fn k2_a_dead_owners_child_does_not_hold_in_its_place() {
         assert!(hold.expect("its owner is dead").abandoned());
         assert!(child.lives());
     }
+}
+
+#[test]
+fn k2_who_sleeps_is_told_of_a_death_that_a_child_outlives() {
+    all_is_told(|place| {
+        let (owner, next) = (agent(&place.url()), agent(&place.url()));
+        owner.call("hold 1 1 0").ok();
+        let child = Heir::of(&owner);
+        let wait = next.begin("hold 1 1 forever");
+        asleep(&next);
+        kill(&owner);
+        assert!(wait.reply().ok().abandoned());
+        next.call("end 1").ok();
+        assert!(child.lives());
+    });
 }
 
 #[test]
