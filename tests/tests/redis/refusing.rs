@@ -10,16 +10,14 @@ use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters,
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::secrets;
-use ipcmutex_tests::servers::Redis;
+use ipcmutex_tests::servers::{Client, Redis};
 
 #[test]
 fn r14_a_busy_server_is_waited_for() {
     needs_redis!();
     let redis = Redis::with(None, &["lua-time-limit 50"]);
     let mutex = open(&redis.url("r14"));
-    let mut busy = redis.client();
-    busy.send(&["EVAL", "while true do end", "0"]);
-    until("it is busy", || redis.command(&["PING"]).text().starts_with("BUSY"));
+    let _busy = busy(&redis);
     assert_eq!(kind_of(mutex.acquire_with(within(Duration::from_millis(700)))), ErrorKind::Unavailable);
     assert_eq!(kind_of(mutex.try_acquire()), ErrorKind::Unavailable);
     std::thread::scope(|scope| {
@@ -30,6 +28,55 @@ fn r14_a_busy_server_is_waited_for() {
         waits.join().expect("no panic").expect("acquired").release().expect("released");
         figure("R14", format!("served {:.1?} after the busy script's end", over.elapsed()));
     });
+}
+
+/// Runs a script without end from now on, until `SCRIPT KILL`.
+fn busy(redis: &Redis) -> Client {
+    let mut busy = redis.client();
+    busy.send(&["EVAL", "while true do end", "0"]);
+    until("it is busy", || redis.command(&["PING"]).text().starts_with("BUSY"));
+    busy
+}
+
+#[test]
+fn r14_what_a_busy_server_refuses_to_undo_is_undone_later() {
+    needs_redis!();
+    let redis = Redis::with(None, &["lua-time-limit 50"]);
+    let (released, waited_for) = (open(&redis.url("released?ttl=1h")), open(&redis.url("waited-for?ttl=1h")));
+    let hold = released.acquire().expect("acquired");
+    let kept = waited_for.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    let wait = waited_for
+        .acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome.map(drop))))
+        .expect("it begins");
+    until("it waits", || waiters(&waited_for) == 1);
+    let _busy = busy(&redis);
+    assert_eq!(kind_of(hold.release()), ErrorKind::Unavailable);
+    wait.cancel();
+    assert_eq!(kind_of(told.recv_timeout(LONG).expect("told")), ErrorKind::Canceled);
+    // What both owe has been refused by then.
+    std::thread::sleep(Duration::from_millis(500));
+    redis.command(&["SCRIPT", "KILL"]);
+    until("the release was sent again", || redis.command(&["EXISTS", "ipcmutex:released"]).number() == 0);
+    until("nobody stands in line", || waiters(&waited_for) == 0);
+    kept.release().expect("released");
+}
+
+/// Renewed at 2 s of 6, it has 4 s left when the next renewal is refused.
+#[test]
+fn r14_a_renewal_that_a_busy_server_refuses_is_sent_again() {
+    needs_redis!();
+    let redis = Redis::with(None, &["lua-time-limit 50"]);
+    let mutex = open(&redis.url("renewed?ttl=6s"));
+    let hold = mutex.acquire().expect("acquired");
+    // From then on there is a connection for renewals; the server takes a new one only when it is busy no more.
+    until_renewed(&hold);
+    let _busy = busy(&redis);
+    until("the renewal is overdue", || hold.valid_for() < Some(Duration::from_millis(3500)));
+    hold.check().expect("it has a lease still");
+    redis.command(&["SCRIPT", "KILL"]);
+    until("it is renewed", || hold.valid_for() > Some(Duration::from_millis(4500)));
+    hold.release().expect("released");
 }
 
 #[test]
