@@ -437,4 +437,38 @@ mod schedules {
     fn a_break_when_who_was_offered_the_lock_refuses() {
         a_break_during_the_slow_way_of_a_release(true);
     }
+
+    /// Woken to take the lock, it leaves before it is given it.
+    #[test]
+    fn a_claim_for_one_who_has_left_leaves_the_lock_free() {
+        play(|| {
+            let lock = Lock::open("claimed");
+            lock.label("");
+            let (token, _) = lock.take(false, 0).expect("it is free");
+            let guest = Arc::new(Gone);
+            let id = Arc::as_ptr(&guest) as usize;
+            lock.join(Guest::new(guest), false, 0);
+            assert!(lock.release(token));
+            let claims = shuttle::thread::spawn({
+                let lock = lock.clone();
+                move || lock.claim(id)
+            });
+            if let Some((token, _)) = lock.take(false, 0) {
+                assert!(lock.release(token));
+            }
+            claims.join().expect("it went well");
+            assert!(lock.take(false, 0).is_some(), "nobody holds it, and it cannot be had");
+        });
+    }
+
+    #[test]
+    fn who_lets_go_of_the_last_lock_of_a_name_leaves_a_newer_one() {
+        play(|| {
+            let old = Lock::open("again");
+            let opens = shuttle::thread::spawn(|| Lock::open("again"));
+            drop(old);
+            let new = opens.join().expect("it went well");
+            assert!(Arc::ptr_eq(&new, &Lock::open("again")), "two locks of one name");
+        });
+    }
 }
