@@ -21,10 +21,13 @@ pub fn without_root(test: &str) -> bool {
     !is_root() && skip(test, "it needs root")
 }
 
-/// As [`without_root`], for a program that is called with `-V`.
-pub fn without(program: &str, test: &str) -> bool {
+/// As [`without_root`], for a program of `package` that is called with `-V`. With `IPCMUTEX_REQUIRE_TOOLS` set it fails instead:
+/// `make test` has installed it.
+pub fn without(program: &str, package: &str, test: &str) -> bool {
     let there = Command::new(program).arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-    !there && skip(test, &format!("{program} is missing: apt-get install {program}"))
+    let missing = format!("{program} is missing: apt-get install {package}");
+    assert!(there || std::env::var_os("IPCMUTEX_REQUIRE_TOOLS").is_none(), "{missing}");
+    !there && skip(test, &missing)
 }
 
 /// The words before a program that give it namespaces of its own, as `unshare` names them; without root, a user namespace too.

@@ -11,6 +11,7 @@ use ipcmutex::{Cancel, ErrorKind, Mutex, State, Waiting};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::figures::{figure, spread};
 use ipcmutex_tests::place::{Page, Place, all_is_told, asleep, freeze, kill, signal, until, url_of};
+use ipcmutex_tests::privilege::without_root;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -307,8 +308,7 @@ fn p1_what_is_no_lock_file_of_ours_is_refused_and_left_alone() {
 
 #[test]
 fn p2_somebody_elses_file_is_refused() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED p2_somebody_elses_file_is_refused: it needs root, to make a file of another user");
+    if without_root("p2_somebody_elses_file_is_refused") {
         return;
     }
     let place = Place::new();

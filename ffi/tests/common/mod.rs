@@ -1,5 +1,6 @@
 //! What the tests share: the libraries that C programs link.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -14,7 +15,9 @@ pub(crate) fn tool(name: &str) -> bool {
     let found = Command::new(name).arg("--version").output().is_ok();
     assert!(found || std::env::var_os("IPCMUTEX_REQUIRE_TOOLS").is_none(), "{name} is missing, and may not be");
     if !found {
-        eprintln!("SKIPPED: {name} is missing");
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Not through the harness, which would swallow it.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {name} is missing");
     }
     found
 }

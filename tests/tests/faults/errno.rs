@@ -231,7 +231,7 @@ fn sweep(path: Path, what: &str) {
 }
 
 fn without_strace(test: &str) -> bool {
-    ipcmutex_tests::privilege::without("strace", test)
+    ipcmutex_tests::privilege::without("strace", "strace", test)
 }
 
 #[test]

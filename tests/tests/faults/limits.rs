@@ -85,7 +85,9 @@ fn knows_btrfs_in_place() -> bool {
 #[test]
 fn f9_a_full_btrfs_kills_nobody() {
     let test = "f9_a_full_btrfs_kills_nobody";
-    if without_root(test) || without("mkfs.btrfs", test) || !knows_btrfs_in_place() && skip(test, "it needs Linux 6.18")
+    if without_root(test)
+        || without("mkfs.btrfs", "btrfs-progs", test)
+        || !knows_btrfs_in_place() && skip(test, "it needs Linux 6.18")
     {
         return;
     }

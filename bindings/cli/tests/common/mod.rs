@@ -1,7 +1,7 @@
 //! What the tests of the command share.
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -156,8 +156,11 @@ pub(crate) fn status(place: &Place, lock: &str) -> Value {
 /// Whether `program` is here; a test that lacks it says so.
 pub(crate) fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
+    assert!(found || std::env::var_os("IPCMUTEX_REQUIRE_TOOLS").is_none(), "{program} is missing, and may not be");
     if !found {
-        eprintln!("SKIPPED: {program} is missing");
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Not through the harness, which would swallow it.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {program} is missing");
     }
     found
 }
