@@ -2,8 +2,8 @@
 # The shell agent: see README.md. A lock that is "open" is a URL that `status` could look at; a hold is an `ipcmutex run`
 # whose child waits to be let go, at the latest when the agent ends.
 declare -A url wait
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
+# The driver's, which removes it: this may be killed.
+dir=$IPCMUTEX_AGENT_DIR
 say() { printf '%s\n' "$*"; }
 unhex() { [ "$1" = - ] || printf '%b' "$(sed 's/../\\x&/g' <<<"$1")"; }
 one_line() { tr -s '[:space:]' ' ' <"$1"; }

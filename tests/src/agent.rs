@@ -229,6 +229,7 @@ pub struct Agent {
     /// Nothing comes, but it ends when all that it said was read.
     read: Mutex<Receiver<()>>,
     next: AtomicU64,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Agent {
@@ -248,6 +249,11 @@ impl Agent {
     }
 
     fn run(language: Language, mut command: Command) -> Agent {
+        // Killed, it removes nothing: what it makes in its folder goes with the driver's.
+        let folder = (language == Language::Shell).then(|| tempfile::tempdir().expect("a temporary folder"));
+        if let Some(folder) = &folder {
+            command.env("IPCMUTEX_AGENT_DIR", folder.path());
+        }
         // A group of its own, so that what it starts ends with it.
         command.process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -302,6 +308,7 @@ impl Agent {
             leaks,
             read: read.into(),
             next: AtomicU64::new(1),
+            _folder: folder,
         }
     }
 
