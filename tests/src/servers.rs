@@ -320,13 +320,23 @@ impl Redis {
 
     /// A connection of its own.
     pub fn client(&self) -> Client {
-        let stream = UnixStream::connect(self.socket()).expect("a connection to the server");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
-        let mut client = Client { stream: BufReader::new(stream) };
-        if let Some(password) = &self.password {
-            assert_eq!(client.command(&["AUTH", password]).text(), "OK");
+        let begun = Instant::now();
+        loop {
+            let stream = UnixStream::connect(self.socket()).expect("a connection to the server");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
+            let mut client = Client { stream: BufReader::new(stream) };
+            let Some(password) = &self.password else { return client };
+            client.send(&["AUTH", password]);
+            match client.try_reply() {
+                Ok(reply) => assert_eq!(reply.text(), "OK"),
+                // The server that took the connection has ended since, and another has its socket.
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset && begun.elapsed() < PATIENCE => {
+                    continue;
+                }
+                Err(error) => panic!("the server answers: {error}"),
+            }
+            return client;
         }
-        client
     }
 
     /// Adds processes to the line of the lock `id` that have stopped: they hear, and do nothing. As long as what is returned
@@ -438,12 +448,16 @@ impl Client {
 
     /// Reads one reply.
     pub fn reply(&mut self) -> Reply {
+        self.try_reply().expect("the server answers")
+    }
+
+    fn try_reply(&mut self) -> std::io::Result<Reply> {
         let mut line = String::new();
-        self.stream.read_line(&mut line).expect("the server answers");
+        self.stream.read_line(&mut line)?;
         let line = line.trim_end();
         let (kind, rest) = line.split_at(1.min(line.len()));
         let length = || rest.parse::<i64>().expect("a length");
-        match kind {
+        Ok(match kind {
             "+" => Reply::Text(rest.to_owned()),
             "-" => Reply::Error(rest.to_owned()),
             ":" => Reply::Number(length()),
@@ -456,6 +470,6 @@ impl Client {
             }
             "*" => Reply::List((0..length()).map(|_| self.reply()).collect()),
             _ => panic!("the server answers {line:?}"),
-        }
+        })
     }
 }

