@@ -24,6 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::agent::Language;
 use crate::occupancy::now;
 use crew::{CREW, Crew, Setting};
 use judge::{Cause, Judge, Verdict};
@@ -82,12 +83,42 @@ pub struct Outcome {
     pub order: Order,
     /// The faults that were injected, by kind.
     pub faults: BTreeMap<&'static str, u64>,
+    /// How many of the plan's the servers were spared, which were not as it takes for them.
+    pub spared: u64,
+    /// Whether there is a resource that refuses old tokens.
+    pub fenced: bool,
     /// What the checker says.
     pub verdict: Verdict,
     /// How often the look every 250 ms found the lock free and nobody had told; unknown of a server's.
     pub rechecks: Option<u64>,
     /// How long it took.
     pub took: Duration,
+}
+
+impl Outcome {
+    /// What was missing for it to show anything: a run without violations in which nothing happened has shown none.
+    pub fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let done = self.faults.values().sum::<u64>();
+        if done + self.spared < self.order.faults {
+            missing.push(format!("{done} faults, and {} spared, of {} in time", self.spared, self.order.faults));
+        }
+        if done < self.spared {
+            missing.push(format!("{} faults were spared, more than came", self.spared));
+        }
+        if self.verdict.killed_inside == 0 {
+            missing.push("nobody was killed inside".to_owned());
+        }
+        if self.fenced && self.verdict.taken == 0 {
+            missing.push("no write was taken".to_owned());
+        }
+        for language in Language::ALL.into_iter().filter(|language| CREW.contains(language)) {
+            if self.verdict.holds.get(&language).is_none_or(|holds| *holds == 0) {
+                missing.push(format!("{language} never got in"));
+            }
+        }
+        missing
+    }
 }
 
 impl fmt::Display for Outcome {
@@ -128,7 +159,10 @@ impl fmt::Display for Outcome {
         if let Some(rechecks) = self.rechecks {
             writeln!(f, "  re-checks  {rechecks} found a free lock that nobody had told of")?;
         }
-        if verdict.taken > 0 {
+        for missing in self.missing() {
+            writeln!(f, "  MISSING    {missing}")?;
+        }
+        if self.fenced {
             writeln!(f, "  fence      {} writes taken, {} of lost holds refused", verdict.taken, verdict.refused)?;
         }
         if verdict.violations.is_empty() {
@@ -167,10 +201,11 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
     let mut scene = Scene::new(order.engine, folder.path());
     let setting =
         Setting { folder: folder.path().to_owned(), url: scene.url(), fence: scene.fence(), seed: order.seed };
+    let fenced = setting.fence.is_some();
     let cell = Cell::create(&setting.cell()).expect("the folder is writable");
     let mut judge = Judge::new(order.engine.law(), order.engine.idle_limit());
     let mut crew = Crew::start(setting, &mut judge);
-    let mut faults = BTreeMap::new();
+    let (mut faults, mut spared) = (BTreeMap::new(), 0);
     let begun = Instant::now();
     let mut looked = begun;
     let mut whole = false;
@@ -201,8 +236,9 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
             }
             Fault::Servers { harm, which, lasting } => {
                 let suffered = |servers: &mut Servers| servers.suffer(harm, which, lasting, &mut judge);
-                if let Some(name) = scene.servers().and_then(suffered) {
-                    *faults.entry(name).or_default() += 1;
+                match scene.servers().and_then(suffered) {
+                    Some(name) => *faults.entry(name).or_default() += 1,
+                    None => spared += 1,
                 }
             }
         }
@@ -231,5 +267,5 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
     if let Some(lost) = rechecks.filter(|lost| *lost > 10 + suffered / 10 + holds / 100) {
         judge.violation(format!("of {holds} holds {lost} began with a look at a free lock that nobody had told of"));
     }
-    Outcome { order, faults, verdict: judge.finish(), rechecks, took: begun.elapsed() }
+    Outcome { order, faults, spared, fenced, verdict: judge.finish(), rechecks, took: begun.elapsed() }
 }
