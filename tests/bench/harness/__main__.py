@@ -42,6 +42,7 @@ def main() -> None:
         "node": ["node", str(asked.target / "node" / "worker.mjs")],
     }
     bench = Bench(workers, asked.quick, redis)
+    uncounted = False
     progress = Progress(sum(len(group.kinds) * group.rounds[not asked.quick] for group in groups) + (0 if only else 1))
     try:
         rows = bench.run(groups, progress)
@@ -56,6 +57,7 @@ def main() -> None:
             for count in counts:
                 # All else is measured by now and must not be lost with it.
                 if error := count.exception():
+                    uncounted = True
                     print(f"\nbench: not counted: {error}", file=sys.stderr)
                 else:
                     rows += count.result()
@@ -69,14 +71,19 @@ def main() -> None:
     asked.results.mkdir(parents=True, exist_ok=True)
     written = {"machine": about, "quick": asked.quick, "bounds": verdicts, "rows": rows}
     (asked.results / "results.json").write_text(json.dumps(written, indent=1, ensure_ascii=False) + "\n")
-    if asked.no_plots:
-        return
-    from . import plots  # its library is not needed without it
+    if not asked.no_plots:
+        from . import plots  # its library is not needed without it
 
-    plots.draw(written, asked.results)
-    if asked.readme:
-        report.write_readme(asked.readme, asked.results)
-    print(f"written: {asked.results}")
+        plots.draw(written, asked.results)
+        if asked.readme:
+            report.write_readme(asked.readme, asked.results)
+        print(f"written: {asked.results}")
+    # Times are told and not judged here: they depend on what else runs.
+    missed = bounds.missed_counts(verdicts)
+    for what in missed:
+        print(f"bench: missed: {what}", file=sys.stderr)
+    if missed or uncounted:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
