@@ -274,9 +274,12 @@ fn r9_nothing_is_renewed_after_a_release() {
 #[test]
 fn many_holds_are_renewed_by_few_calls() {
     needs_redis!();
-    const HOLDS: u64 = 300;
+    const HOLDS: u64 = 1000;
+    /// As many as one call renews.
+    const BATCH: u64 = 100;
+    const PERIODS: u32 = 3;
     let redis = Redis::start();
-    let mutexes: Vec<_> = (0..HOLDS).map(|lock| open(&redis.url(&format!("many-{lock}?ttl=3s")))).collect();
+    let mutexes: Vec<_> = (0..HOLDS).map(|lock| open(&redis.url(&format!("many-{lock}?ttl=9s")))).collect();
     let holds: Vec<_> = mutexes
         .iter()
         .map(|mutex| {
@@ -285,12 +288,15 @@ fn many_holds_are_renewed_by_few_calls() {
             mutex.acquire().expect("acquired")
         })
         .collect();
-    // Each has been renewed once; then come three periods, and some.
-    std::thread::sleep(Duration::from_millis(1500));
+    // Each has been renewed once; then come three periods, of a third of the lease at most.
+    std::thread::sleep(Duration::from_millis(3500));
     let before = redis.commands();
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(3) * PERIODS);
     let renewals = redis.commands() - before;
-    assert!((9..=HOLDS / 4).contains(&renewals), "{renewals} calls for {HOLDS} holds in three periods");
+    let least = HOLDS / BATCH * u64::from(PERIODS);
+    figure("R12", format!("{renewals} calls renew {HOLDS} holds in {PERIODS} periods"));
+    // A renewal may come a quarter of its period early, so as to meet others.
+    assert!((least..=2 * least).contains(&renewals), "{renewals} calls for {HOLDS} holds in {PERIODS} periods");
     for hold in holds {
         hold.release().expect("it was renewed");
     }
