@@ -83,15 +83,60 @@ fn an_idle_process_has_no_thread_of_the_library() {
     agent.call("end 1").ok();
 }
 
+/// Forking needs an agent that is not Rust. Where there must be a server, there must be that one, too.
+fn without_python(test: &str) -> bool {
+    let there = programs().join("../venv/bin/python").exists();
+    assert!(there || std::env::var_os("IPCMUTEX_REQUIRE_REDIS").is_none(), "the Python package is missing: make build");
+    if !there {
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: the Python package is missing: make build");
+    }
+    !there
+}
+
+/// Nothing is renewed meanwhile: what the parent's connections say is said by the child.
+#[test]
+fn k5_a_forked_child_says_nothing_on_its_parents_connections() {
+    needs_redis!();
+    if without_python("k5_a_forked_child_says_nothing_on_its_parents_connections") {
+        return;
+    }
+    let redis = Redis::start();
+    let agent = Agent::start_with(Language::Python, &[talkative()]);
+    agent.open(1, &redis.url("fork?ttl=1h")).ok();
+    agent.call("hold 1 1 forever").ok();
+    let list = redis.command(&["CLIENT", "LIST"]);
+    let parents: Vec<String> = list
+        .text()
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("addr="))
+        .filter(|address| address.starts_with("127"))
+        .map(|address| format!(" {address}] "))
+        .collect();
+    assert!(!parents.is_empty(), "{list:?}");
+    let mut monitor = redis.client();
+    assert_eq!(monitor.command(&["MONITOR"]).text(), "OK");
+    agent.call("fork 1 1").ok();
+    redis.command(&["ECHO", "the end"]);
+    let mut said = Vec::new();
+    loop {
+        let Reply::Text(line) = monitor.reply() else { panic!("MONITOR") };
+        if line.contains("the end") {
+            break;
+        }
+        said.push(line);
+    }
+    assert!(!said.is_empty(), "it tried on connections of its own");
+    let theirs: Vec<_> = said.iter().filter(|line| parents.iter().any(|parent| line.contains(parent))).collect();
+    assert!(theirs.is_empty(), "{theirs:#?}");
+    agent.call("end 1").ok();
+}
+
 #[test]
 fn k5_a_forked_child_touches_nothing_of_its_parents() {
     needs_redis!();
     let redis = Redis::start();
     let url = redis.url("fork?ttl=1s");
-    // Forking needs an agent that is not Rust.
-    if !programs().join("../venv/bin/python").exists() {
-        assert!(std::env::var_os("IPCMUTEX_REQUIRE_REDIS").is_none(), "the Python package is missing: make build");
-        let _ = writeln!(std::io::stderr(), "SKIPPED k5: the Python package is missing: make build");
+    if without_python("k5_a_forked_child_touches_nothing_of_its_parents") {
         return;
     }
     let agent = Agent::start_with(Language::Python, &[talkative()]);
