@@ -85,6 +85,12 @@ impl Waiter {
         })
     }
 
+    /// Without a thread behind it.
+    #[cfg(test)]
+    pub(crate) fn of_a_thread() -> Arc<Waiter> {
+        Waiter::new(Audience::Thread, Timeout::FOREVER, None, 0, false)
+    }
+
     /// Whether a thread sleeps for it in [`Backend::wait`]; else the engine must take the lock for it.
     pub(crate) fn is_blocking(&self) -> bool {
         self.blocking

@@ -55,6 +55,34 @@ test("redis", async (t) => {
         await mutex.close()
     })
 
+    await t.test("n7 a loss that nobody listens to is one warning in the log, and ends nothing", async () => {
+        const { code: status, out, err } = await run(`
+            const Mutex = require(process.env.IPCMUTEX_TEST)
+            const [one, two] = [new Mutex(process.env.LOCK), new Mutex(process.env.LOCK)]
+            const lost = (hold) => {
+                try {
+                    hold.check()
+                } catch (error) {
+                    return error.code === "ERR_IPCMUTEX_LOST"
+                }
+            }
+            ;(async () => {
+                const hold = await one.acquire()
+                const turn = two.acquire() // the process listens while it waits
+                while ((await one.status()).waiters === 0) {
+                    await new Promise(setImmediate)
+                }
+                await two.breakLock()
+                await (await turn).release()
+                while (!lost(hold)) {
+                    await new Promise(setImmediate)
+                }
+                process.on("exit", () => console.log("ends as ever", hold.token > 0n))
+            })()`, { env: { LOCK: url(), IPCMUTEX_LOG: "warn" } })
+        assert.deepStrictEqual([status, out], [0, "ends as ever true\n"], err)
+        assert.strictEqual(err.match(/is lost/g)?.length, 1, err)
+    })
+
     await t.test("an event loop turns though it does nothing but take a free lock", async () => {
         const mutex = new Mutex(url())
         await mutex.open()

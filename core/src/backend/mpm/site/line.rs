@@ -342,6 +342,15 @@ impl Site {
         let first = self.front.load(SeqCst) != 0;
         drop(local);
         drop(gone);
+        self.hand_on(first);
+        if first && at == 0 {
+            // The new first may be asleep, trusting the one that left to look at the word.
+            self.ring(self.slot, Cell(self.page.u64(layout::cell(self.slot)).load(SeqCst)));
+        }
+    }
+
+    /// Somebody of this process has left the line: what was meant for it goes on, unless there is a `first` of this process to take it.
+    fn hand_on(&self, first: bool) {
         let word = self.word();
         if word.state() == State::Reserved && word.slot() == self.slot {
             if !first {
@@ -350,24 +359,29 @@ impl Site {
         } else {
             self.serve_line();
         }
-        if first && at == 0 {
-            // The new first may be asleep, trusting the one that left to look at the word.
-            self.ring(self.slot, Cell(self.page.u64(layout::cell(self.slot)).load(SeqCst)));
-        }
     }
 
     /// Takes the lock for the first of this process's line, if it may have it now. `own` is the waiter whose thread
     /// calls; any other thread is woken. Whether somebody got it.
     pub(in crate::backend::mpm) fn drive(&self, look: Look, own: Option<&Arc<Waiter>>) -> bool {
+        let mut ended = false;
         loop {
             let mut local = self.local.lock();
-            let Some(front) = local.line.front() else { return false };
+            let Some(front) = local.line.front() else {
+                drop(local);
+                if ended {
+                    self.hand_on(false);
+                }
+                return false;
+            };
             if !front.waiter.is_waiting() {
-                // It has ended and is about to leave; it must not stand in the way of the next.
+                // It has ended and is about to leave; it must not stand in the way of the next. It will find no place to give up.
                 let gone = local.line.pop_front();
+                self.count(layout::gave_up(self.slot));
                 self.advance(&mut local);
                 drop(local);
                 drop(gone);
+                ended = true;
                 continue;
             }
             // As it is from the start: who was late has its place again.
@@ -421,6 +435,7 @@ impl Site {
                 return true;
             }
             // It had ended; what it was given goes on, and the next one here may be the one to have it.
+            self.count(layout::gave_up(self.slot));
             self.give_back(grant);
         }
     }
@@ -586,15 +601,41 @@ mod tests {
     use crate::identity::identity;
     use crate::url::{LockUrl, Target};
 
+    /// A site of its own.
+    fn site() -> (tempfile::TempDir, Arc<Site>) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let url = LockUrl::parse(&format!("mpm:{}", path.display())).unwrap();
+        let Target::Mpm(target) = url.target() else { unreachable!("it is a file's") };
+        let site = Site::open(path, target, &identity(&url), &Label::new("")).unwrap();
+        (folder, site)
+    }
+
     /// Who has ended its wait may have left the line when its thread finds that the wait was no short one.
     #[test]
     fn an_empty_line_is_not_watched() {
-        let path = std::env::temp_dir().join(format!("ipcmutex-empty-line-{}", std::process::id()));
-        let url = LockUrl::parse(&format!("mpm:{}", path.display())).unwrap();
-        let Target::Mpm(target) = url.target() else { unreachable!("it is a file's") };
-        let site = Site::open(path.clone(), target, &identity(&url), &Label::new("")).unwrap();
+        let (_folder, site) = site();
         site.watch(&mut site.local.lock());
         assert!(!site.watched.load(SeqCst), "nobody will end it");
-        std::fs::remove_file(path).unwrap();
+    }
+
+    /// FAULTS: S11
+    #[test]
+    fn what_was_kept_for_who_is_taken_out_of_the_line_goes_on() {
+        let (_folder, site) = site();
+        let waiter = Waiter::of_a_thread();
+        let entry = Entry { waiter: waiter.clone(), handle: Weak::new(), strict: false, ticket: 1, since: now_us() };
+        let mut local = site.local.lock();
+        local.line.push_back(entry);
+        site.promote(&mut local);
+        drop(local);
+        site.swap(site.word(), site.word().reserved(site.slot, false)).unwrap();
+        // It has ended, and another thread looks before it has left.
+        waiter.settle(Err(damaged("acquire", &site.path))).unwrap();
+        assert!(!site.drive(Look::Brief, None));
+        assert_eq!(site.word().state(), State::Free);
+        assert_eq!(site.page.u32(layout::gave_up(site.slot)).load(Relaxed), 1);
+        site.leave(&waiter);
+        assert_eq!(site.page.u32(layout::gave_up(site.slot)).load(Relaxed), 1);
     }
 }
