@@ -240,7 +240,7 @@ fn k4_a_child_forked_at_any_allocation_of_the_first_open_opens() {
     run_static("firsts.c", &[&["spm:"], &["mpm:"]]);
 }
 
-/// `source` with the static library: what it has in early constructors comes before the library's own.
+/// `source` with the static library, whose calls of the C library it may have its own functions for.
 fn run_static(source: &str, runs: &[&[&str]]) {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join(source).with_extension("");
@@ -266,6 +266,18 @@ fn k4_a_programs_own_fork_handlers_use_the_library() {
 #[test]
 fn k4_a_collector_that_stops_the_world_while_the_process_forks() {
     run_static("collector.c", ONCE);
+}
+
+/// FAULTS: K4
+#[test]
+fn k4_an_allocator_that_a_fork_locks() {
+    run_static("allocator.c", ONCE);
+}
+
+/// FAULTS: K1
+#[test]
+fn k1_a_child_that_finds_its_parents_page_begins_anew() {
+    run_static("unwiped.c", &[&["spm:"], &["mpm:"]]);
 }
 
 /// FAULTS: K4

@@ -398,14 +398,19 @@ fn cell() -> &'static AtomicPtr<c_void> {
 
 /// The loader has this thread, and so may whoever forks want the loader: not by the gate.
 #[cfg(target_os = "linux")]
-pub(crate) fn choose_at_load() {
-    // SAFETY: getauxval takes a number and reads what the kernel gave this process.
-    let is_static = unsafe { libc::getauxval(libc::AT_BASE) } == 0;
-    // A program without a loader may ask it nothing so early.
-    if !is_static {
-        choose(objects());
+extern "C" fn choose_at_load() {
+    let objects = objects();
+    // A static program is one, and perhaps what the kernel adds: it has no loader yet that could be asked.
+    if objects.len() > 2 {
+        choose(objects);
     }
 }
+
+#[cfg(target_os = "linux")]
+#[used]
+// SAFETY: the loader, or the program's start, calls what is listed there, once; libc may be used by then.
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = choose_at_load;
 
 fn choose(objects: Vec<Object>) -> &'static AtomicPtr<c_void> {
     let first = std::ptr::from_ref(first_cell(objects)).cast_mut();

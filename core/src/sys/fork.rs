@@ -7,10 +7,9 @@
 //! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the page.
 //!
 //! What the handlers are needed for is the gate: a fork waits until no descriptor is open that no child may have, and a child of `fork`
-//! closes those that are kept. They are in place when the library is loaded: those of the program, which come later, so run before
-//! ours in the parent and after ours in the child, and may use the library, and a lock that they take is taken before the gate here
-//! as in whoever opens a mutex under it. For a library that is loaded late that is not so: so whoever forks may enter the
-//! gate again, and a child is made fit by the handler or by the first use of it, whichever comes first.
+//! closes those that are kept. They come with the first use, so that an allocator, which whoever has the gate may call, has its own before:
+//! `fork` then takes its locks after the gate. Handlers of the program may be before them, too, and run within: so whoever forks may enter
+//! the gate again, and a child is made fit by the handler or by the first use of it, whichever comes first.
 //!
 //! | the gate | by | then |
 //! |---|---|---|
@@ -44,12 +43,13 @@ struct Life {
 static LIFE: AtomicPtr<Life> = AtomicPtr::new(std::ptr::null_mut());
 /// Stands in for the page where there is no memory for one.
 static FALLBACK: Life = Life { stamp: AtomicU32::new(0), gate: AtomicU32::new(0), depth: AtomicU32::new(0) };
-/// The kernel does not wipe it: the handler does.
-static KEPT: AtomicBool = AtomicBool::new(false);
 static NEXT: AtomicU32 = AtomicU32::new(BEGINNING + 1);
 const BEGINNING: u32 = 1;
-/// How many forks are under way, one in a handler of the other. A child that finds one is its child.
+/// How many forks are under way. A child that finds one is a child of `fork`.
 static FORKS: AtomicU32 = AtomicU32::new(0);
+/// The number of the process that forked last. A child that has it still has a page that nobody has wiped, whatever was answered to
+/// `madvise`: emulators say yes, and do nothing.
+static FORKED: AtomicU32 = AtomicU32::new(0);
 /// Beside a thread's number, which is less.
 const WAITED_FOR: u32 = 1 << 31;
 
@@ -119,16 +119,12 @@ fn wiped_page() -> *mut Life {
         )
     };
     if page == libc::MAP_FAILED {
-        KEPT.store(true, Ordering::Relaxed);
         return std::ptr::from_ref(&FALLBACK).cast_mut();
     }
     #[cfg(target_os = "linux")]
     // SAFETY: the range is the page just mapped.
-    let wiped = unsafe { libc::madvise(page, 4096, libc::MADV_WIPEONFORK) } == 0;
-    #[cfg(not(target_os = "linux"))]
-    let wiped = false;
-    if !wiped {
-        KEPT.store(true, Ordering::Relaxed);
+    unsafe {
+        libc::madvise(page, 4096, libc::MADV_WIPEONFORK);
     }
     page.cast()
 }
@@ -136,11 +132,13 @@ fn wiped_page() -> *mut Life {
 /// A number that no other living thread of this process has, and that is not 0.
 fn me() -> u32 {
     #[cfg(target_os = "linux")]
-    let me = rustix::thread::gettid().as_raw_pid().cast_unsigned();
+    // SAFETY: it asks nothing of its caller.
+    if let Ok(me @ 1..) = u32::try_from(unsafe { libc::gettid() }) {
+        return me;
+    }
     // The stacks of two threads are more than 16 bytes apart.
-    #[cfg(not(target_os = "linux"))]
-    let me = (super::thread::me() >> 4) as u32 & !WAITED_FOR | 1;
-    me
+    // SAFETY: as above.
+    (unsafe { libc::pthread_self() } as usize >> 4) as u32 & !WAITED_FOR | 1
 }
 
 impl Life {
@@ -478,12 +476,14 @@ impl<S: AsFd> Drop for Unshared<S> {
 
 extern "C" fn before_fork() {
     let (life, me) = (begun(), me());
+    FORKED.store(epoch(), Ordering::Relaxed);
+    // First: a handler's child that goes on here, and is no child of this fork, has counted nothing.
+    FORKS.fetch_add(1, Ordering::Relaxed);
     let mut waited = false;
     while let Err(now) = life.enter(me, waited) {
         life.wait(now);
         waited = true;
     }
-    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 extern "C" fn after_fork_parent() {
@@ -491,14 +491,14 @@ extern "C" fn after_fork_parent() {
     if let Some(life) = life()
         && life.gate.load(Ordering::Relaxed) & !WAITED_FOR == me()
     {
-        FORKS.fetch_sub(1, Ordering::Relaxed);
+        let _ = FORKS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |forks| forks.checked_sub(1));
         life.leave(me());
     }
 }
 
 extern "C" fn after_fork_child() {
-    if KEPT.load(Ordering::Relaxed)
-        && let Some(life) = life()
+    if let Some(life) = life()
+        && life.stamp.load(Ordering::Relaxed) == FORKED.load(Ordering::Relaxed)
     {
         for word in [&life.gate, &life.depth, &life.stamp] {
             word.store(0, Ordering::Release);

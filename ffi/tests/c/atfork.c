@@ -1,4 +1,4 @@
-/* (engine) The program's own fork handlers use the library: those that it had before the library was there, and later ones. */
+/* (engine) The program's own fork handlers use the library: those that it had before the library's, and later ones. */
 #include "check.h"
 
 #include <sys/wait.h>
@@ -21,13 +21,11 @@ static void child(void) {
   if (ready && child_took++ == 0) OK(ipcmutex_acquire(kept));
 }
 
-/* Before the library's own handlers, which it has from its constructor on. */
-__attribute__((constructor(101))) static void early(void) { CHECK(pthread_atfork(prepare, parent, child) == 0); }
-
 int main(int count, char **words) {
   if (count > 1) engine = words[1];
   CHECK(pthread_atfork(prepare, parent, child) == 0);
-  kept = open_lock("kept");
+  kept = open_lock("kept"); /* the library's own handlers come with it */
+  CHECK(pthread_atfork(prepare, parent, child) == 0);
   ready = 1;
   for (int round = 0; round < 20; round++) {
     int status;

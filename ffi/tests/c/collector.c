@@ -21,9 +21,6 @@ static void stop(int number) {
 static void prepare(void) { pthread_mutex_lock(&collects); }
 static void unlock(void) { pthread_mutex_unlock(&collects); }
 
-/* Before the library's own handlers. */
-__attribute__((constructor(101))) static void early(void) { CHECK(pthread_atfork(prepare, unlock, unlock) == 0); }
-
 static void *collect(void *none) {
   while (!__atomic_load_n(&over, __ATOMIC_ACQUIRE)) {
     pthread_mutex_lock(&collects);
@@ -45,6 +42,7 @@ static void *open_often(void *none) {
 int main(void) {
   engine = "mpm:";
   struct sigaction action = {.sa_handler = stop, .sa_flags = SA_RESTART};
+  CHECK(pthread_atfork(prepare, unlock, unlock) == 0); /* before the library's own handlers */
   CHECK(sem_init(&stopped, 0, 0) == 0 && sigaction(SIGPWR, &action, NULL) == 0);
   OK(ipcmutex_close(open_lock("opened")));
   threads[0] = pthread_self();

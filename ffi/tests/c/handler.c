@@ -18,12 +18,11 @@ static void prepare(void) {
   if (came++ == 0) raise(SIGUSR1);
 }
 
-__attribute__((constructor(101))) static void early(void) { CHECK(pthread_atfork(prepare, NULL, NULL) == 0); }
-
 int main(int count, char **words) {
   int status;
   if (count > 1) engine = words[1];
   CHECK(signal(SIGUSR1, fork_too) != SIG_ERR);
+  CHECK(pthread_atfork(prepare, NULL, NULL) == 0);
   ipcmutex_t mutex = open_lock("handler");
   alarm(20);
   pid_t outer = fork();

@@ -262,6 +262,7 @@ impl Worker {
             Err(_) if stale => {}
             // It may be for one of them that the call is refused.
             Err(error) if error.kind() == ErrorKind::Permission && batch.len() > 1 => {
+                self.anew.extend(anew);
                 for renewal in batch {
                     self.renewing.insert(renewal.0.serial);
                     self.renew(vec![renewal.clone()], None);
