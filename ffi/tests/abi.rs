@@ -79,3 +79,35 @@ fn c8_breaks_of_the_abi_are_seen() {
         assert!(out.status.code().is_some_and(|code| code & FAILED == 0 && code != 0), "{what}: {out:?}");
     }
 }
+
+/// What is built here runs where glibc is 2.17, if it is linked there: each name that must be found was there then.
+/// (A name that came later is looked for at run time, by a weak reference.)
+#[test]
+fn it_needs_no_function_that_an_old_glibc_lacks() {
+    let symbols = |file: &Path| {
+        let told = Command::new("objdump").arg("-T").arg(file).output().expect("binutils come with gcc");
+        assert!(told.status.success(), "{told:?}");
+        String::from_utf8(told.stdout).expect("it is text")
+    };
+    let is_new = |line: &&str| {
+        let version = line.split("GLIBC_2.").nth(1).and_then(|rest| rest.split(['.', ')', ' ']).next());
+        version.is_some_and(|minor| minor.parse::<u32>().expect("a number") > 17)
+    };
+    let name = |line: &str| line.split_whitespace().last().unwrap_or_default().to_owned();
+    let libc = std::fs::read_to_string("/proc/self/maps").expect("it is Linux");
+    let libc = libc.lines().filter_map(|line| line.split_whitespace().nth(5)).find(|path| path.ends_with("/libc.so.6"));
+    let there = symbols(Path::new(libc.expect("this test is linked with it")));
+    // Once functions of a library that every program had.
+    let stat = ["stat64", "lstat64", "fstat64", "fstatat64", "stat", "lstat", "fstat", "fstatat"];
+    let ours = symbols(&library().join("libipcmutex.so"));
+    let strong = ours.lines().filter(|line| line.contains("*UND*") && !line.contains(" w "));
+    let missing: Vec<String> = strong
+        .filter(is_new)
+        .map(name)
+        .filter(|wanted| {
+            let was_there = |line: &str| line.contains(".text") && line.contains("GLIBC_2.") && name(line) == *wanted;
+            !stat.contains(&wanted.as_str()) && !there.lines().any(|line| was_there(line) && !is_new(&line))
+        })
+        .collect();
+    assert_eq!(missing, Vec::<String>::new());
+}

@@ -240,6 +240,32 @@ fn k4_a_child_forked_at_any_allocation_of_the_first_open_opens() {
     run_static("firsts.c", &[&["spm:"], &["mpm:"]]);
 }
 
+/// To be loaded changes nothing for others: the loader begins each library when its turn has come.
+#[test]
+fn libraries_begin_in_the_same_order_with_ours_among_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    std::fs::copy(library().join("libipcmutex.so"), path(SONAME)).unwrap();
+    let gcc = |out: &str, more: &[&str]| {
+        let source = crate_dir().join("tests/c/begins.c");
+        let done = Command::new("gcc").arg(source).arg("-o").arg(path(out)).args(more).current_dir(&dir).status();
+        assert!(done.unwrap().success(), "{out}");
+    };
+    for name in ["first", "second"] {
+        gcc(&format!("{name}.so"), &["-shared", "-fPIC", &format!("-DSYMBOL={name}"), &format!("-DNAME=\"{name} \"")]);
+    }
+    let order = |program: &str, libraries: &[&str]| {
+        gcc(program, &[&["-Wl,--no-as-needed"], libraries].concat());
+        let told = Command::new(path(program)).current_dir(&dir).env("LD_LIBRARY_PATH", ".").output().unwrap();
+        assert!(told.status.success(), "{told:?}");
+        String::from_utf8(told.stderr).unwrap()
+    };
+    let (first, second, ours) = ("./first.so", "./second.so", &*format!("./{SONAME}"));
+    let alone = order("alone", &[first, second]);
+    assert_eq!(order("before", &[ours, first, second]), alone);
+    assert_eq!(order("after", &[first, second, ours]), alone);
+}
+
 /// `source` with the static library, whose calls of the C library it may have its own functions for.
 fn run_static(source: &str, runs: &[&[&str]]) {
     let dir = tempfile::tempdir().unwrap();

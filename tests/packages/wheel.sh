@@ -34,6 +34,13 @@ oldest() { # what ELF files in the wheel ask of glibc
     [ "$(printf '%s\n' "$(tail -1 versions)" GLIBC_2.17 | sort -V | tail -1)" = GLIBC_2.17 ] && [ -s versions ]
 }
 check "neither module nor command needs more than glibc 2.17" oldest
+unknown() { # a name that no library of then had is asked for without a version, and found nowhere where it is old
+    find files -name '*.so' -o -path '*scripts/ipcmutex' | while read -r file; do objdump -T "$file"; done |
+        grep -F '*UND*' | grep -vE '^[0-9a-f]+ +w|\(' | awk '{ print $NF }' | grep -vE '^_?Py' >names
+    cat names
+    [ ! -s names ]
+}
+check "and no name that it does not have" unknown
 
 python3 -m venv fresh
 check "it installs from nothing else" fresh/bin/python -m pip --quiet --disable-pip-version-check install --no-index "$wheel"

@@ -6,15 +6,15 @@
 //! library is kept loaded once its cell is chosen, or its table is. A program that is linked statically
 //! takes part if it exports its symbols (`-rdynamic`).
 //!
-//! The cell is chosen when the copy is loaded: the loader's lock for `dl_iterate_phdr` is none of those which a fork resets, and who throws a
-//! C++ exception takes it, too (before glibc 2.35). A child that was forked meanwhile would wait for it for ever.
+//! What was loaded before a copy is noted when the copy is loaded: the loader's lock for `dl_iterate_phdr` is none of those which a fork
+//! resets, and who throws a C++ exception takes it, too (before glibc 2.35). A child that was forked meanwhile would wait for it for ever.
+//! The loader is asked for their cells at the first use only: asked earlier, it would begin what it has loaded and not begun yet.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::numbers::{BUCKETS, Numbers};
-use crate::sys::fork::ForkGate;
 
 /// What the table is asked to call back: a waiter, or a listener for a loss.
 pub(crate) trait Guesting: Send + Sync + 'static {
@@ -389,31 +389,7 @@ fn cell() -> &'static AtomicPtr<c_void> {
     if let Some(cell) = unsafe { CELL.load(Ordering::Acquire).as_ref() } {
         return cell;
     }
-    let objects = {
-        let _gate = ForkGate::enter();
-        objects()
-    };
-    choose(objects)
-}
-
-/// The loader has this thread, and so may whoever forks want the loader: not by the gate.
-#[cfg(target_os = "linux")]
-extern "C" fn choose_at_load() {
-    let objects = objects();
-    // A static program is one, and perhaps what the kernel adds: it has no loader yet that could be asked.
-    if objects.len() > 2 {
-        choose(objects);
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[used]
-// SAFETY: the loader, or the program's start, calls what is listed there, once; libc may be used by then.
-#[unsafe(link_section = ".init_array")]
-static AT_LOAD: extern "C" fn() = choose_at_load;
-
-fn choose(objects: Vec<Object>) -> &'static AtomicPtr<c_void> {
-    let first = std::ptr::from_ref(first_cell(objects)).cast_mut();
+    let first = std::ptr::from_ref(first_cell(what_was_loaded())).cast_mut();
     // What was looked for in vain is no error of the program's, which may be within its own `dlopen`.
     // SAFETY: it asks nothing of its caller.
     unsafe { libc::dlerror() };
@@ -422,7 +398,23 @@ fn choose(objects: Vec<Object>) -> &'static AtomicPtr<c_void> {
     unsafe { &*chosen.unwrap_or(first) }
 }
 
-struct Object {
+/// What was loaded when this copy was, noted by the first who asks: when the copy is loaded, or where nothing is run then, by the first use.
+pub(crate) fn what_was_loaded() -> &'static [Object] {
+    // No `OnceLock`: a child would wait for ever for the thread that was at it.
+    static LOADED: AtomicPtr<Vec<Object>> = AtomicPtr::new(std::ptr::null_mut());
+    let mut loaded = LOADED.load(Ordering::Acquire);
+    if loaded.is_null() {
+        let fresh = Box::into_raw(Box::new(objects()));
+        // One that comes second is lost: once.
+        loaded = LOADED
+            .compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire)
+            .map_or_else(|first| first, |_| fresh);
+    }
+    // SAFETY: it came from a Box, and is never given back.
+    unsafe { &*loaded }
+}
+
+pub(crate) struct Object {
     base: u64,
     name: CString,
 }
@@ -447,7 +439,7 @@ fn objects() -> Vec<Object> {
 }
 
 /// The cell of the first loaded object that has one; ours, if none can be found.
-fn first_cell(objects: Vec<Object>) -> &'static AtomicPtr<c_void> {
+fn first_cell(objects: &[Object]) -> &'static AtomicPtr<c_void> {
     for object in objects {
         let name = if object.name.is_empty() { std::ptr::null() } else { object.name.as_ptr() };
         // SAFETY: the name is null (the program itself) or a live C string; NOLOAD only finds what is loaded. The

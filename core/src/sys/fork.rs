@@ -6,10 +6,14 @@
 //! by [`epoch`], a number in a page that the kernel wipes at fork (`MADV_WIPEONFORK`, also for raw `clone`), so
 //! no handler needs to run. Where the kernel is too old for that, a `pthread_atfork` handler wipes the page.
 //!
-//! What the handlers are needed for is the gate: a fork waits until no descriptor is open that no child may have, and a child of `fork`
-//! closes those that are kept. They come with the first use, so that an allocator, which whoever has the gate may call, has its own before:
-//! `fork` then takes its locks after the gate. Handlers of the program may be before them, too, and run within: so whoever forks may enter
-//! the gate again, and a child is made fit by the handler or by the first use of it, whichever comes first.
+//! What the handlers are needed for: a child of `fork` closes the descriptors that no child may have. Each is written down when it is
+//! opened, and so that no fork comes in between, both are done behind a gate, through which a fork must go, too.
+//!
+//! The handlers are in place when the library is loaded. So those of the program, which come later, are outside of the gate, before and after,
+//! and may use the library, which may hold locks of its own while it waits for the gate. An allocator's or a collector's may be among them:
+//! whoever forks then has their locks when it comes to the gate, so who has the gate takes no locks and allocates nothing.
+//! For a library that is loaded late (a plugin's) some handlers of the program are within the gate: so whoever forks may enter it again, and a
+//! child is made fit by the handler or by the first use of it, whichever comes first.
 //!
 //! | the gate | by | then |
 //! |---|---|---|
@@ -21,7 +25,7 @@
 //! | any | a child, by whatever call | free: it has none of these threads |
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::fstat;
@@ -47,7 +51,7 @@ static NEXT: AtomicU32 = AtomicU32::new(BEGINNING + 1);
 const BEGINNING: u32 = 1;
 /// How many forks are under way. A child that finds one is a child of `fork`.
 static FORKS: AtomicU32 = AtomicU32::new(0);
-/// The number of the process that forked last. A child that has it still has a page that nobody has wiped, whatever was answered to
+/// The number of the process, while it forks. A child that has it still has a page that nobody has wiped, whatever was answered to
 /// `madvise`: emulators say yes, and do nothing.
 static FORKED: AtomicU32 = AtomicU32::new(0);
 /// Beside a thread's number, which is less.
@@ -93,12 +97,18 @@ fn begun() -> &'static Life {
     life().unwrap_or(&FALLBACK)
 }
 
+/// When the library is loaded; and by the first use where nothing is run then.
+pub(crate) fn put_handlers_in_place() {
+    static THERE: AtomicBool = AtomicBool::new(false);
+    if !THERE.swap(true, Ordering::AcqRel) {
+        // SAFETY: the three handlers are `extern "C"`, take nothing, and touch only statics.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+    }
+}
+
 #[cold]
 fn first_life() -> &'static Life {
-    // First, or a child that is forked in between would never have them. Two threads may both put them in place: the second pair enters
-    // and leaves again what the first has.
-    // SAFETY: the three handlers are `extern "C"`, take nothing, and touch only statics.
-    unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+    put_handlers_in_place();
     let fresh = wiped_page();
     // A page lost to a race at the very first use stays mapped: 4 KiB, once.
     let lost = LIFE.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire).err();
@@ -131,9 +141,10 @@ fn wiped_page() -> *mut Life {
 
 /// A number that no other living thread of this process has, and that is not 0.
 fn me() -> u32 {
+    // `gettid` is a function only since glibc 2.30. It may be refused.
     #[cfg(target_os = "linux")]
     // SAFETY: it asks nothing of its caller.
-    if let Ok(me @ 1..) = u32::try_from(unsafe { libc::gettid() }) {
+    if let Ok(me @ 1..) = u32::try_from(unsafe { libc::syscall(libc::SYS_gettid) }) {
         return me;
     }
     // The stacks of two threads are more than 16 bytes apart.
@@ -177,8 +188,8 @@ impl Life {
 }
 
 /// Keeps this process from forking (by `fork`; a raw `clone` runs no handlers) until it is dropped, unless this thread is just forking: then
-/// a handler of the program is at work, before or after the fork itself. For what ends soon: so long signals wait, too,
-/// for one whose handler forks would give its child what is open here.
+/// a handler of the program is at work, before or after the fork itself. For a few system calls, which take no lock and allocate
+/// nothing: whoever forks may have any lock. So long signals wait, too: one whose handler forks would give its child what is open here.
 pub(crate) struct ForkGate(#[expect(dead_code, reason = "it is dropped")] Undisturbed);
 
 impl ForkGate {
@@ -208,13 +219,16 @@ impl Drop for ForkGate {
     }
 }
 
-/// Which file a descriptor is of: device and inode. (0, 0), which no file is, if it is of none.
+/// Which file a descriptor is of: device and inode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Inode(u64, u64);
 
 impl Inode {
+    /// No file's.
+    const NONE: Inode = Inode(0, 0);
+
     fn of(file: BorrowedFd<'_>) -> Inode {
-        fstat(file).map_or(Inode(0, 0), |stat| Inode(stat.st_dev, stat.st_ino))
+        fstat(file).map_or(Inode::NONE, |stat| Inode(stat.st_dev, stat.st_ino))
     }
 }
 
@@ -280,26 +294,51 @@ impl Places {
 
 static CLOSED_IN_CHILD: Places = Places::new();
 
-/// Closes `file` in children that are forked while it is open here. Before it is closed here, [`keep_in_child`] is told of the same.
-pub(crate) fn close_in_child(file: &impl AsFd) -> Inode {
-    let file = file.as_fd();
-    let mut places = &CLOSED_IN_CHILD;
-    let place = loop {
-        match places.places.iter().find(|place| place.swap(FREE, BUSY)) {
-            Some(place) => break place,
-            None => places = places.next().unwrap_or_else(|| places.more()),
+/// A place for a descriptor that is about to be opened. To find one may allocate, which is not for behind the gate.
+struct Reserved(&'static Place);
+
+impl Reserved {
+    fn new() -> Reserved {
+        let mut places = &CLOSED_IN_CHILD;
+        loop {
+            match places.places.iter().find(|place| place.swap(FREE, BUSY)) {
+                Some(place) => return Reserved(place),
+                None => places = places.next().unwrap_or_else(|| places.more()),
+            }
         }
-    };
-    let inode = Inode::of(file);
-    place.device.store(inode.0, Ordering::Relaxed);
-    place.inode.store(inode.1, Ordering::Relaxed);
-    place.file.store(file.as_raw_fd(), Ordering::Release);
-    inode
+    }
+
+    fn fill(self, file: BorrowedFd<'_>) -> Inode {
+        let inode = Inode::of(file);
+        self.0.device.store(inode.0, Ordering::Relaxed);
+        self.0.inode.store(inode.1, Ordering::Relaxed);
+        self.0.file.store(file.as_raw_fd(), Ordering::Release);
+        inode
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.swap(BUSY, FREE); // Unless it is filled.
+    }
+}
+
+/// Closes `file` in children that are forked while it is open here. When it is closed here, [`keep_in_child`] is told of the same.
+pub(crate) fn close_in_child(file: &impl AsFd) -> Inode {
+    Reserved::new().fill(file.as_fd())
+}
+
+/// Opens by `open` what no child has, not for a moment. `open` takes no lock and allocates nothing.
+fn opened<F: AsFd, E>(open: impl FnOnce() -> Result<F, E>) -> Result<(F, Inode), E> {
+    let place = Reserved::new();
+    let _gate = ForkGate::enter();
+    let file = open()?;
+    let inode = place.fill(file.as_fd());
+    Ok((file, inode))
 }
 
 /// The number alone does not say which it is: the program may have closed it, and another of ours have it by now.
-pub(crate) fn keep_in_child(file: &impl AsFd, inode: Inode) {
-    let number = file.as_fd().as_raw_fd();
+pub(crate) fn keep_in_child(number: RawFd, inode: Inode) {
     let mut places = Some(&CLOSED_IN_CHILD);
     while let Some(these) = places
         && !these.places.iter().any(|place| {
@@ -310,34 +349,43 @@ pub(crate) fn keep_in_child(file: &impl AsFd, inode: Inode) {
     }
 }
 
-/// A descriptor that stays open for the sake of its description's byte locks, and that no child has.
-pub(crate) struct KeptFile {
+/// A lock file's descriptor, which no child has: it would have the description's byte locks, and its dead parent would seem to live on.
+pub(crate) struct OwnFile {
     file: ManuallyDrop<OwnedFd>,
     inode: Inode,
     epoch: u32,
 }
 
-impl KeptFile {
-    /// Another descriptor of `file`'s description. The caller has entered the gate.
-    pub(crate) fn of(file: &OwnedFd) -> std::io::Result<KeptFile> {
-        let file = file.try_clone()?;
-        let inode = close_in_child(&file);
-        Ok(KeptFile { file: ManuallyDrop::new(file), inode, epoch: epoch() })
+impl OwnFile {
+    /// What `open` opens; it takes no lock and allocates nothing.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub(crate) fn opened<E>(open: impl FnOnce() -> Result<OwnedFd, E>) -> Result<OwnFile, E> {
+        let epoch = epoch();
+        let (file, inode) = opened(open)?;
+        Ok(OwnFile { file: ManuallyDrop::new(file), inode, epoch })
     }
 
     /// Whether it still is that file: some programs close whatever they do not know.
     pub(crate) fn is_there(&self) -> bool {
-        Inode::of(self.file.as_fd()) == self.inode
+        self.inode != Inode::NONE && Inode::of(self.file.as_fd()) == self.inode
     }
 }
 
-impl Drop for KeptFile {
+impl AsFd for OwnFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for OwnFile {
     fn drop(&mut self) {
         if self.epoch != epoch() {
             return; // The child has closed it.
         }
         let _gate = ForkGate::enter();
-        keep_in_child(&*self.file, self.inode);
+        keep_in_child(self.file.as_raw_fd(), self.inode);
         // Else the number is the program's own file by now.
         if self.is_there() {
             // SAFETY: it is dropped here and nowhere else, and not used again.
@@ -402,7 +450,7 @@ impl MarkedFile {
 #[cfg(target_os = "linux")]
 impl Drop for MarkedFile {
     fn drop(&mut self) {
-        keep_in_child(&*self.file, self.inode);
+        keep_in_child(self.file.as_raw_fd(), self.inode);
         if self.get().is_some() {
             // SAFETY: it is dropped here and nowhere else, and not used again.
             unsafe { ManuallyDrop::drop(&mut self.file) };
@@ -424,17 +472,18 @@ impl<S: AsFd> Unshared<S> {
         Unshared { socket: ManuallyDrop::new(socket), inode, epoch }
     }
 
-    /// What `make` makes; no child has it for a moment either.
+    /// What `open` opens; no child has it for a moment either. `open` takes no lock and allocates nothing.
     ///
     /// # Errors
-    /// As `make`.
+    /// As `open`.
     #[cfg(feature = "redis")]
-    pub(crate) fn made(make: impl FnOnce() -> std::io::Result<S>) -> std::io::Result<Unshared<S>> {
-        let _gate = ForkGate::enter();
-        make().map(Unshared::new)
+    pub(crate) fn opened(open: impl FnOnce() -> std::io::Result<S>) -> std::io::Result<Unshared<S>> {
+        let epoch = epoch();
+        let (socket, inode) = opened(open)?;
+        Ok(Unshared { socket: ManuallyDrop::new(socket), inode, epoch })
     }
 
-    /// The same socket as something else.
+    /// The same socket as something else; its descriptor stays the same.
     ///
     /// # Errors
     /// As `into`; BrokenPipe in a child.
@@ -442,11 +491,11 @@ impl<S: AsFd> Unshared<S> {
     pub(crate) fn turned<T: AsFd>(self, into: impl FnOnce(S) -> std::io::Result<T>) -> std::io::Result<Unshared<T>> {
         self.get()?;
         let mut this = ManuallyDrop::new(self);
-        Unshared::made(|| {
-            keep_in_child(&*this.socket, this.inode);
-            // SAFETY: `this` is neither used nor dropped after this.
-            into(unsafe { ManuallyDrop::take(&mut this.socket) })
-        })
+        let (number, inode, epoch) = (this.socket.as_fd().as_raw_fd(), this.inode, this.epoch);
+        // SAFETY: `this` is neither used nor dropped after this.
+        let turned = into(unsafe { ManuallyDrop::take(&mut this.socket) });
+        let socket = turned.inspect_err(|_| keep_in_child(number, inode))?;
+        Ok(Unshared { socket: ManuallyDrop::new(socket), inode, epoch })
     }
 
     /// # Errors
@@ -468,15 +517,16 @@ impl<S: AsFd> Drop for Unshared<S> {
         if self.epoch != epoch() {
             return; // The child has closed it.
         }
-        keep_in_child(&*self.socket, self.inode);
+        let number = self.socket.as_fd().as_raw_fd();
         // SAFETY: it is dropped here and nowhere else, and not used again.
         unsafe { ManuallyDrop::drop(&mut self.socket) };
+        // Only now, or a child that is forked in between would have it; no file of the program's is that inode.
+        keep_in_child(number, self.inode);
     }
 }
 
 extern "C" fn before_fork() {
     let (life, me) = (begun(), me());
-    FORKED.store(epoch(), Ordering::Relaxed);
     // First: a handler's child that goes on here, and is no child of this fork, has counted nothing.
     FORKS.fetch_add(1, Ordering::Relaxed);
     let mut waited = false;
@@ -484,6 +534,7 @@ extern "C" fn before_fork() {
         life.wait(now);
         waited = true;
     }
+    FORKED.store(epoch(), Ordering::Relaxed);
 }
 
 extern "C" fn after_fork_parent() {
@@ -492,6 +543,10 @@ extern "C" fn after_fork_parent() {
         && life.gate.load(Ordering::Relaxed) & !WAITED_FOR == me()
     {
         let _ = FORKS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |forks| forks.checked_sub(1));
+        if life.depth.load(Ordering::Relaxed) == 0 {
+            // A child whose handler forks has its own number, and its page is its own.
+            FORKED.store(0, Ordering::Relaxed);
+        }
         life.leave(me());
     }
 }
@@ -691,7 +746,7 @@ mod tests {
         let mut file = file;
         rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
         assert!(has_child(number));
-        keep_in_child(&file, inode);
+        keep_in_child(number, inode);
     }
 
     /// FAULTS: K2
@@ -702,13 +757,13 @@ mod tests {
         let earlier = std::fs::File::open("/proc/self/exe").unwrap();
         let inode = close_in_child(&earlier);
         let (number, first) = (file.as_raw_fd(), close_in_child(&file));
-        keep_in_child(&earlier, inode); // its place comes before
+        keep_in_child(earlier.as_raw_fd(), inode); // its place comes before
         // The program has closed it, and another one of ours is opened under its number.
         rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
         let second = close_in_child(&file);
-        keep_in_child(&file, first);
+        keep_in_child(number, first);
         assert!(!has_child(number));
-        keep_in_child(&file, second);
+        keep_in_child(number, second);
         assert!(has_child(number));
     }
 

@@ -17,6 +17,19 @@ pub(crate) mod thread;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Before the program does anything: handlers for a fork come before the program's own, and the loader is asked before any fork.
+#[cfg(target_os = "linux")]
+extern "C" fn at_load() {
+    fork::put_handlers_in_place();
+    copies::what_was_loaded();
+}
+
+#[cfg(target_os = "linux")]
+#[used]
+// SAFETY: the loader, or the program's start, calls what is listed there, once; libc may be used by then.
+#[unsafe(link_section = ".init_array")]
+static AT_LOAD: extern "C" fn() = at_load;
+
 /// CLOCK_MONOTONIC in ms, as exact as the kernel's tick (1 to 10 ms), for the price of a load.
 #[inline]
 pub(crate) fn coarse_ms() -> u64 {

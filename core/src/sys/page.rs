@@ -36,6 +36,8 @@ impl Mapping {
     /// Maps a file that has `len` bytes, and may grow to `most`. Who touches a page beyond a file's end gets SIGBUS.
     pub(crate) fn new(file: BorrowedFd<'_>, len: usize, most: usize) -> Result<Mapping, Errno> {
         use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+        // Until it is told so, it would be a child's, too.
+        let _gate = super::fork::ForkGate::enter();
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of this process; what other
         // processes do to it is only ever seen through atomics.
         let start =

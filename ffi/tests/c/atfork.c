@@ -1,10 +1,10 @@
-/* (engine) The program's own fork handlers use the library: those that it had before the library's, and later ones. */
+/* (engine) The program's own fork handlers use the library, and fork, too, while another thread opens what they open. */
 #include "check.h"
 
 #include <sys/wait.h>
 
 static ipcmutex_t kept; /* open in parent and child */
-static int ready, child_took;
+static int ready, child_took, over;
 
 static void use(const char *when) {
   if (!ready) return;
@@ -18,16 +18,29 @@ static void prepare(void) { use("prepare"); }
 static void parent(void) { use("parent"); }
 static void child(void) {
   use("child");
-  if (ready && child_took++ == 0) OK(ipcmutex_acquire(kept));
+  if (!ready || child_took++) return;
+  OK(ipcmutex_acquire(kept));
+  /* A helper's fork leaves what is held here alone. */
+  int status;
+  pid_t helper = fork();
+  if (helper == 0) _exit(7);
+  CHECK(helper > 0 && waitpid(helper, &status, 0) == helper && status == 7 << 8);
+}
+
+static void *use_often(void *none) {
+  while (!__atomic_load_n(&over, __ATOMIC_ACQUIRE)) OK(ipcmutex_close(open_lock("often")));
+  return none;
 }
 
 int main(int count, char **words) {
   if (count > 1) engine = words[1];
   CHECK(pthread_atfork(prepare, parent, child) == 0);
-  kept = open_lock("kept"); /* the library's own handlers come with it */
+  kept = open_lock("kept");
   CHECK(pthread_atfork(prepare, parent, child) == 0);
   ready = 1;
-  for (int round = 0; round < 20; round++) {
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, use_often, NULL) == 0);
+  for (int round = 0; round < 1000; round++) {
     int status;
     pid_t process = fork();
     CHECK(process >= 0);
@@ -42,5 +55,7 @@ int main(int count, char **words) {
     OK(ipcmutex_acquire(kept));
     OK(ipcmutex_release(kept));
   }
+  __atomic_store_n(&over, 1, __ATOMIC_RELEASE);
+  CHECK(pthread_join(thread, NULL) == 0);
   return 0;
 }

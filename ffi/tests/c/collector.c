@@ -42,7 +42,7 @@ static void *open_often(void *none) {
 int main(void) {
   engine = "mpm:";
   struct sigaction action = {.sa_handler = stop, .sa_flags = SA_RESTART};
-  CHECK(pthread_atfork(prepare, unlock, unlock) == 0); /* before the library's own handlers */
+  CHECK(pthread_atfork(prepare, unlock, unlock) == 0);
   CHECK(sem_init(&stopped, 0, 0) == 0 && sigaction(SIGPWR, &action, NULL) == 0);
   OK(ipcmutex_close(open_lock("opened")));
   threads[0] = pthread_self();

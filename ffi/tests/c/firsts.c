@@ -1,4 +1,5 @@
-/* (engine) Forks at each allocation of the process's first open, while another thread makes it: the child opens all the same. */
+/* (engine) Forks at each allocation of the process's first open, while another thread makes it: the child opens all the same, and has
+   nothing of what is open there. A fork does not wait meanwhile: it may have the allocator's locks. */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -16,7 +17,7 @@ static int64_t left;
 static __thread int opens;
 
 /* Whether the thread that forks sleeps until this one is further. */
-static int waits(void) {
+static int fork_waits(void) {
   char path[64], call[16] = "";
   snprintf(path, sizeof path, "/proc/self/task/%d/syscall", (int)forker);
   int file = open(path, O_RDONLY | O_CLOEXEC);
@@ -28,7 +29,10 @@ static int waits(void) {
 void *malloc(size_t size) {
   if (opens && left-- == 0) {
     __atomic_store_n(&reached, 1, __ATOMIC_RELEASE);
-    while (!__atomic_load_n(&forked, __ATOMIC_ACQUIRE) && !waits()) usleep(100);
+    while (!__atomic_load_n(&forked, __ATOMIC_ACQUIRE)) {
+      CHECK(!fork_waits());
+      usleep(100);
+    }
   }
   return __libc_malloc(size);
 }
@@ -43,6 +47,14 @@ static void *open_first(void *done) {
   OK(code);
   __atomic_store_n((int *)done, 1, __ATOMIC_RELEASE);
   return NULL;
+}
+
+static void has_no_lock_file(void) {
+  for (int file = 3; file < 64; file++) {
+    char path[64], name[512] = "";
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    CHECK(readlink(path, name, sizeof name - 1) < 0 || !strstr(name, "/parent"));
+  }
 }
 
 /* At the allocation with this number; false if there are not so many. */
@@ -60,6 +72,7 @@ static int forks_at(int64_t number) {
       ipcmutex_t mutex;
       char url[64];
       alarm(20);
+      has_no_lock_file();
       snprintf(url, sizeof url, "%schild", engine);
       _exit(ipcmutex_open(url, &mutex));
     }

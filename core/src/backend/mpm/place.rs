@@ -1,7 +1,8 @@
 //! Which file, and whether it can be trusted with a lock.
 
-use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{CString, OsString};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use super::layout::{BLOCK, MAX_LEN};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::file::is_set_id;
+use crate::sys::fork::OwnFile;
 use crate::url::{FilePlace, FileTarget};
 
 /// What stands for a file, as long as it is not unlinked.
@@ -111,7 +113,7 @@ fn check_dir(dir: &Path, stat: &Stat, shared: bool) -> Result<()> {
 
 /// An open lock file that may be trusted.
 pub(super) struct Opened {
-    pub(super) file: OwnedFd,
+    pub(super) file: OwnFile,
     pub(super) stat: Stat,
     /// Whether a mapping keeps its description, and so its byte locks, when the descriptor is closed.
     pub(super) mapping_keeps: bool,
@@ -130,14 +132,17 @@ pub(super) fn open(path: &Path, target: &FileTarget) -> Result<Opened> {
     }
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     // Open first, create only what is missing: O_CREAT on somebody else's file in a sticky directory is EACCES even for root.
+    // For a long path a string is allocated, which is not for behind the gate.
+    let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| explain(path, Errno::INVAL))?;
+    let open = |flags, mode| OwnFile::opened(|| fs::open(&text, flags, mode));
     loop {
-        match fs::open(path, flags, Mode::empty()) {
+        match open(flags, Mode::empty()) {
             Ok(file) => return check(path, file, target),
             Err(Errno::NOENT) => {}
             Err(error) => return Err(explain(path, error)),
         }
         let mode = Mode::from_raw_mode(target.mode.unwrap_or(0o600));
-        match fs::open(path, flags | OFlags::CREATE | OFlags::EXCL, mode) {
+        match open(flags | OFlags::CREATE | OFlags::EXCL, mode) {
             Ok(file) => {
                 // The umask may have taken rights away that were asked for, our own included.
                 fs::fchmod(&file, mode).map_err(|error| Error::from_errno("open", path.display(), error))?;
@@ -171,7 +176,7 @@ fn explain(path: &Path, error: Errno) -> Error {
     }
 }
 
-fn check(path: &Path, file: OwnedFd, target: &FileTarget) -> Result<Opened> {
+fn check(path: &Path, file: OwnFile, target: &FileTarget) -> Result<Opened> {
     let stat = fs::fstat(&file).map_err(|error| Error::from_errno("open", path.display(), error))?;
     let refuse = |what: String| Err(Error::new(ErrorKind::Unsafe, "open", format!("{} {what}", path.display())));
     match FileType::from_raw_mode(stat.st_mode) {

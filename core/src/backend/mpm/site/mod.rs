@@ -23,7 +23,7 @@ use crate::loss::{self, Losses};
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
 use crate::sys::file::is_byte_locked;
-use crate::sys::fork::KeptFile;
+use crate::sys::fork::OwnFile;
 use crate::sys::page::Mapping;
 use crate::wait::Waiter;
 
@@ -44,7 +44,7 @@ pub(super) struct Site {
     root: Option<Identity>,
     page: Mapping,
     /// Where the mapping does not keep the description.
-    file: Option<KeptFile>,
+    file: Option<Arc<OwnFile>>,
     pub(super) slot: u16,
     /// Where since when it holds stands: a number that is written on each entry is not to be worked out on each.
     since: usize,
@@ -421,7 +421,7 @@ impl Site {
 
     /// Whether the descriptor that is kept, if one is, is still open.
     fn has_its_file(&self) -> bool {
-        self.file.as_ref().is_none_or(KeptFile::is_there)
+        self.file.as_ref().is_none_or(|file| file.is_there())
     }
 
     /// Sends the waiters of a file that is gone to the one that is there now.

@@ -1,7 +1,7 @@
 //! How a process comes to a lock file and leaves it: its mapping, its slot, its place among the sites of the process.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ use crate::loss::Losses;
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
 use crate::sys::file::{lock_byte, write_in_place};
-use crate::sys::fork::{ForkGate, KeptFile, PerProcess};
+use crate::sys::fork::PerProcess;
 use crate::sys::page::Mapping;
 use crate::url::FileTarget;
 
@@ -64,9 +64,8 @@ impl Site {
             }
             others.push(site);
         }
-        // Until the descriptor is closed, a child would share the description, and its parent would seem to live on.
-        let gate = ForkGate::enter();
         let place::Opened { file, stat, mapping_keeps } = place::open(&path, target)?;
+        let file = Arc::new(file);
         let identity = Identity::of(&stat);
         if let Some(site) = known.get(&identity).and_then(Weak::upgrade) {
             if !site.has_vanished() {
@@ -83,12 +82,12 @@ impl Site {
             write_in_place(file.as_fd());
         }
         if (stat.st_size as usize) < BLOCK {
-            allocate(&file, 0).map_err(io("allocating"))?;
+            allocate(file.as_fd(), 0).map_err(io("allocating"))?;
         }
         let len = (stat.st_size as usize).max(BLOCK);
         let page = Mapping::new(file.as_fd(), len, MAX_LEN).map_err(io("mapping"))?;
         begin_page(&page, identity, &path)?;
-        let slot = claim_slot(&file, &page).map_err(io("taking a slot"))?.ok_or_else(|| {
+        let slot = claim_slot(file.as_fd(), &page).map_err(io("taking a slot"))?.ok_or_else(|| {
             Error::new(
                 ErrorKind::Resource,
                 "open",
@@ -96,16 +95,13 @@ impl Site {
             )
             .with_help("close the lock in some of the processes that have it open")
         })?;
-        let kept = if mapping_keeps { None } else { Some(KeptFile::of(&file)) }
-            .transpose()
-            .map_err(|error| io("keeping it open")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
         let root = fs::stat("/").ok().map(|stat| Identity::of(&stat));
         let site = Arc::new_cyclic(|me| Site {
             path: path.clone(),
             identity,
             root,
             page,
-            file: kept,
+            file: (!mapping_keeps).then(|| file.clone()),
             slot,
             since: layout::since(slot),
             base: AtomicU64::new(0),
@@ -133,7 +129,6 @@ impl Site {
             return Err(Error::new(ErrorKind::Unsafe, "open", format!("{} has foreign byte locks", path.display())));
         }
         drop(file);
-        drop(gate);
         known.insert(identity, Arc::downgrade(&site));
         // If the file was unlinked meanwhile, this is nobody's lock: whoever takes it looks.
         Ok(site)
@@ -177,7 +172,7 @@ impl Drop for Site {
 
 /// Gives the file room for a block. An allocated block never fails to be written, however full the disk is: but on Btrfs, where a snapshot
 /// shares it, or an older kernel wants room all the same.
-fn allocate(file: &OwnedFd, block: usize) -> Result<(), Errno> {
+fn allocate(file: BorrowedFd<'_>, block: usize) -> Result<(), Errno> {
     loop {
         match fs::fallocate(file, FallocateFlags::empty(), (block * BLOCK) as u64, BLOCK as u64) {
             Err(Errno::INTR) => {}
@@ -238,13 +233,13 @@ fn begin_page(page: &Mapping, identity: Identity, path: &Path) -> Result<()> {
 }
 
 /// Takes CLAIM of a slot that nobody has, growing the file if need be.
-fn claim_slot(file: &OwnedFd, page: &Mapping) -> Result<Option<u16>, Errno> {
+fn claim_slot(file: BorrowedFd<'_>, page: &Mapping) -> Result<Option<u16>, Errno> {
     let mut blocks = layout::blocks(page);
     // First the slots that say they are empty, then those that say they are not: their occupants may have died.
     for say_empty in [true, false] {
         for slot in layout::slots(blocks) {
             let empty = page.u32(layout::pid(slot)).load(Relaxed) == 0;
-            if empty == say_empty && lock_byte(file.as_fd(), layout::claim_byte(slot))? {
+            if empty == say_empty && lock_byte(file, layout::claim_byte(slot))? {
                 return Ok(Some(slot));
             }
         }
@@ -259,7 +254,7 @@ fn claim_slot(file: &OwnedFd, page: &Mapping) -> Result<Option<u16>, Errno> {
         }
         page.u32(layout::BLOCKS).fetch_max(blocks as u32, AcqRel);
         for slot in layout::slots(blocks) {
-            if layout::block_of(slot) == blocks - 1 && lock_byte(file.as_fd(), layout::claim_byte(slot))? {
+            if layout::block_of(slot) == blocks - 1 && lock_byte(file, layout::claim_byte(slot))? {
                 return Ok(Some(slot));
             }
         }

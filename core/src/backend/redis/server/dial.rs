@@ -105,7 +105,7 @@ fn tune(socket: SockRef<'_>) -> io::Result<()> {
 
 /// One that no child has, were it forked while this connects.
 fn socket(domain: Domain) -> io::Result<Unshared<Socket>> {
-    Unshared::made(|| Socket::new(domain, Type::STREAM, None))
+    Unshared::opened(|| Socket::new(domain, Type::STREAM, None))
 }
 
 /// Where a server that hangs has no room for one more who waits to be let in, connecting waits as long as a write would.
