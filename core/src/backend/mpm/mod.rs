@@ -16,7 +16,7 @@
 //! | HELD(d, g) -> RESERVED(first in line, g), abandoned | anyone else in line who did | wake it |
 //! | RESERVED(own) -> HELD(own, g+1) | the first of that process's line | |
 //! | RESERVED(h) -> HELD(own, g+1) | the first in line but for h, or a newcomer (strict: not if anybody waits), if LIFE h is free, its cell is empty, or the reservation is older than 250 ms | |
-//! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if h has died; anyone else in line, in the same cases | wake |
+//! | RESERVED(h) -> RESERVED(next), FREE | h, if its waiter left; who reserved it, if that one had left already or h has died; anyone else in line, in the same cases | wake |
 //! | HELD(d), RESERVED(d) -> FREE | who moves into slot d, between taking CLAIM d and LIFE d | wake, also if nothing changed |
 //! | FREE with LINE -> FREE | who looked for the first in line and found nobody; exactly the word it had read | look once more; somebody: LINE again |
 //! | HELD(s, g) -> HELD(own, g+1) -> released | break; the old hold finds a word that is not its own | wake |

@@ -192,6 +192,10 @@ impl Site {
     /// Wakes the waiter that `cell` names. `false` if it is gone: it left, or its process has died, and its cell is cleared.
     pub(super) fn ring(&self, slot: u16, cell: Cell) -> bool {
         if slot == self.slot {
+            if self.page.u64(layout::cell(slot)).load(SeqCst) == 0 {
+                // It left before the word was changed for it, and so has passed nothing on.
+                return false;
+            }
             if cell.has_thread() {
                 self.ring_own();
             } else {
@@ -637,5 +641,36 @@ mod tests {
         assert_eq!(site.page.u32(layout::gave_up(site.slot)).load(Relaxed), 1);
         site.leave(&waiter);
         assert_eq!(site.page.u32(layout::gave_up(site.slot)).load(Relaxed), 1);
+    }
+
+    /// FAULTS: S11
+    #[test]
+    fn what_is_kept_for_a_process_in_which_nobody_waits_is_taken_by_its_own_newcomers() {
+        for strict in [false, true] {
+            let (_folder, site) = site();
+            site.swap(site.word(), site.word().reserved(site.slot, false)).unwrap();
+            assert!(site.take(strict, &Label::new("")).unwrap().is_some(), "{:?}", site.word());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_for_a_waiter_of_this_process_that_is_coming_is_not_taken_by_its_newcomers() {
+        let (_folder, site) = site();
+        site.page.u64(layout::cell(site.slot)).store(Cell::new(1, true).0, SeqCst);
+        site.note_passing(coarse_ms());
+        site.swap(site.word(), site.word().reserved(site.slot, false)).unwrap();
+        assert!(site.take(false, &Label::new("")).unwrap().is_none());
+        // Its claim is over.
+        site.note_passing(coarse_ms().wrapping_sub(2 * CLAIM_MS));
+        assert!(site.take(false, &Label::new("")).unwrap().is_some(), "{:?}", site.word());
+    }
+
+    /// FAULTS: S11
+    #[test]
+    fn a_waiter_of_this_process_that_has_left_is_not_taken_to_be_rung() {
+        let (_folder, site) = site();
+        // As a release finds it that chose a waiter which has left since.
+        assert!(!site.ring(site.slot, Cell::new(1, true)));
+        assert!(!site.ring(site.slot, Cell::new(1, false)));
     }
 }

@@ -288,9 +288,10 @@ impl Site {
                 State::Free if strict && word.has(LINE) && self.is_anyone_before() => return Ok(None),
                 State::Free => self.enter(word, word.has(ABANDONED), strict),
                 State::Bad => return Err(damaged("acquire", &self.path)),
-                State::Held | State::Reserved if word.slot() == self.slot => return Ok(None),
+                State::Held if word.slot() == self.slot => return Ok(None),
+                State::Reserved if word.slot() == self.slot && !self.is_unclaimed(word.slot()) => return Ok(None),
                 state => {
-                    // Somebody else. If the lock moves on while we look, its owner lives and need not be asked after.
+                    // Somebody else, or nobody. If the lock moves on while we look, its owner lives and need not be asked after.
                     let before = *first.get_or_insert(word);
                     if word.generation() != before.generation() {
                         return Ok(None);
