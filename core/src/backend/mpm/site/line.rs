@@ -67,16 +67,19 @@ impl Site {
         loop {
             self.note_passing(coarse_ms());
             let abandoned = reserved.has(ABANDONED);
-            let Some((slot, cell)) = self.first_in_line().filter(|(_, cell)| !cell.is_late()) else {
-                if self.swap(reserved, reserved.freed(abandoned)).is_ok() {
-                    self.serve_line();
+            let first = self.first_in_line().filter(|(_, cell)| !cell.is_late());
+            let next = first.map_or(reserved.freed(abandoned), |(slot, _)| reserved.reserved(slot, abandoned));
+            if next != reserved
+                && let Err(now) = self.swap(reserved, next)
+            {
+                if now.without(LINE | HAND_OVER) != reserved.without(LINE | HAND_OVER) {
+                    return; // Somebody took it.
                 }
-                return;
-            };
-            let next = reserved.reserved(slot, abandoned);
-            if next != reserved && self.swap(reserved, next).is_err() {
-                return; // Somebody took it.
+                // Another waiter is about to sleep, and trusts whoever has the lock.
+                reserved = now;
+                continue;
             }
+            let Some((slot, cell)) = first else { return self.serve_line() };
             if self.ring(slot, cell) {
                 return;
             }
@@ -672,5 +675,16 @@ mod tests {
         // As a release finds it that chose a waiter which has left since.
         assert!(!site.ring(site.slot, Cell::new(1, true)));
         assert!(!site.ring(site.slot, Cell::new(1, false)));
+    }
+
+    /// A waiter that raises its flags while a reservation is passed on has not taken it.
+    #[test]
+    fn a_reservation_that_nobody_takes_goes_on_whatever_is_flagged_meanwhile() {
+        let (_folder, site) = site();
+        let reserved = site.word().reserved(site.slot, false);
+        site.swap(site.word(), reserved).unwrap();
+        site.raise_flags(true);
+        site.pass_reservation(reserved);
+        assert_eq!(site.word().state(), State::Free, "{:?}", site.word());
     }
 }
