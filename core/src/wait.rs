@@ -452,7 +452,14 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
             (deadline, slice) => deadline.or(slice),
         };
         let woken = backend.wait(&waiter, until);
-        let interrupted = woken != Woken::Changed && interrupt.as_mut().is_some_and(|go_on| !go_on());
+        let interrupted = woken != Woken::Changed
+            && interrupt.as_mut().is_some_and(|go_on| {
+                // It is the program's own code, and may panic.
+                let leaves = Leaves { backend, waiter: &waiter, epoch };
+                let ended = !go_on();
+                std::mem::forget(leaves);
+                ended
+            });
         if epoch != fork::epoch() {
             return Err(forked());
         }
@@ -664,10 +671,23 @@ impl FutureWait {
 
 impl Drop for FutureWait {
     fn drop(&mut self) {
+        drop(Leaves { backend: &self.backend, waiter: &self.waiter, epoch: self.epoch });
+    }
+}
+
+/// When it is dropped, nobody waits for the outcome any more.
+struct Leaves<'a> {
+    backend: &'a Arc<dyn Backend>,
+    waiter: &'a Arc<Waiter>,
+    epoch: u32,
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
         if self.epoch != fork::epoch() {
             return; // The parent waits on, or has what it was granted.
         }
-        if self.waiter.end(canceled(), || self.backend.leave(&self.waiter)) {
+        if self.waiter.end(canceled(), || self.backend.leave(self.waiter)) {
             return;
         }
         if let Some(Ok(grant)) = self.waiter.take() {
@@ -681,6 +701,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
+    use crate::Mutex;
 
     /// Who hears that its wait has ended may end the process: a place in a server's line would stay behind.
     #[test]
@@ -732,6 +753,31 @@ mod tests {
     impl std::task::Wake for Flag {
         fn wake(self: Arc<Flag>) {
             self.0.store(true, Ordering::Release);
+        }
+    }
+
+    /// What the program is asked while it waits may panic, also when the lock has been given to the wait already.
+    #[test]
+    fn a_wait_in_which_the_program_panics_is_in_no_line_and_holds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        for url in ["spm:panics?fair=strict".to_owned(), format!("mpm:{}?fair=strict", path.display())] {
+            for releases in [false, true] {
+                let mutex = Mutex::open(&url).unwrap();
+                let hold = mutex.acquire().unwrap();
+                let mut interrupt = || {
+                    if releases {
+                        hold.end().unwrap();
+                    }
+                    panic!("the program's own");
+                };
+                let waiting = Waiting { interrupt: Some(&mut interrupt), ..Waiting::default() };
+                let waits = std::panic::AssertUnwindSafe(|| mutex.acquire_with(waiting).map(drop));
+                assert!(std::panic::catch_unwind(waits).is_err());
+                assert_eq!(mutex.status().unwrap().waiters, 0, "{url}");
+                drop(hold);
+                assert!(mutex.try_acquire().unwrap().is_some(), "{url}");
+            }
         }
     }
 }
