@@ -381,6 +381,8 @@ impl Site {
     /// Looks where the path leads; if elsewhere, everybody here moves on.
     #[cold]
     fn look(&self) {
+        // Before the file's length: both only grow, and another thread may see a longer file meanwhile.
+        let reach = self.page.reach() as u64;
         let here = match place::found(&self.path) {
             Ok(Some(stat)) if Identity::of(&stat) == self.identity && self.has_its_file() => {
                 let (tick, len) = (coarse_ms(), stat.st_size as u64);
@@ -389,7 +391,7 @@ impl Site {
                     place::keep_from_cleaners(&self.path, &stat);
                 }
                 // Cut off by somebody: what is gone may not be touched any more.
-                let whole = len >= self.page.reach() as u64;
+                let whole = len >= reach;
                 if !whole {
                     self.page.shrink(len as usize / BLOCK * BLOCK);
                 }
