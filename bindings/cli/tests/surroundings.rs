@@ -212,3 +212,22 @@ fn the_manual_and_the_completions_know_every_word() {
         assert!(text.contains("ENVIRONMENT") && text.contains("75"), "{text}");
     }
 }
+
+/// The login is over, and its folder has gone with it: who only looks says so as does who would make the lock.
+#[test]
+fn a_runtime_folder_that_is_missing_is_said_by_every_command() {
+    let place = Place::new();
+    let missing = place.path().join("missing");
+    let run: &[&str] = &["run", "jobs", "true"];
+    for args in [run, &["wait", "jobs"], &["status", "jobs"], &["break", "jobs"], &["ps"]] {
+        let out = service(args).env("XDG_RUNTIME_DIR", &missing).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(66), "{args:?}: {said}");
+        assert!(said.contains("missing/ipcmutex"), "{args:?}: {said}");
+    }
+    std::fs::create_dir(&missing).unwrap();
+    for args in [&["wait", "jobs"][..], &["status", "jobs"], &["ps"]] {
+        let out = service(args).env("XDG_RUNTIME_DIR", &missing).output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}

@@ -66,7 +66,11 @@ pub(super) fn default_dir(make: bool) -> Result<PathBuf> {
     } else {
         match fs::lstat(&dir) {
             Ok(stat) => check_dir(&dir, &stat, false)?,
-            Err(Errno::NOENT) => {}
+            // Not made yet; but where it could not be made either, as in a login that is over, that is to be said.
+            Err(Errno::NOENT) => {
+                let parent = dir.parent().unwrap_or(Path::new("/"));
+                fs::stat(parent).map_err(|error| refused(&dir, error))?;
+            }
             Err(error) => return Err(refused(&dir, error)),
         }
     }
