@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::backend::contract::{Backend, Grant, State, Status};
-use crate::backend::open;
+use crate::backend::open::{self, Origin};
 use crate::biased::Biased;
 use crate::error::{Error, ErrorKind, Result, ended, forked};
 use crate::event_loop::EventLoop;
@@ -33,6 +33,7 @@ pub struct Mutex(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     url: LockUrl,
+    origin: Origin,
     session: PerProcess<Session>,
     closed: AtomicBool,
     /// Acquisitions without a thread of their own, on their way to a server.
@@ -78,7 +79,14 @@ impl Mutex {
         pinned::stay();
         // A forked child opens it anew, and a server's PEM files are read again: from wherever the process is by then.
         let url = url.into_rooted();
-        let inner = Inner { url, session: PerProcess::new(), closed: AtomicBool::new(false), starts: Lane::new() };
+        let mut inner = Inner {
+            url,
+            origin: Origin::default(),
+            session: PerProcess::new(),
+            closed: AtomicBool::new(false),
+            starts: Lane::new(),
+        };
+        inner.origin = Origin::of(&inner.url).map_err(|error| inner.named(error))?;
         inner.session()?;
         log::debug!("open {}", inner.url.redacted());
         Ok(Mutex(Arc::new(inner)))
@@ -438,7 +446,7 @@ impl Inner {
         self.session.get_or_try_init(|parent| {
             // Before the engine, which may start threads.
             let current = Biased::new(0);
-            let backend = open::open(&self.url).map_err(|error| self.named(error))?;
+            let backend = open::open(&self.url, &self.origin).map_err(|error| self.named(error))?;
             let inherited = parent.is_some_and(Session::leaves_a_hold);
             Ok(Session {
                 backend,

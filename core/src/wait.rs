@@ -732,7 +732,8 @@ mod tests {
     #[test]
     fn a_future_that_moves_while_its_wait_ends_is_woken_where_it_is() {
         let (old, new) = (Arc::new(Flag::default()), Arc::new(Flag::default()));
-        let backend = crate::backend::open::open(&"spm:moves-while-it-ends".parse().expect("a URL")).expect("it opens");
+        let url = "spm:moves-while-it-ends".parse().expect("a URL");
+        let backend = crate::backend::open::open(&url, &Default::default()).expect("it opens");
         let waiter = Waiter::new(Audience::Future(Some(old.clone().into())), Timeout::FOREVER, None, 0, false);
         let wait = FutureWait { backend, waiter: waiter.clone(), epoch: fork::epoch() };
         let waker = new.clone().into();

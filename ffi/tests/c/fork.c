@@ -67,6 +67,20 @@ static void inherited(void) {
   EXPECT(ipcmutex_close(mutex), IPCMUTEX_BAD_HANDLE);
 }
 
+static ipcmutex_t named;
+
+/* A name means the lock that it meant when the mutex was opened, whatever the child has become. */
+static void in_other_surroundings(void) {
+  CHECK(setenv("IPCMUTEX_DIR", "/nowhere/at-all", 1) == 0);
+  EXPECT(ipcmutex_try_acquire(named), IPCMUTEX_TIMEOUT);
+}
+
+static void as_another_user(void) {
+  CHECK(unsetenv("IPCMUTEX_DIR") == 0 && unsetenv("XDG_RUNTIME_DIR") == 0);
+  CHECK(setgid(65534) == 0 && setuid(65534) == 0);
+  EXPECT(ipcmutex_try_acquire(named), IPCMUTEX_PERMISSION);
+}
+
 static int stop;
 
 static void *busy(void *url) {
@@ -320,6 +334,12 @@ int main(void) {
   OK(ipcmutex_close(mutex));
   flag_wait(&parent_told, 1);
   EXPECT(ipcmutex_hold_release(hold), IPCMUTEX_NOT_OWNER);
+
+  OK(ipcmutex_open("mpm:fork-named", &named));
+  OK(ipcmutex_acquire(named));
+  in_a_child(in_other_surroundings);
+  if (geteuid() == 0) in_a_child(as_another_user);
+  OK(ipcmutex_close(named));
 
   /* Forks while other threads are in the middle of calls. */
   for (i = 0; i < 2; i++) CHECK(pthread_create(&threads[i], NULL, busy, i ? "spm:fork-x" : "spm:fork-y") == 0);

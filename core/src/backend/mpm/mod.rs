@@ -83,6 +83,7 @@ use rustix::process::{Uid, geteuid};
 use self::site::{Label, Site};
 use self::word::{ABANDONED, Word};
 use crate::backend::contract::{Backend, Grant, OnLost, Owner, State, Status};
+use crate::backend::open::Origin;
 use crate::error::{Error, Result, lost};
 use crate::identity::identity;
 use crate::service::clock;
@@ -92,8 +93,24 @@ use crate::sys::page::Latest;
 use crate::url::{Fairness, FilePlace, FileTarget, LockUrl};
 use crate::wait::Waiter;
 
-pub(crate) fn open(target: &FileTarget, url: &LockUrl) -> Result<Arc<dyn Backend>> {
-    let path = place::resolve(target, true)?;
+/// The default directory as it is for this process, if `target` is in it.
+pub(crate) fn origin(target: &FileTarget) -> Result<Origin> {
+    let is_named = matches!(target.place, FilePlace::Id(_));
+    let folder = is_named.then(|| Ok((place::default_dir()?, geteuid().as_raw()))).transpose()?;
+    Ok(Origin { folder })
+}
+
+pub(crate) fn open(target: &FileTarget, url: &LockUrl, origin: &Origin) -> Result<Arc<dyn Backend>> {
+    let (path, user) = match (&target.place, &origin.folder) {
+        (FilePlace::Id(id), Some((folder, user))) => {
+            let user = Uid::from_raw(*user);
+            if geteuid() == user {
+                place::make_dir(folder)?;
+            }
+            (folder.join(id), user)
+        }
+        _ => (place::resolve(target)?, geteuid()),
+    };
     let owner = identity(url);
     let label = Label::new(&owner.label);
     let site = Site::open(path.clone(), target, &owner, &label)?;
@@ -103,7 +120,7 @@ pub(crate) fn open(target: &FileTarget, url: &LockUrl) -> Result<Arc<dyn Backend
         owner,
         label,
         strict: url.fairness() == Fairness::Strict,
-        user: geteuid(),
+        user,
         sites: Latest::new(site),
         me: me.clone(),
     }))
@@ -116,7 +133,7 @@ struct Mpm {
     owner: Owner,
     label: Label,
     strict: bool,
-    /// Who opened it.
+    /// Who opened it, in whichever process.
     user: Uid,
     sites: Latest<Site>,
     me: Weak<Mpm>,
@@ -364,14 +381,14 @@ fn inspect(path: &Path) -> Result<Status> {
 
 /// Whether nobody has made the lock file yet, though it could be made.
 pub(crate) fn is_unmade(target: &FileTarget) -> Result<bool> {
-    let path = place::resolve(target, false)?;
+    let path = place::resolve(target)?;
     let by_path = matches!(target.place, FilePlace::Path(_));
     Ok(matches!(place::found(&path), Ok(None)) && (!by_path || path.parent().is_some_and(Path::is_dir)))
 }
 
 /// The locks in this user's default directory, by URL.
 pub(crate) fn list() -> Result<Vec<(String, Result<Status>)>> {
-    let dir = place::default_dir(false)?;
+    let dir = place::default_dir()?;
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

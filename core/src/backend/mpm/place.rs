@@ -27,19 +27,19 @@ impl Identity {
     }
 }
 
-/// The absolute path of the lock file; makes the default directory, if `make`.
-pub(super) fn resolve(target: &FileTarget, make: bool) -> Result<PathBuf> {
+/// The absolute path of the lock file.
+pub(super) fn resolve(target: &FileTarget) -> Result<PathBuf> {
     match &target.place {
         FilePlace::Path(path) => std::path::absolute(path).map_err(|error| {
             Error::new(ErrorKind::Io, "open", format!("the working directory cannot be told: {error}"))
                 .with_source(error)
         }),
-        FilePlace::Id(id) => Ok(default_dir(make)?.join(id)),
+        FilePlace::Id(id) => Ok(default_dir()?.join(id)),
     }
 }
 
-/// Where `mpm:<id>` locks live; made, with mode 0700, if `make`.
-pub(super) fn default_dir(make: bool) -> Result<PathBuf> {
+/// Where `mpm:<id>` locks live. It may have to be made yet.
+pub(super) fn default_dir() -> Result<PathBuf> {
     let from_env = |name: &str| -> Option<OsString> {
         if is_set_id() { None } else { std::env::var_os(name).filter(|value| !value.is_empty()) }
     };
@@ -61,18 +61,14 @@ pub(super) fn default_dir(make: bool) -> Result<PathBuf> {
         )
         .with_help("set IPCMUTEX_DIR to an absolute path"));
     }
-    if make {
-        make_dir(&dir)?;
-    } else {
-        match fs::lstat(&dir) {
-            Ok(stat) => check_dir(&dir, &stat, false)?,
-            // Not made yet; but where it could not be made either, as in a login that is over, that is to be said.
-            Err(Errno::NOENT) => {
-                let parent = dir.parent().unwrap_or(Path::new("/"));
-                fs::stat(parent).map_err(|error| refused(&dir, error))?;
-            }
-            Err(error) => return Err(refused(&dir, error)),
+    match fs::lstat(&dir) {
+        Ok(stat) => check_dir(&dir, &stat, false)?,
+        // Not made yet; but where it could not be made either, as in a login that is over, that is to be said.
+        Err(Errno::NOENT) => {
+            let parent = dir.parent().unwrap_or(Path::new("/"));
+            fs::stat(parent).map_err(|error| refused(&dir, error))?;
         }
+        Err(error) => return Err(refused(&dir, error)),
     }
     Ok(dir)
 }
