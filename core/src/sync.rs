@@ -51,7 +51,6 @@ impl<T> Guarded<T> {
         Guarded(Mutex::new(value))
     }
 
-    #[cfg(feature = "redis")]
     pub(crate) fn get_mut(&mut self) -> &mut T {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }

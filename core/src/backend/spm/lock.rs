@@ -104,7 +104,8 @@ impl Lock {
     fn leave_hold(&self, token: u64, abandoned: bool) -> bool {
         let held = self.generation(token) | HELD;
         let mark = if abandoned { ABANDONED } else { 0 };
-        if self.word.compare_exchange(held, (held & !HELD) | mark, Ordering::Release, Ordering::Relaxed).is_ok() {
+        // In one order with the look for watchers that follows it, see `watch`.
+        if self.word.compare_exchange(held, (held & !HELD) | mark, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
             return true;
         }
         self.pass_on(token, abandoned)
@@ -276,9 +277,9 @@ impl SharedLock for Lock {
 
     fn release(&self, token: u64) -> bool {
         let released = self.leave_hold(token, false);
-        // A watcher comes with its hold, so that a release that found none unlocked has nobody to forget. Of a hold that was broken it is
-        // told by who broke it.
-        if released && WATCHED.load(Ordering::Acquire) != 0 {
+        // Who begins to watch meanwhile is counted before it looks whether the hold still stands: it is seen here, or sees. Of a hold
+        // that was broken it is told by who broke it.
+        if released && WATCHED.load(Ordering::SeqCst) != 0 {
             let mut line = self.line.lock();
             line.watchers.retain(|(watched, _)| {
                 let stays = *watched != token;
@@ -296,16 +297,20 @@ impl SharedLock for Lock {
     }
 
     fn holds(&self, token: u64) -> bool {
-        let word = self.word.load(Ordering::Acquire);
+        let word = self.word.load(Ordering::SeqCst);
         word & HELD != 0 && self.token(word) == token
     }
 
     fn watch(&self, token: u64, guest: Guest) -> bool {
         let mut line = self.line.lock();
+        // A release needs no line lock. It stores the word and then loads the count, this stores the count and then loads the word:
+        // all four are SeqCst, or each could miss the other.
+        WATCHED.fetch_add(1, Ordering::SeqCst);
         let holds = self.holds(token);
         if holds {
-            WATCHED.fetch_add(1, Ordering::AcqRel);
             line.watchers.push((token, guest));
+        } else {
+            WATCHED.fetch_sub(1, Ordering::AcqRel);
         }
         holds
     }
@@ -367,6 +372,8 @@ static WATCHED: AtomicU64 = AtomicU64::new(0);
 
 impl Drop for Lock {
     fn drop(&mut self) {
+        // Of holds that nobody has ended.
+        WATCHED.fetch_sub(self.line.get_mut().watchers.len() as u64, Ordering::AcqRel);
         let Some(locks) = LOCKS.get() else { return };
         let mut locks = locks.lock();
         // Another lock of the name may have been opened since the last reference went.
@@ -469,6 +476,22 @@ mod schedules {
             drop(old);
             let new = opens.join().expect("it went well");
             assert!(Arc::ptr_eq(&new, &Lock::open("again")), "two locks of one name");
+        });
+    }
+
+    #[test]
+    fn a_release_against_one_who_begins_to_watch_leaves_no_watcher() {
+        play(|| {
+            let lock = Lock::open("watched");
+            lock.label("");
+            let (token, _) = lock.take(false, 0).expect("it is free");
+            let watches = shuttle::thread::spawn({
+                let lock = lock.clone();
+                move || lock.watch(token, Guest::new(Arc::new(Gone)))
+            });
+            assert!(lock.release(token));
+            watches.join().expect("it went well");
+            assert!(lock.line.lock().watchers.is_empty(), "it watches a hold that has ended");
         });
     }
 }
