@@ -186,7 +186,8 @@ impl Waiter {
             return Woken::Changed;
         }
         let woken = futex::wait(&self.bell, 0, futex::ANY, until, self.moves);
-        self.bell.store(0, Ordering::Release);
+        // A swap: what was changed by who rang before it is seen after it. A store could still be on its way when that is looked at.
+        self.bell.swap(0, Ordering::Acquire);
         woken
     }
 
