@@ -19,7 +19,7 @@
 
 use std::time::Duration;
 
-use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, compiler_fence, fence};
 use crate::sync::{barrier, thread};
 
 /// No thread has these names: they are addresses.
@@ -42,6 +42,15 @@ impl Biased {
     #[inline]
     pub(crate) fn load(&self) -> u64 {
         self.value.load(Ordering::SeqCst)
+    }
+
+    /// Who changes the number and does not see, after that, what this thread stored before, is seen to have changed it.
+    pub(crate) fn fence(&self) {
+        fence(Ordering::SeqCst);
+        if self.owner.load(Ordering::Acquire) != SHARED {
+            // The owner's stores may still be on their way, and it has no fence of its own.
+            barrier::on_all_processors();
+        }
     }
 
     /// What it was.

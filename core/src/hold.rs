@@ -9,7 +9,7 @@ use crate::error::{Error, Result, ended, forked};
 use crate::mutex::{Inner, Mutex, Session};
 use crate::service::call;
 use crate::sync::Guarded;
-use crate::sync::atomic::{AtomicBool, Ordering, fence};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::fork;
 
 /// One acquisition. It belongs to whoever has it, not to a thread. Dropping it releases, as well as that can be done
@@ -126,8 +126,8 @@ impl Hold {
             told.settle(false);
             self.mutex.named(error)
         })?;
-        // The engine has it on its list before this is asked; a release is seen here before it looks at that list.
-        fence(Ordering::SeqCst);
+        // The engine has it on its list before this is asked: a release sees it there, or is seen here.
+        session.fence();
         let stands = self.stands(session);
         told.settle(stands);
         if stands { Ok(()) } else { Err(self.mutex.named(ended("on_lost"))) }

@@ -8,7 +8,7 @@ use crate::service::call;
 use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Callbacks by token. Costs one relaxed load while nobody listens.
+/// Callbacks by token. Costs one load while nobody listens.
 #[derive(Default)]
 pub(crate) struct Losses {
     listening: AtomicUsize,
@@ -63,7 +63,8 @@ impl Losses {
 
     #[inline]
     pub(crate) fn is_anyone_listening(&self) -> bool {
-        self.listening.load(Ordering::Acquire) != 0
+        // In one order with the end of the hold that comes before: a load that is just Acquire could go before a store.
+        self.listening.load(Ordering::SeqCst) != 0
     }
 
     pub(crate) fn is_listening(&self, token: u64) -> bool {

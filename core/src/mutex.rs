@@ -400,6 +400,11 @@ impl Mutex {
 }
 
 impl Session {
+    /// Who ends a hold and does not see, after that, what this thread stored before, is seen to have ended it.
+    pub(crate) fn fence(&self) {
+        self.current.fence();
+    }
+
     /// Of a parent: whether it held, or its own parent did and it has not acquired since.
     fn leaves_a_hold(&self) -> bool {
         self.current.load() != 0 || self.inherited.load(Ordering::Acquire)
