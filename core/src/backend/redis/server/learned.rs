@@ -7,6 +7,18 @@ use super::dial::Address;
 use super::slots::Slots;
 use crate::sync::Guarded;
 
+/// Of how many servers it is remembered that another one has taken their place: more than take turns at it anywhere.
+const REPLACED: usize = 16;
+
+/// What is known not to be the master, or not any more.
+#[derive(Default)]
+struct Doubted {
+    /// The last one that said so itself.
+    by_itself: Option<Address>,
+    /// Those that a Sentinel said have been replaced, the last one last. They may not know it themselves.
+    replaced: Vec<Address>,
+}
+
 /// What was learned of a server since its engine was made.
 #[derive(Default)]
 pub(crate) struct Learned {
@@ -18,8 +30,8 @@ pub(crate) struct Learned {
     plain: AtomicBool,
     /// Where it was last found.
     master: Guarded<Option<Address>>,
-    /// What is known not to be the master, or not any more: a Sentinel that names it is not the last one asked.
-    doubted: Guarded<Option<Address>>,
+    /// A Sentinel that names one of these is not the last one asked.
+    doubted: Guarded<Doubted>,
     /// Counts the changes of the server behind the name: who has a connection to an earlier one must not use it any more.
     changes: AtomicU64,
     /// A node of a cluster has told of another one since what is held was last looked for.
@@ -29,6 +41,13 @@ pub(crate) struct Learned {
     /// Which of them has what, with what they have corrected since. All share it: who finds out that a slot has left a node
     /// spares the others to ask that one, which may hang.
     pub(super) slots: Guarded<Slots>,
+}
+
+impl Doubted {
+    fn forget(&mut self, address: &Address) {
+        self.by_itself.take_if(|doubted| doubted == address);
+        self.replaced.retain(|doubted| doubted != address);
+    }
 }
 
 impl Learned {
@@ -49,25 +68,40 @@ impl Learned {
 
     /// It says that it is not the master.
     pub(super) fn doubts(&self, address: &Address) {
-        *self.doubted.lock() = Some(address.clone());
+        self.doubted.lock().by_itself = Some(address.clone());
     }
 
     pub(super) fn is_doubted(&self, address: &Address) -> bool {
-        self.doubted.lock().as_ref() == Some(address)
+        let doubted = self.doubted.lock();
+        doubted.by_itself.as_ref() == Some(address) || doubted.replaced.contains(address)
+    }
+
+    /// Whether a Sentinel has told that another one has taken its place.
+    pub(super) fn is_replaced(&self, address: &Address) -> bool {
+        self.doubted.lock().replaced.contains(address)
     }
 
     /// It says that it is, and nothing has changed since `seen`.
     pub(super) fn trusts(&self, address: &Address, seen: u64) {
         let mut doubted = self.doubted.lock();
         if self.changes() == seen {
-            doubted.take_if(|doubted| doubted == address);
+            doubted.forget(address);
         }
     }
 
-    /// A Sentinel says that another one has become the master in its place.
-    pub(super) fn replaced(&self, address: Option<Address>) {
+    /// A Sentinel says that `to` has become the master in the place of `from`.
+    pub(super) fn replaced(&self, from: Option<Address>, to: Option<&Address>) {
         let mut doubted = self.doubted.lock();
-        *doubted = address.or(doubted.take());
+        if let Some(from) = from {
+            doubted.replaced.retain(|other| *other != from);
+            if doubted.replaced.len() == REPLACED {
+                doubted.replaced.remove(0);
+            }
+            doubted.replaced.push(from);
+        }
+        if let Some(to) = to {
+            doubted.forget(to);
+        }
         self.changed();
     }
 

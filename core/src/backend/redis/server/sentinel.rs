@@ -26,11 +26,16 @@ impl Server {
     pub(super) fn locate(&self, learned: &Learned, limit: Duration) -> RedisResult<Address> {
         let Place::Sentinel { sentinels, master } = &self.place else { return Ok(self.seed().clone()) };
         let each = (limit / sentinels.len() as u32).max(Duration::from_millis(100));
-        let (mut failure, mut doubted) = (None, None);
+        let (mut failure, mut doubted) = (None, None::<Address>);
         for sentinel in sentinels {
             match self.ask(sentinel, master, each) {
                 // It may not have heard of a failover yet; if it has, all say so.
-                Ok(Some(address)) if learned.is_doubted(&address) => doubted = Some(address),
+                Ok(Some(address)) if learned.is_doubted(&address) => {
+                    // One that was replaced may take itself for the master still; one that said that it is not says so again.
+                    if doubted.as_ref().is_none_or(|before| learned.is_replaced(before)) {
+                        doubted = Some(address);
+                    }
+                }
                 Ok(Some(address)) => {
                     learned.found(&address);
                     return Ok(address);
@@ -124,8 +129,12 @@ pub(crate) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
                 // The name, and where that master was, and is.
                 let mut words = text.split(' ');
                 if words.next() == Some(master) {
-                    let place = words.next().zip(words.next().and_then(|port| port.parse().ok()));
-                    learned.replaced(place.map(|(host, port)| Address::Tcp(host.to_owned(), port)));
+                    let mut place = || {
+                        let (host, port) = words.next().zip(words.next())?;
+                        Some(Address::Tcp(host.to_owned(), port.parse().ok()?))
+                    };
+                    let (from, to) = (place(), place());
+                    learned.replaced(from, to.as_ref());
                     seen = learned.changes();
                     changed();
                 }
