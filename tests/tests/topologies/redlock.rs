@@ -196,6 +196,25 @@ fn what_a_majority_cannot_have() {
     carries_a_lock(&url(&servers, "x?policy=any"));
 }
 
+/// Its name leads to another one by now, and it goes on as a replica: nobody ends the connection to it.
+#[test]
+fn a_server_that_was_demoted_is_looked_up_anew() {
+    needs_redis!();
+    let (servers, new) = (three(), three());
+    let (proxies, url) = proxied(&servers, "demoted?ttl=60s");
+    let mutex = open(&url);
+    mutex.acquire().expect("acquired").release().expect("released");
+    for ((proxy, old), new) in proxies.iter().zip(&servers).zip(&new).take(2) {
+        proxy.lead_to(&new.address());
+        let address = new.address();
+        let (host, port) = address.split_once(':').expect("host:port");
+        assert_eq!(old.command(&["REPLICAOF", host, port]).text(), "OK");
+    }
+    let hold = mutex.try_acquire().expect("they are there").expect("it is free");
+    until("it is on the new ones", || copies(&[&new[0], &new[1]], "ipcmutex:demoted") == 2);
+    hold.release().expect("released there");
+}
+
 #[test]
 fn those_under_way_on_a_connection_that_is_cut_all_go_on() {
     needs_redis!();

@@ -232,14 +232,15 @@ impl Voter {
                 answer = call(true).query_async(&mut connection).await;
             }
             match answer {
-                Err(error) if !wire::is_answer(&error) => {
+                // A name may lead to another server than when this was made: it is looked up anew where one is demoted, too.
+                Err(error) if !wire::is_answer(&error) || wire::is_demoted(&error) => {
                     let mut state = self.connection.lock().await;
                     // Somebody else who was on it may have made another since: what goes on there must not end.
                     if matches!(&*state, State::Up(up, ..) if *up == number) {
                         *state = State::Unknown;
                     }
                     drop(state);
-                    // One that was closed meanwhile says nothing about the server. What is asked may be asked twice.
+                    // One that was closed or demoted meanwhile says nothing about the server. What is asked may be asked twice.
                     if !old || error.is_timeout() {
                         return Err(error);
                     }
