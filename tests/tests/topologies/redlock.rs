@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, EventLoop, Mutex, State, Timeout};
+use ipcmutex::{ErrorKind, EventLoop, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::certificates::Authority;
 use ipcmutex_tests::proxy::{End, Fault, From, On, Proxy};
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Redis, Reply};
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters, within};
 use ipcmutex_tests::figures::figure;
 use ipcmutex_tests::needs_redis;
 
@@ -216,6 +216,42 @@ fn a_server_that_was_demoted_is_looked_up_anew() {
 }
 
 #[test]
+fn r23_servers_that_refuse_are_dialled_once_for_all_locks_of_a_process() {
+    needs_redis!();
+    const LOCKS: usize = 50;
+    let servers = three();
+    let (proxies, first) = proxied(&servers, "refuse-0?ttl=60s");
+    let id = |lock: usize| format!("refuse-{lock}?");
+    let straight: Vec<Mutex> = (0..LOCKS).map(|lock| open(&url(&servers, &(id(lock) + "ttl=60s")))).collect();
+    let holds: Vec<_> = straight.iter().map(|mutex| mutex.acquire_with(within(LONG)).expect("acquired")).collect();
+    let mutexes: Vec<Mutex> = (0..LOCKS).map(|lock| open(&first.replace(&id(0), &id(lock)))).collect();
+    let (tell, told) = mpsc::channel();
+    for mutex in &mutexes {
+        let tell = tell.clone();
+        let done = move |outcome: ipcmutex::Result<Hold>| drop(tell.send(outcome.and_then(Hold::release)));
+        mutex.acquire_callback((2 * LONG).into(), done).expect("it begins");
+    }
+    until("all wait", || mutexes.iter().all(|mutex| waiters(mutex) == 1));
+    proxies.iter().for_each(|proxy| proxy.close(true));
+    let gone = Instant::now();
+    proxies.iter().for_each(Proxy::cut_all);
+    let away = Duration::from_secs(3);
+    std::thread::sleep(away);
+    for proxy in &proxies {
+        let since = |at: Instant| at.checked_duration_since(gone).is_some_and(|at| at < away);
+        let dials = proxy.connections().into_iter().filter(|at| since(*at)).count();
+        assert!((2..=15).contains(&dials), "{dials} in 3 s, at most 5 a second for {LOCKS} locks");
+    }
+    proxies.iter().for_each(|proxy| proxy.close(false));
+    for hold in holds {
+        hold.release().expect("released");
+    }
+    for _ in 0..LOCKS {
+        told.recv_timeout(LONG).expect("served").expect("acquired and released");
+    }
+}
+
+#[test]
 fn those_under_way_on_a_connection_that_is_cut_all_go_on() {
     needs_redis!();
     let servers: Vec<Redis> = (0..3).map(|_| Redis::start()).collect();
@@ -381,6 +417,9 @@ fn a_death_is_not_forgotten_by_who_is_slow_to_tell_of_it() {
     assert!(mutex.break_lock().expect("a majority is there"));
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
     servers[1].restart();
+    // It was away a moment ago: a try might not ask it yet, and who looks does.
+    let before = servers[1].commands();
+    until("it is asked again", || mutex.status().is_ok() && servers[1].commands() > before);
     servers[1].command(&["SET", "ipcmutex:death", "somebody"]);
     proxies[2].delay(Duration::from_millis(100));
     assert!(mutex.try_acquire().expect("two have answered").is_none(), "one has it, one refuses, one is late");

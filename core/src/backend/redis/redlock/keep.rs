@@ -16,7 +16,7 @@ use super::super::hold::Loss;
 use super::super::lease::{self, AGAIN, BATCH, TOGETHER};
 use super::super::wire;
 use super::Held;
-use super::quorum::{Quorum, Vote, Voters};
+use super::quorum::{Dial, Quorum, Vote, Voters};
 use super::round::Poll;
 use crate::error::{Error, Result};
 
@@ -175,6 +175,7 @@ impl Quorum {
                 self.look_at(held, held.due());
             }
         }
+        let is_asked = batch.iter().any(|one| one.extends);
         let numbered = |one: Renewal| {
             let number = one.held.hold.numbered(one.extends);
             ((one.held, one.ttl, number), Some(one.turn))
@@ -206,7 +207,8 @@ impl Quorum {
             }
             polls.iter().all(Poll::is_over)
         };
-        voters.ask("extend", (self.limit(), self.limit()), call, enough).await;
+        let dial = if is_asked { Dial::SOON } else { Dial::PACED };
+        voters.ask("extend", (self.limit(), self.limit()), dial, call, enough).await;
         polls.iter().enumerate().for_each(|(at, poll)| settle(at, poll));
         polls.iter().map(|poll| poll.outcome("extend")).collect()
     }

@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 use self::keep::Renewal;
 use self::owed::Owed;
 pub(super) use self::owed::farewell;
-use self::quorum::{Quorum, Voters};
+use self::quorum::{Dial, Quorum, Voters};
 use self::round::{Rounds, Took, Won, gather};
 use super::engine::bug;
 use super::hold::{Hold, Loss};
@@ -156,7 +156,7 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
 
 impl Lock {
     /// Asks the majority once.
-    async fn attempt(self: &Arc<Lock>, voters: &Arc<Voters>) -> Result<Option<Grant>> {
+    async fn attempt(self: &Arc<Lock>, voters: &Arc<Voters>, dial: Dial) -> Result<Option<Grant>> {
         let token = new_token()?;
         let owe = || Owed::new(&self.quorum, &self.rounds, &token);
         let mut owed = owe();
@@ -166,7 +166,8 @@ impl Lock {
             tokio::time::sleep(pause).await;
             owed = owe();
         }
-        let took = self.rounds.take(voters, &token, self.floor.load(Ordering::Relaxed)).await;
+        let begun = lease::now();
+        let took = self.rounds.take(voters, dial, &token, self.floor.load(Ordering::Relaxed)).await;
         match &took {
             Ok(_) => *self.trouble.lock() = None,
             Err(error) if error.kind() == ErrorKind::Unavailable => self.not_served(error),
@@ -177,8 +178,8 @@ impl Lock {
             Ok(Took::Refused(refusal)) => Ok(refusal),
             Err(error) => Err(error),
         };
-        // All have been asked; who has not answered is told, too. Nobody waits for that: it is owed until then.
-        let _ = self.undo(token, Ending::Undone, owed);
+        // Who was asked and has not answered is told, too. Nobody waits for that: it is owed until then.
+        let _ = self.undo(token, Ending::Undone, Dial::Undo(begun), owed);
         if let Some(refusal) = refused? {
             *self.seen.lock() = Some((Instant::now(), refusal.sight));
         }
@@ -211,7 +212,7 @@ impl Lock {
         let (tell, told) = sync_channel(0);
         self.quorum.spawn(move |voters| {
             Box::pin(async move {
-                if let Err(SendError(Ok(Some(late)))) = tell.send(lock.attempt(&voters).await) {
+                if let Err(SendError(Ok(Some(late)))) = tell.send(lock.attempt(&voters, Dial::SOON).await) {
                     lock.give_back(late);
                 }
             })
@@ -236,7 +237,7 @@ impl Lock {
             return self.unserved().map_or(Ok(None), Err);
         }
         let lock = self.clone();
-        self.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters).await }))?
+        self.quorum.run(move |voters| Box::pin(async move { lock.attempt(&voters, Dial::SOON).await }))?
     }
 
     /// `None`, if the process ends and has begun to release it.
@@ -311,9 +312,9 @@ impl Lock {
     /// Releases on all servers what has ended here.
     fn release(&self, held: &Held) -> Result<()> {
         let (rounds, owner) = (self.rounds.clone(), held.hold.token.clone());
-        let told = self
-            .quorum
-            .run(move |voters| Box::pin(async move { rounds.release(&voters, &owner, Ending::Released).await }));
+        let told = self.quorum.run(move |voters| {
+            Box::pin(async move { rounds.release(&voters, Dial::SOON, &owner, Ending::Released).await })
+        });
         self.freed.notify_one();
         match told? {
             Ok(true) => {
@@ -334,12 +335,12 @@ impl Lock {
     }
 
     /// Releases `token` on all servers in the background; `kept` until then.
-    fn undo(&self, token: Token, ending: Ending, kept: impl Send + 'static) -> Result<()> {
+    fn undo(&self, token: Token, ending: Ending, dial: Dial, kept: impl Send + 'static) -> Result<()> {
         let rounds = self.rounds.clone();
         self.quorum.spawn(move |voters| {
             Box::pin(async move {
                 // Where it cannot be told it ends with its lease.
-                let _ = rounds.release(&voters, &token, ending).await;
+                let _ = rounds.release(&voters, dial, &token, ending).await;
                 drop(kept);
             })
         })
@@ -348,7 +349,7 @@ impl Lock {
     /// The same of a hold.
     fn let_go(&self, held: Arc<Held>, ending: Ending) {
         self.quorum.forget(&held);
-        if self.undo(held.hold.token.clone(), ending, held).is_ok() {
+        if self.undo(held.hold.token.clone(), ending, Dial::OWED, held).is_ok() {
             self.freed.notify_one();
         }
     }
@@ -397,7 +398,7 @@ async fn serve(lock: Weak<Lock>, voters: Arc<Voters>) {
     loop {
         let Some(lock) = lock.upgrade() else { return };
         let Some(waiter) = lock.front() else { return };
-        let pause = match lock.attempt(&voters).await {
+        let pause = match lock.attempt(&voters, Dial::PACED).await {
             Ok(Some(grant)) => {
                 lock.settle(&waiter, Ok(grant));
                 begun = Instant::now();
@@ -412,7 +413,7 @@ async fn serve(lock: Weak<Lock>, voters: Arc<Voters>) {
                 if begun.elapsed() > PATIENCE {
                     lock.give_up(&error);
                 }
-                AGAIN
+                AGAIN / 2 + Duration::from_millis(u64::from(jitter()))
             }
             Err(error) => {
                 lock.settle(&waiter, Err(error));

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use redis::{Cmd, RedisError, RedisResult, Value};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::super::engine::{LINGER, bug};
-use super::super::lease::AGAIN;
+use super::super::lease::{self, AGAIN, jitter};
 use super::super::server::{ANSWER, Learned, Server, Task, event_loop};
 use super::super::wire::{self, Scripts};
 use super::keep::Board;
@@ -26,6 +26,8 @@ use crate::wait::{self, Unanswered};
 
 /// How long the last ones may take when a majority has answered that cannot decide alone.
 pub(super) const GRACE: Duration = Duration::from_millis(50);
+/// So often the pause between two tries to reach a server is doubled: one that is back is found within about a second.
+const DOUBLED: u32 = 4;
 
 static QUORUMS: PerProcess<Guarded<HashMap<Vec<Server>, Weak<Quorum>>>> = PerProcess::new();
 
@@ -182,12 +184,37 @@ impl Drop for Told {
 /// The servers, on the thread.
 pub(super) struct Voters(Vec<Arc<Voter>>);
 
+/// Whether a server is dialled that could not be used a moment ago. All locks of the process share it: each by itself
+/// would be too many for it.
+#[derive(Clone, Copy)]
+pub(super) enum Dial {
+    /// Once the pause is over, or this much of it.
+    After(Duration),
+    /// For what takes back what was asked since then: once the pause is over, and only where that has gone out.
+    Undo(u64),
+}
+
+impl Dial {
+    /// For who looks at the servers as they are now.
+    pub(super) const AT_ONCE: Dial = Dial::After(Duration::ZERO);
+    /// For a caller who waits for what it comes to.
+    pub(super) const SOON: Dial = Dial::After(AGAIN);
+    /// For what is tried again by itself.
+    pub(super) const PACED: Dial = Dial::After(Duration::MAX);
+    /// For what may have gone out at any time.
+    pub(super) const OWED: Dial = Dial::Undo(0);
+}
+
 struct Voter {
     server: Server,
     learned: Learned,
     connection: tokio::sync::Mutex<State>,
-    /// How many connections there have been.
-    made: AtomicU64,
+    /// How often it was dialled.
+    dials: AtomicU64,
+    /// How often in a row that has come to nothing.
+    failures: AtomicU32,
+    /// When somebody last had its connection.
+    used: AtomicU64,
 }
 
 #[derive(Default)]
@@ -196,37 +223,65 @@ enum State {
     Unknown,
     /// With its number.
     Up(u64, MultiplexedConnection, #[expect(dead_code, reason = "it ends with the connection")] Task),
-    /// It did not answer in time, then.
-    Silent(Instant, RedisError),
+    /// It could not be used then, and is not dialled for a while.
+    Away { at: Instant, pause: Duration, error: RedisError },
 }
 
 impl Voter {
     /// The connection, its number, and whether it was there before.
-    async fn connected(&self) -> RedisResult<(MultiplexedConnection, u64, bool)> {
-        let mut state = self.connection.lock().await;
-        match &*state {
-            State::Up(number, connection, _) => return Ok((connection.clone(), *number, true)),
-            State::Silent(since, error) if since.elapsed() < AGAIN => return Err(error.clone()),
-            _ => {}
+    async fn connected(&self, dial: Dial) -> RedisResult<(MultiplexedConnection, u64, bool)> {
+        let dials = self.dials.load(Ordering::Relaxed);
+        let mut state = loop {
+            let state = self.connection.lock().await;
+            // Whoever asked it came to the connection before this one, and in order.
+            if matches!(dial, Dial::Undo(since) if self.used.load(Ordering::Relaxed) < since) {
+                return Err((redis::ErrorKind::Client, "there is nothing to take back").into());
+            }
+            let State::Away { at, pause, error } = &*state else { break state };
+            let pause = match dial {
+                // Who stands behind one that it does not answer must not wait as long as that one did, one after the other.
+                Dial::After(most) if !error.is_timeout() => most.min(*pause),
+                _ => *pause,
+            };
+            let left = pause.saturating_sub(at.elapsed());
+            if left.is_zero() {
+                break state;
+            }
+            // What waited finds what another has come to meanwhile.
+            if matches!(dial, Dial::After(_)) || self.dials.load(Ordering::Relaxed) != dials {
+                return Err(error.clone());
+            }
+            drop(state);
+            tokio::time::sleep(left).await;
+        };
+        if let State::Up(number, connection, _) = &*state {
+            self.used.store(lease::now(), Ordering::Relaxed);
+            return Ok((connection.clone(), *number, true));
         }
+        let number = self.dials.fetch_add(1, Ordering::Relaxed);
         match self.server.plain(&self.learned).await {
             Ok((connection, driver)) => {
-                let number = self.made.fetch_add(1, Ordering::Relaxed);
                 *state = State::Up(number, connection.clone(), driver);
+                self.used.store(lease::now(), Ordering::Relaxed);
                 Ok((connection, number, false))
             }
             Err(error) => {
-                // Who stands behind this one must not wait as long as it did, one after the other.
-                let silent = error.is_timeout();
-                *state = if silent { State::Silent(Instant::now(), error.clone()) } else { State::Unknown };
+                *state = self.away(&error);
                 Err(error)
             }
         }
     }
 
-    async fn ask(&self, call: impl Fn(bool) -> Cmd) -> RedisResult<Value> {
+    fn away(&self, error: &RedisError) -> State {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+        // One that does not answer has taken its time already.
+        let pause = if error.is_timeout() { AGAIN } else { lease::backoff(failures.min(DOUBLED), jitter()) };
+        State::Away { at: Instant::now(), pause, error: error.clone() }
+    }
+
+    async fn ask(&self, dial: Dial, call: impl Fn(bool) -> Cmd) -> RedisResult<Value> {
         loop {
-            let (mut connection, number, old) = self.connected().await?;
+            let (mut connection, number, old) = self.connected(dial).await?;
             let mut answer = call(false).query_async::<Value>(&mut connection).await;
             if answer.as_ref().is_err_and(wire::is_unknown_script) {
                 answer = call(true).query_async(&mut connection).await;
@@ -237,7 +292,7 @@ impl Voter {
                     let mut state = self.connection.lock().await;
                     // Somebody else who was on it may have made another since: what goes on there must not end.
                     if matches!(&*state, State::Up(up, ..) if *up == number) {
-                        *state = State::Unknown;
+                        *state = if old { State::Unknown } else { self.away(&error) };
                     }
                     drop(state);
                     // One that was closed or demoted meanwhile says nothing about the server. What is asked may be asked twice.
@@ -245,7 +300,12 @@ impl Voter {
                         return Err(error);
                     }
                 }
-                answer => return answer,
+                answer => {
+                    if answer.is_ok() {
+                        self.failures.store(0, Ordering::Relaxed);
+                    }
+                    return answer;
+                }
             }
         }
     }
@@ -257,8 +317,14 @@ pub(super) type Vote = Result<Value>;
 impl Voters {
     fn new(quorum: &Quorum) -> Voters {
         let voter = |server: &Server| {
-            let (server, learned) = (server.clone(), Learned::default());
-            Arc::new(Voter { server, learned, connection: tokio::sync::Mutex::default(), made: AtomicU64::new(0) })
+            Arc::new(Voter {
+                server: server.clone(),
+                learned: Learned::default(),
+                connection: tokio::sync::Mutex::default(),
+                dials: AtomicU64::new(0),
+                failures: AtomicU32::new(0),
+                used: AtomicU64::new(0),
+            })
         };
         Voters(quorum.servers.iter().map(voter).collect())
     }
@@ -269,6 +335,7 @@ impl Voters {
         &self,
         operation: &'static str,
         (limit, grace): (Duration, Duration),
+        dial: Dial,
         call: impl Fn(bool) -> Cmd + Clone + Send + Sync + 'static,
         mut enough: impl FnMut(Vote) -> bool,
     ) {
@@ -276,7 +343,7 @@ impl Voters {
         for voter in self.0.iter().cloned() {
             let (tell, call) = (tell.clone(), call.clone());
             tokio::spawn(async move {
-                let answer = voter.ask(call).await;
+                let answer = voter.ask(dial, call).await;
                 // The round may be over.
                 let _ = tell.send(answer.map_err(|error| voter.server.failed(operation, &error)));
             });

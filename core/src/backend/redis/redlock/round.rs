@@ -9,7 +9,7 @@ use super::super::lease;
 use super::super::token::Token;
 use super::super::wire::{self, Ask, Ending, Refusal, Script, Scripts, Taken};
 use super::Shape;
-use super::quorum::{GRACE, Vote, Voters};
+use super::quorum::{Dial, GRACE, Vote, Voters};
 use crate::backend::contract::{State, Status};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -114,7 +114,7 @@ pub(super) struct Rounds {
 
 impl Rounds {
     /// Takes the lock on a majority, and has that majority remember the token. Else what was taken is to be released.
-    pub(super) async fn take(&self, voters: &Voters, token: &Token, floor: u64) -> Result<Took> {
+    pub(super) async fn take(&self, voters: &Voters, dial: Dial, token: &Token, floor: u64) -> Result<Took> {
         let sent = lease::now();
         let mut poll = Poll::new(self.servers);
         let mut abandoned = false;
@@ -135,7 +135,7 @@ impl Rounds {
             scripts.take(by_text, &shape.keys, &ask)
         };
         voters
-            .ask("acquire", (self.limit, GRACE), call, |vote| {
+            .ask("acquire", (self.limit, GRACE), dial, call, |vote| {
                 match vote.and_then(|reply| wire::taken(&reply, token)) {
                     Ok(Taken::Owned { fence, abandoned: died, .. }) => {
                         poll.yes += 1;
@@ -153,7 +153,7 @@ impl Rounds {
             })
             .await;
         if poll.is_won() {
-            self.remember(voters, token, highest).await?;
+            self.remember(voters, dial, token, highest).await?;
             if lease::deadline(sent, self.shape.ttl) <= lease::now() {
                 let text = "the servers took longer to answer than the lease lasts";
                 return Err(Error::new(ErrorKind::Unavailable, "acquire", text));
@@ -169,12 +169,12 @@ impl Rounds {
 
     /// Two majorities share a server, but not the highest counter: the token goes back to a majority of those that
     /// hold it, so that whoever takes it next meets it. All are asked: one of those that answered first may be gone by now.
-    async fn remember(&self, voters: &Voters, token: &Token, fence: u64) -> Result<()> {
+    async fn remember(&self, voters: &Voters, dial: Dial, token: &Token, fence: u64) -> Result<()> {
         let args = [token.to_string(), fence.to_string()];
         let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];
         let raise = self.raise.clone();
         let call = move |by_text: bool| raise.call(by_text, &keys, &args);
-        self.decide(voters, "acquire", call, |reply| Ok(*reply == Value::Int(1))).await.and_then(|won| {
+        self.decide(voters, "acquire", dial, call, |reply| Ok(*reply == Value::Int(1))).await.and_then(|won| {
             let lost = || Error::new(ErrorKind::Unavailable, "acquire", "the hold was lost while it was being taken");
             if won { Ok(()) } else { Err(lost()) }
         })
@@ -186,6 +186,7 @@ impl Rounds {
         &self,
         voters: &Voters,
         operation: &'static str,
+        dial: Dial,
         call: impl Fn(bool) -> redis::Cmd + Clone + Send + Sync + 'static,
         read: impl Fn(&Value) -> Result<bool>,
     ) -> Result<bool> {
@@ -194,22 +195,22 @@ impl Rounds {
             poll.count(vote.and_then(|reply| read(&reply)));
             poll.is_over()
         };
-        voters.ask(operation, (self.limit, self.limit), call, vote).await;
+        voters.ask(operation, (self.limit, self.limit), dial, call, vote).await;
         poll.outcome(operation)
     }
 
     /// Releases `token` wherever it stands; whether it stood on a majority.
-    pub(super) async fn release(&self, voters: &Voters, token: &Token, ending: Ending) -> Result<bool> {
+    pub(super) async fn release(&self, voters: &Voters, dial: Dial, token: &Token, ending: Ending) -> Result<bool> {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
         let call = move |by_text: bool| scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0");
-        self.decide(voters, "release", call, wire::released).await
+        self.decide(voters, "release", dial, call, wire::released).await
     }
 
     /// The same at the end of the process: also those are waited for that no majority needs.
     pub(super) async fn release_everywhere(&self, voters: &Voters, token: &Token, ending: Ending) {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
         let call = move |by_text: bool| scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0");
-        voters.ask("release", (self.limit, GRACE), call, |_| false).await;
+        voters.ask("release", (self.limit, GRACE), Dial::OWED, call, |_| false).await;
     }
 
     /// Asks `script` of all; the answers that came before a majority's and a moment after it.
@@ -255,7 +256,7 @@ pub(super) async fn gather<T>(
     let mut poll = Poll::new(servers);
     let mut replies = Vec::new();
     voters
-        .ask(operation, (limit, GRACE), call, |vote| {
+        .ask(operation, (limit, GRACE), Dial::AT_ONCE, call, |vote| {
             match read(vote) {
                 Ok(reply) => {
                     poll.yes += 1;
