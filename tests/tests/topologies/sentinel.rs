@@ -124,6 +124,29 @@ fn with_one_password_for_all() {
     carries_a_lock(&open.url("lock"));
 }
 
+/// Who says nothing is let in there, and may do less than is needed.
+#[test]
+fn the_user_of_the_sentinels_asks_and_listens_where_nobody_else_may() {
+    needs_redis!(6, 2);
+    let master = Redis::with(None, &[]);
+    let word = secrets::password("watcher");
+    for rights in ["-@all +auth +hello +ping", "+@all -subscribe"] {
+        let users = [
+            format!("user default on nopass ~* resetchannels {rights}"),
+            format!("user watcher on >{word} ~* &* +@all"),
+        ];
+        let users: Vec<&str> = users.iter().map(String::as_str).collect();
+        let sentinel = Redis::sentinel_of(&master.address(), 1, None, &users);
+        let url = format!("rpm+redis+sentinel://{}/main/asks", sentinel.address());
+        let mutex = open(&format!("{url}?sentinel_user=watcher&sentinel_password={word}"));
+        let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+        let mut client = sentinel.client();
+        assert_eq!(client.command(&["AUTH", "watcher", &word]).text(), "OK");
+        until("changes are heard of", || client.command(&["CLIENT", "LIST"]).text().contains(" sub=1 "));
+        hold.release().expect("released");
+    }
+}
+
 /// Held, and waited for, while the master goes.
 fn survives_a_failover(it: &Guarded) {
     let mutex = open(&it.url("r16?replicas=1&ttl=60s"));

@@ -1,6 +1,6 @@
 //! What is learned of a server, and shared by all who have to do with it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::super::keys::slot;
 use super::dial::Address;
@@ -28,6 +28,8 @@ pub(crate) struct Learned {
     pub(super) resp2: AtomicBool,
     /// It forbids scripts.
     plain: AtomicBool,
+    /// Which login its Sentinels took last.
+    pub(super) sentinel_login: AtomicUsize,
     /// Where it was last found.
     master: Guarded<Option<Address>>,
     /// A Sentinel that names one of these is not the last one asked.

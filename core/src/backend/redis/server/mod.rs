@@ -224,16 +224,24 @@ impl Server {
         self.protocol == Some(2) || learned.resp2.load(Ordering::Relaxed)
     }
 
-    /// For Sentinels: mostly they have no password; if they have one, and the URL does not say it, it is the servers', and
-    /// they too may know no users.
-    pub(super) fn logins_of_sentinels(&self) -> Vec<Login<'_>> {
-        match &self.sentinel_login {
-            Some((user, secret)) => vec![Login { user: user.as_deref(), secret: Some(secret), db: 0 }],
+    /// For Sentinels, with their numbers: mostly they have no password; if they have one, and the URL does not say it, it is
+    /// the servers', and they too may know no users. What worked last comes first.
+    pub(super) fn logins_of_sentinels(&self, learned: &Learned) -> impl Iterator<Item = (usize, Login<'_>)> + use<'_> {
+        let nobody = Login { user: None, secret: None, db: 0 };
+        let logins = match &self.sentinel_login {
+            // Who needs none may be somebody who may do nothing.
+            Some((user, secret)) => vec![Login { user: user.as_deref(), secret: Some(secret), db: 0 }, nobody],
             None if self.user.is_some() && self.secret.is_some() => {
-                [false, true].map(|alone| Login { db: 0, ..self.login(alone) }).into()
+                let [user, alone] = [false, true].map(|alone| Login { db: 0, ..self.login(alone) });
+                vec![nobody, user, alone]
             }
-            None => vec![Login { db: 0, ..self.login(false) }],
-        }
+            None if self.secret.is_some() => vec![nobody, Login { db: 0, ..self.login(false) }],
+            None => vec![nobody],
+        };
+        let last = learned.sentinel_login.load(Ordering::Relaxed);
+        let mut logins: Vec<_> = logins.into_iter().enumerate().collect();
+        logins.sort_by_key(|(number, _)| *number != last);
+        logins.into_iter()
     }
 
     /// How long a caller waits for an answer: who gives up on connecting sooner gives up on this sooner, too.

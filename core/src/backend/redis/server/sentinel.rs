@@ -3,6 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -28,7 +29,7 @@ impl Server {
         let each = (limit / sentinels.len() as u32).max(Duration::from_millis(100));
         let (mut failure, mut doubted) = (None, None::<Address>);
         for sentinel in sentinels {
-            match self.ask(sentinel, master, each) {
+            match self.ask(learned, sentinel, master, each) {
                 // It may not have heard of a failover yet; if it has, all say so.
                 Ok(Some(address)) if learned.is_doubted(&address) => {
                     // One that was replaced may take itself for the master still; one that said that it is not says so again.
@@ -54,7 +55,13 @@ impl Server {
         Err(failure.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
     }
 
-    fn ask(&self, sentinel: &Address, master: &str, limit: Duration) -> RedisResult<Option<Address>> {
+    fn ask(
+        &self,
+        learned: &Learned,
+        sentinel: &Address,
+        master: &str,
+        limit: Duration,
+    ) -> RedisResult<Option<Address>> {
         let ask = |login: &Login<'_>| {
             let mut connection = Single::open(sentinel, self.tls.as_ref(), login, limit)?;
             connection.set_limit(limit);
@@ -63,14 +70,18 @@ impl Server {
                 .arg(master)
                 .query::<Option<(String, u16)>>(&mut connection)
         };
-        let mut logins = self.logins_of_sentinels().into_iter();
-        let mut answer = ask(&Login { user: None, secret: None, db: 0 });
-        while answer.as_ref().is_err_and(wants_another_login)
-            && let Some(login) = logins.next()
-        {
-            answer = ask(&login);
+        let mut refused = None;
+        for (number, login) in self.logins_of_sentinels(learned) {
+            match ask(&login) {
+                Err(error) if wants_another_login(&error) => refused = telling(refused, error),
+                answer => {
+                    let address = answer?.map(|(host, port)| Address::Tcp(host, port));
+                    learned.sentinel_login.store(number, Ordering::Relaxed);
+                    return Ok(address);
+                }
+            }
         }
-        Ok(answer?.map(|(host, port)| Address::Tcp(host, port)))
+        Err(refused.unwrap_or_else(no_login))
     }
 
     /// Whether another server can take this one's place.
@@ -115,7 +126,7 @@ impl Server {
 pub(crate) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, changed: impl Fn()) {
     let Place::Sentinel { sentinels, master } = &server.place else { return };
     for sentinel in sentinels.iter().cycle() {
-        let ear = tokio::time::timeout(server.connect_timeout, listen(&server, sentinel)).await;
+        let ear = tokio::time::timeout(server.connect_timeout, listen(&server, &learned, sentinel)).await;
         if let Ok(Ok(ear)) = ear {
             // It may have changed before anybody listened, and whoever looked for it may have found that: both count.
             let (server, known) = (server.clone(), learned.clone());
@@ -144,29 +155,45 @@ pub(crate) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
     }
 }
 
-async fn listen(server: &Server, sentinel: &Address) -> RedisResult<PubSub> {
-    let plain = RedisConnectionInfo::default().set_skip_set_lib_name();
-    let mut logins = server.logins_of_sentinels().into_iter();
-    let mut info = plain.clone();
-    loop {
+async fn listen(server: &Server, learned: &Learned, sentinel: &Address) -> RedisResult<PubSub> {
+    let mut refused = None;
+    for (number, login) in server.logins_of_sentinels(learned) {
+        let mut info = RedisConnectionInfo::default().set_skip_set_lib_name();
+        if let Some(user) = login.user {
+            info = info.set_username(user);
+        }
+        if let Some(secret) = login.secret {
+            info = info.set_password(secret);
+        }
         let stream = dial_async(sentinel, server.tls.as_ref(), server.connect_timeout).await?;
         let heard = async {
             let mut ear = PubSub::new(&info, stream).await?;
             ear.subscribe(SWITCHED).await?;
             Ok(ear)
         };
-        let heard = heard.await;
-        if !heard.as_ref().is_err_and(wants_another_login) {
-            return heard;
+        match heard.await {
+            Err(error) if wants_another_login(&error) => refused = telling(refused, error),
+            heard => {
+                let ear = heard?;
+                learned.sentinel_login.store(number, Ordering::Relaxed);
+                return Ok(ear);
+            }
         }
-        let Some(login) = logins.next() else { return heard };
-        let known = [login.user.map(|user| (true, user)), login.secret.map(|secret| (false, secret))];
-        info = known.into_iter().flatten().fold(plain.clone(), |info, (is_user, word)| {
-            if is_user { info.set_username(word) } else { info.set_password(word) }
-        });
     }
+    Err(refused.unwrap_or_else(no_login))
 }
 
+/// Whether it may be for who asks: for want of a login, for a wrong one, for one that it knows nothing of, or that may not ask.
 fn wants_another_login(error: &RedisError) -> bool {
-    wire::wants_login(error) || wire::is_wrong_password(error)
+    let knows_none = wire::is_answer(error) && error.detail().is_some_and(|text| text.contains("AUTH"));
+    wire::wants_login(error) || wire::is_wrong_password(error) || error.code() == Some("NOPERM") || knows_none
+}
+
+/// That a login is needed says less than what becomes of one.
+fn telling(before: Option<RedisError>, error: RedisError) -> Option<RedisError> {
+    Some(before.filter(|before| !wire::wants_login(before)).unwrap_or(error))
+}
+
+fn no_login() -> RedisError {
+    (redis::ErrorKind::Client, "no login to try").into()
 }
