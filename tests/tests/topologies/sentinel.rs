@@ -147,6 +147,24 @@ fn the_user_of_the_sentinels_asks_and_listens_where_nobody_else_may() {
     }
 }
 
+/// For as long as something is held somebody is to listen.
+#[test]
+fn a_sentinel_that_lets_nobody_listen_is_dialled_less_and_less() {
+    needs_redis!();
+    let master = Redis::with(None, &[]);
+    let sentinel = Seeming::new(&master.address(), false);
+    let proxy = Proxy::before(&sentinel.address);
+    let mutex = open(&format!("rpm+redis+sentinel://{}/main/deaf?ttl=60s", proxy.address()));
+    let hold = mutex.acquire().expect("acquired");
+    let begun = proxy.connections().len();
+    until("it was to be heard, and again", || proxy.connections().len() > begun + 3);
+    let before = proxy.connections().len();
+    std::thread::sleep(Duration::from_secs(5));
+    let dials = proxy.connections().len() - before;
+    assert!(dials <= 10, "{dials} in 5 s");
+    hold.release().expect("released");
+}
+
 /// Held, and waited for, while the master goes.
 fn survives_a_failover(it: &Guarded) {
     let mutex = open(&it.url("r16?replicas=1&ttl=60s"));

@@ -4,12 +4,13 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use redis::aio::PubSub;
 use redis::{RedisConnectionInfo, RedisError, RedisResult, Value};
 
+use super::super::lease::{self, jitter};
 use super::super::wire::{self, refusal};
 use super::dial::{Address, dial_async};
 use super::learned::Learned;
@@ -18,8 +19,10 @@ use super::single::Single;
 use super::{ANSWER, Login, Place, Server};
 use crate::error::ErrorKind;
 
-/// How soon another Sentinel is asked to tell of changes when one has gone.
-const NEXT: Duration = Duration::from_millis(200);
+/// Who could be listened to for so long has served.
+const SERVED: Duration = Duration::from_secs(2);
+/// Pauses begin as if all had failed so often: with 100 to 200 ms.
+const FIRST: u32 = 2;
 const SWITCHED: &str = "+switch-master";
 
 impl Server {
@@ -125,6 +128,7 @@ impl Server {
 /// Calls `changed` whenever the master is another one, for as long as it is polled. `seen`: of the changes that were counted.
 pub(crate) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, changed: impl Fn()) {
     let Place::Sentinel { sentinels, master } = &server.place else { return };
+    let mut failures = 0;
     for sentinel in sentinels.iter().cycle() {
         let ear = tokio::time::timeout(server.connect_timeout, listen(&server, &learned, sentinel)).await;
         if let Ok(Ok(ear)) = ear {
@@ -134,6 +138,7 @@ pub(crate) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
             if std::mem::replace(&mut seen, learned.changes()) != seen {
                 changed();
             }
+            let begun = Instant::now();
             let mut messages = ear.into_on_message();
             while let Some(message) = std::future::poll_fn(|cx| Pin::new(&mut messages).poll_next(cx)).await {
                 let text = String::from_utf8_lossy(message.get_payload_bytes()).into_owned();
@@ -150,8 +155,14 @@ pub(crate) async fn watch(server: Server, learned: Arc<Learned>, mut seen: u64, 
                     changed();
                 }
             }
+            if begun.elapsed() > SERVED {
+                failures = 0;
+            }
         }
-        tokio::time::sleep(NEXT).await;
+        // One after the other in each round, and the rounds further and further apart.
+        let rounds = failures / sentinels.len() as u32;
+        tokio::time::sleep(lease::backoff(FIRST + rounds, jitter())).await;
+        failures += 1;
     }
 }
 
