@@ -196,6 +196,14 @@ fn what_a_majority_cannot_have() {
     carries_a_lock(&url(&servers, "x?policy=any"));
 }
 
+/// As at a single server.
+#[test]
+fn servers_that_do_not_tell_their_policy_are_taken_at_their_word() {
+    needs_redis!();
+    let servers: Vec<Redis> = (0..3).map(|_| Redis::with(None, &["rename-command INFO \"\""])).collect();
+    carries_a_lock(&url(&servers, "untold"));
+}
+
 /// Its name leads to another one by now, and it goes on as a replica: nobody ends the connection to it.
 #[test]
 fn a_server_that_was_demoted_is_looked_up_anew() {

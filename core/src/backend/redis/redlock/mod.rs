@@ -137,8 +137,8 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
                 info
             };
             let read = |vote: Result<redis::Value>| match vote {
-                // Managed servers forbid INFO; they are taken at their word.
-                Err(error) if error.kind() == ErrorKind::Permission => Ok(String::new()),
+                // Managed servers forbid INFO, or do not know it; they are taken at their word.
+                Err(error) if matches!(error.kind(), ErrorKind::Permission | ErrorKind::Config) => Ok(String::new()),
                 vote => Ok(redis::from_redis_value(vote?).unwrap_or_default()),
             };
             gather(&voters, "open", (servers, limit), info, read).await
