@@ -723,3 +723,30 @@ fn a_lock_is_opened_soon_while_another_node_hangs() {
     drop(kept);
     cluster.nodes[1].thaw();
 }
+
+/// It is up, and says of each slot that nobody serves it.
+#[test]
+fn what_a_node_had_that_left_the_cluster_is_found_where_it_is_now() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(3);
+    let id = ids_on(&cluster, 2).next().expect("one");
+    let key = format!("ipcmutex:{id}");
+    let url = |query: &str| cluster.url(&format!("{id}?ttl=60s{query}"));
+    // Each with connections of its own: a thread's calls, and the background thread's.
+    let (tries, held) = (open(&url("")), open(&url("&connect_timeout=2100ms")));
+    let hold = held.acquire().expect("acquired");
+    hold.extend(None).expect("renewed");
+    assert!(tries.try_acquire().expect("served").is_none());
+    cluster.begin_move(&key, 2, 0);
+    cluster.end_move(&key, 2, 0);
+    let left = cluster.nodes[2].command(&["CLUSTER", "MYID"]);
+    for node in &cluster.nodes[..2] {
+        assert_eq!(node.command(&["CLUSTER", "FORGET", left.text()]).text(), "OK");
+    }
+    assert_eq!(cluster.nodes[2].command(&["CLUSTER", "RESET", "SOFT"]).text(), "OK");
+    assert!(cluster.nodes[2].command(&["GET", &key]).text().starts_with("CLUSTERDOWN"), "it serves nothing");
+    assert!(tries.try_acquire().expect("asked where it is now").is_none());
+    hold.extend(None).expect("renewed where it is now");
+    hold.release().expect("released");
+    tries.try_acquire().expect("asked").expect("free").release().expect("released");
+}

@@ -12,7 +12,7 @@ use super::Server;
 use super::dial::Address;
 use super::learned::Learned;
 use super::multiplex::{Hear, Heard, Task};
-use super::nodes::{AGAIN, HOPS, PATIENCE, down, passes, unknown};
+use super::nodes::{AGAIN, HOPS, PATIENCE, down, is_down, passes, unknown};
 use super::runtime::elsewhere;
 use super::slots::{Redirect, redirect, slot_of};
 use crate::sync::Guarded;
@@ -40,7 +40,7 @@ struct Node {
 impl Net {
     pub(crate) async fn open(server: &Server, learned: &Arc<Learned>, hear: Hear) -> RedisResult<Net> {
         let (server, learned) = (server.clone(), learned.clone());
-        Net::survey(&server, &learned).await?;
+        Net::survey(&server, &learned, None).await?;
         Ok(Net {
             server,
             learned,
@@ -51,13 +51,13 @@ impl Net {
         })
     }
 
-    async fn survey(server: &Server, learned: &Arc<Learned>) -> RedisResult<()> {
-        let (server, learned) = (server.clone(), learned.clone());
-        elsewhere(move || server.survey(&learned, server.connect_timeout)).await?
+    async fn survey(server: &Server, learned: &Arc<Learned>, doubted: Option<&Address>) -> RedisResult<()> {
+        let (server, learned, doubted) = (server.clone(), learned.clone(), doubted.cloned());
+        elsewhere(move || server.survey(&learned, doubted.as_ref(), server.connect_timeout)).await?
     }
 
     /// Asks where the slots are now, or shares what somebody found who was just about it; whether that is known.
-    async fn survey_again(&self) -> bool {
+    async fn survey_again(&self, doubted: Option<&Address>) -> bool {
         let queued = Instant::now();
         let mut last = self.surveyed.lock().await;
         if let Some((at, known)) = *last
@@ -65,7 +65,7 @@ impl Net {
         {
             return known;
         }
-        let known = Net::survey(&self.server, &self.learned).await.is_ok();
+        let known = Net::survey(&self.server, &self.learned, doubted).await.is_ok();
         *last = Some((Instant::now(), known));
         known
     }
@@ -91,13 +91,14 @@ impl Net {
             let asking = forced.is_some();
             let node = forced.take().or_else(|| self.learned.slots.lock().node(slot).cloned());
             let Some(node) = node else {
-                if std::mem::replace(&mut surveyed, true) || !self.survey_again().await {
+                if std::mem::replace(&mut surveyed, true) || !self.survey_again(None).await {
                     return Err(unknown());
                 }
                 continue;
             };
             let answer = loop {
                 match self.ask_at(&node, asking, command).await {
+                    Err(error) if is_down(&error) && !surveyed => break Err(error),
                     Err(error) if passes(&error) && Instant::now() < end => tokio::time::sleep(AGAIN).await,
                     answer => break answer,
                 }
@@ -112,15 +113,20 @@ impl Net {
                     if std::mem::replace(&mut surveyed, true) {
                         return Err(down(&node));
                     }
-                    if !self.survey_again().await {
+                    if !self.survey_again(Some(&node)).await {
                         return Err(down(&node));
                     }
+                }
+                Err(error) if is_down(&error) && !surveyed => {
+                    // It may have left the cluster. If nobody tells, it is asked again.
+                    surveyed = true;
+                    self.survey_again(Some(&node)).await;
                 }
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
                         if self.learned.corrected(slot, address) {
-                            self.survey_again().await;
+                            self.survey_again(Some(&node)).await;
                         }
                     }
                     None => return Err(error),

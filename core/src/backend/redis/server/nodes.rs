@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::iter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,11 @@ pub(super) fn passes(error: &RedisError) -> bool {
     matches!(error.code(), Some("TRYAGAIN" | "CLUSTERDOWN"))
 }
 
+/// Whether it says that nobody serves the slot: the others may know of one who does.
+pub(super) fn is_down(error: &RedisError) -> bool {
+    error.code() == Some("CLUSTERDOWN")
+}
+
 /// A node that cannot be reached, told as the cluster would: it is not the whole cluster that is gone.
 pub(super) fn down(node: &Address) -> RedisError {
     let what = redis::ServerErrorKind::ClusterDown;
@@ -49,11 +54,13 @@ impl Server {
         matches!(self.place, Place::Cluster(_))
     }
 
-    /// Learns from the nodes that are known which slots are where. Blocks.
-    pub(super) fn survey(&self, learned: &Learned, limit: Duration) -> RedisResult<()> {
+    /// Learns from the nodes that are known which slots are where. Blocks. The one that is doubted, if any, may know less than the others:
+    /// it is asked last.
+    pub(super) fn survey(&self, learned: &Learned, doubted: Option<&Address>, limit: Duration) -> RedisResult<()> {
         let Place::Cluster(seeds) = &self.place else { return Err(unknown()) };
         let known = learned.nodes();
-        let asked: Vec<&Address> = known.iter().chain(seeds.iter().filter(|seed| !known.contains(seed))).collect();
+        let mut asked: Vec<&Address> = known.iter().chain(seeds.iter().filter(|seed| !known.contains(seed))).collect();
+        asked.sort_by_key(|node| doubted == Some(*node));
         let each = (limit / asked.len() as u32).max(Duration::from_millis(200));
         let mut failure = None;
         for node in asked {
@@ -96,8 +103,8 @@ pub(crate) struct Nodes {
 struct All {
     server: Server,
     learned: Arc<Learned>,
-    /// One of them did not answer, and may have a successor; or many slots have moved.
-    doubted: AtomicBool,
+    /// This one did not answer, and may have a successor; or it has told that many slots have moved.
+    doubted: Guarded<Option<Address>>,
     seats: Guarded<HashMap<Address, Arc<Turns<Seat>>>>,
     /// How many connections there have been.
     made: AtomicU64,
@@ -114,17 +121,24 @@ struct Seat {
 }
 
 impl All {
-    fn survey(&self, limit: Duration) -> RedisResult<()> {
-        match self.server.survey(&self.learned, limit) {
+    fn survey(&self, doubted: Option<&Address>, limit: Duration) -> RedisResult<()> {
+        match self.server.survey(&self.learned, doubted, limit) {
             Ok(()) => {
                 let nodes = self.learned.slots.lock().nodes();
                 self.seats.lock().retain(|node, _| nodes.contains(node));
                 Ok(())
             }
             Err(error) => {
-                self.doubted.store(true, Ordering::Relaxed);
+                self.doubt(doubted);
                 Err(error)
             }
+        }
+    }
+
+    /// Before the next command it is looked where the slots are. Where no node is known to have one, that is done anyway.
+    fn doubt(&self, node: Option<&Address>) {
+        if let Some(node) = node {
+            *self.doubted.lock() = Some(node.clone());
         }
     }
 
@@ -135,9 +149,9 @@ impl All {
 
 impl Nodes {
     pub(crate) fn open(server: &Server, learned: &Arc<Learned>, limit: Duration) -> RedisResult<Nodes> {
-        server.survey(learned, limit)?;
+        server.survey(learned, None, limit)?;
         let (server, learned) = (server.clone(), learned.clone());
-        let (doubted, seats, made) = (AtomicBool::new(false), Guarded::default(), AtomicU64::new(0));
+        let (doubted, seats, made) = (Guarded::default(), Guarded::default(), AtomicU64::new(0));
         Ok(Nodes::on(Arc::new(All { server, learned, doubted, seats, made })))
     }
 
@@ -170,9 +184,10 @@ impl Nodes {
         let end = Instant::now() + PATIENCE.min(self.limit);
         let mut forced: Option<Address> = None;
         let mut surveyed = self.left_out.is_some();
-        if !surveyed && self.all.doubted.swap(false, Ordering::Relaxed) {
+        let doubted = if surveyed { None } else { self.all.doubted.lock().take() };
+        if let Some(node) = doubted {
             surveyed = true;
-            self.all.survey(self.limit)?;
+            self.all.survey(Some(&node), self.limit)?;
         }
         for hop in 0.. {
             if hop > HOPS {
@@ -194,11 +209,12 @@ impl Nodes {
                     return Err(unknown());
                 }
                 // Somebody may have been given the slot since.
-                self.all.survey(self.limit)?;
+                self.all.survey(None, self.limit)?;
                 continue;
             };
             let answer = loop {
                 match self.ask_on(&node, asking, same, command) {
+                    Err(error) if is_down(&error) && !surveyed => break Err(error),
                     Err(error) if passes(&error) && Instant::now() < end => std::thread::sleep(AGAIN),
                     answer => break answer,
                 }
@@ -207,13 +223,18 @@ impl Nodes {
                 Err(error) if error.is_connection_refusal() && !surveyed => {
                     // It may have a successor.
                     surveyed = true;
-                    self.all.survey(self.limit)?;
+                    self.all.survey(Some(&node), self.limit)?;
+                }
+                Err(error) if is_down(&error) && !surveyed => {
+                    // It may have left the cluster. If nobody tells, it is asked again.
+                    surveyed = true;
+                    let _ = self.all.survey(Some(&node), self.limit);
                 }
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
                     Some(Redirect { ask: false, address }) => {
                         if slot.is_some_and(|slot| self.all.learned.corrected(slot, address)) {
-                            self.all.doubted.store(true, Ordering::Relaxed);
+                            self.all.doubt(Some(&node));
                         }
                     }
                     None => return Err(error),
@@ -305,7 +326,7 @@ impl Nodes {
             let waited = if asked { begun.elapsed() } else { Duration::MAX };
             seat.failure = Some((Instant::now(), waited, error.clone()));
         }
-        all.doubted.store(true, Ordering::Relaxed);
+        all.doubt(Some(node));
         self.leave_out(node);
         Err(error)
     }
