@@ -750,3 +750,32 @@ fn what_a_node_had_that_left_the_cluster_is_found_where_it_is_now() {
     hold.release().expect("released");
     tries.try_acquire().expect("asked").expect("free").release().expect("released");
 }
+
+/// Its node failed over, and nobody has asked for it since.
+#[test]
+fn another_server_at_the_address_of_a_node_is_given_no_lock() {
+    needs_redis!(7, 0);
+    let mut cluster = Cluster::start(3);
+    let id = ids_on(&cluster, 2).next().expect("one");
+    let key = format!("ipcmutex:{id}");
+    let (slot, heir) = (cluster.slot(&key).to_string(), cluster.nodes[0].command(&["CLUSTER", "MYID"]));
+    let url = |query: &str| cluster.url(&format!("{id}?ttl=60s{query}"));
+    // Each with connections of its own: a thread's calls, and the background thread's.
+    let (tries, held) = (open(&url("")), open(&url("&connect_timeout=2100ms")));
+    tries.acquire().expect("acquired").release().expect("released");
+    let hold = held.acquire().expect("acquired");
+    hold.extend(None).expect("renewed");
+    cluster.nodes[2].kill();
+    assert_eq!(kind_of(hold.extend(None)), ErrorKind::Unavailable);
+    for node in &cluster.nodes[..2] {
+        assert_eq!(node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", heir.text()]).text(), "OK");
+    }
+    cluster.nodes[2].reconfigure(&["cluster-enabled no"]);
+    let next = tries.try_acquire().expect("asked where it is now").expect("free there");
+    assert_eq!(cluster.nodes[0].command(&["EXISTS", &key]).number(), 1);
+    assert_eq!(kind_of(hold.extend(None)), ErrorKind::Lost);
+    let stranger = &cluster.nodes[2];
+    assert_eq!(stranger.command(&["DBSIZE"]).number(), 0);
+    assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "it was not asked for a lock");
+    next.release().expect("released");
+}

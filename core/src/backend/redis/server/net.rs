@@ -1,6 +1,7 @@
 //! The nodes of a cluster, as an event loop reaches them (`nodes`: as the threads do).
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use super::Server;
 use super::dial::Address;
 use super::learned::Learned;
 use super::multiplex::{Hear, Heard, Task};
-use super::nodes::{AGAIN, HOPS, PATIENCE, down, is_down, passes, unknown};
+use super::nodes::{AGAIN, HOPS, PATIENCE, down, is_down, passes, slots, unknown};
 use super::runtime::elsewhere;
 use super::slots::{Redirect, redirect, slot_of};
 use crate::sync::Guarded;
@@ -97,7 +98,7 @@ impl Net {
                 continue;
             };
             let answer = loop {
-                match self.ask_at(&node, asking, command).await {
+                match self.ask_at(&node, asking, surveyed, command).await {
                     Err(error) if is_down(&error) && !surveyed => break Err(error),
                     Err(error) if passes(&error) && Instant::now() < end => tokio::time::sleep(AGAIN).await,
                     answer => break answer,
@@ -141,10 +142,10 @@ impl Net {
         self.open.lock().get(node).map(|node| node.connection.clone())
     }
 
-    async fn ask_at(&self, node: &Address, asking: bool, command: &Cmd) -> RedisResult<Value> {
+    async fn ask_at(&self, node: &Address, asking: bool, surveyed: bool, command: &Cmd) -> RedisResult<Value> {
         let mut connection = match self.known(node) {
             Some(connection) => connection,
-            None => self.reach(node).await?,
+            None => self.reach(node, asking || surveyed).await?,
         };
         if asking {
             let mut both = redis::pipe();
@@ -155,7 +156,8 @@ impl Net {
         command.query_async(&mut connection).await
     }
 
-    async fn reach(&self, node: &Address) -> RedisResult<MultiplexedConnection> {
+    /// Unless that is `known` for sure, it must know the cluster as it is known here.
+    async fn reach(&self, node: &Address, known: bool) -> RedisResult<MultiplexedConnection> {
         let queued = Instant::now();
         let door = {
             let mut doors = self.doors.lock();
@@ -171,7 +173,7 @@ impl Net {
         if let Some(connection) = self.known(node) {
             return Ok(connection);
         }
-        match self.server.multiplex_at(&self.learned, node, self.hear.clone()).await {
+        match self.dial(node, known).await {
             Ok((mut connection, driver)) => {
                 Scripts::new(true).teach(&mut connection).await;
                 self.open.lock().insert(node.clone(), Node { connection: connection.clone(), _driver: driver });
@@ -182,5 +184,14 @@ impl Net {
                 Err(error)
             }
         }
+    }
+
+    async fn dial(&self, node: &Address, known: bool) -> RedisResult<(MultiplexedConnection, Task)> {
+        let (mut connection, driver) = self.server.multiplex_at(&self.learned, node, self.hear.clone()).await?;
+        let said = slots().query_async(&mut connection).await;
+        if !self.learned.slots.lock().are_those_of(node, said)? && !known {
+            return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+        }
+        Ok((connection, driver))
     }
 }

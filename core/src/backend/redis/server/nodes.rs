@@ -64,9 +64,7 @@ impl Server {
         let each = (limit / asked.len() as u32).max(Duration::from_millis(200));
         let mut failure = None;
         for node in asked {
-            let reply = self
-                .open_at(learned, node, each)
-                .and_then(|mut single| redis::cmd("CLUSTER").arg("SLOTS").query::<Value>(&mut single));
+            let reply = self.open_at(learned, node, each).and_then(|mut single| slots().query::<Value>(&mut single));
             match reply {
                 Ok(reply) => {
                     if let Some(slots) = Slots::read(&reply, node) {
@@ -213,7 +211,7 @@ impl Nodes {
                 continue;
             };
             let answer = loop {
-                match self.ask_on(&node, asking, same, command) {
+                match self.ask_on(&node, asking, same, surveyed, command) {
                     Err(error) if is_down(&error) && !surveyed => break Err(error),
                     Err(error) if passes(&error) && Instant::now() < end => std::thread::sleep(AGAIN),
                     answer => break answer,
@@ -274,11 +272,19 @@ impl Nodes {
 
     /// Asks this very node.
     pub(super) fn ask_at(&mut self, node: &Address, command: &Cmd) -> RedisResult<Value> {
-        self.ask_on(node, false, None, command)
+        self.ask_on(node, false, None, true, command)
     }
 
-    /// Asks it on its connection, or on the `same` alone.
-    fn ask_on(&mut self, node: &Address, asking: bool, same: Option<u64>, command: &Cmd) -> RedisResult<Value> {
+    /// Asks it on its connection, or on the `same` alone. Unless it was `surveyed` just now where the slots are, one that is connected to
+    /// must know the cluster as it is known here.
+    fn ask_on(
+        &mut self,
+        node: &Address,
+        asking: bool,
+        same: Option<u64>,
+        surveyed: bool,
+        command: &Cmd,
+    ) -> RedisResult<Value> {
         let all = self.all.clone();
         let seat = all.seat(node);
         let now = Instant::now();
@@ -307,7 +313,11 @@ impl Nodes {
         }
         let begun = Instant::now();
         let (asked, told) = match self.connected(&mut seat, node) {
-            Ok((single, number)) => {
+            Ok((_, _, false)) if !surveyed && !asking => {
+                seat.connection = None;
+                return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+            }
+            Ok((single, number, _)) => {
                 self.last = Some((node.clone(), number));
                 (true, say(single, asking, command))
             }
@@ -337,18 +347,21 @@ impl Nodes {
         }
     }
 
-    /// Its connection, and the number of that.
-    fn connected<'a>(&self, seat: &'a mut Seat, node: &Address) -> RedisResult<(&'a mut Single, u64)> {
+    /// Its connection, the number of that, and unless it has been asked on it before, whether it knows the cluster as it is known here.
+    fn connected<'a>(&self, seat: &'a mut Seat, node: &Address) -> RedisResult<(&'a mut Single, u64, bool)> {
+        let mut agrees = true;
         let (single, number) = match &mut seat.connection {
             Some(connection) => connection,
             place => {
                 let limit = self.all.server.connect_timeout.min(self.left());
-                let single = self.all.server.open_at(&self.all.learned, node, limit)?;
+                let mut single = self.all.server.open_at(&self.all.learned, node, limit)?;
+                let said = slots().query(&mut single);
+                agrees = self.all.learned.slots.lock().are_those_of(node, said)?;
                 place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed)))
             }
         };
         single.set_limit(self.left());
-        Ok((single, *number))
+        Ok((single, *number, agrees))
     }
 
     /// How long an answer may take, when others ahead and connecting have had their time.
@@ -356,6 +369,13 @@ impl Nodes {
         let left = self.deadline.map(|end| end.saturating_duration_since(Instant::now()).max(PATIENT));
         left.map_or(self.limit, |left| left.min(self.limit))
     }
+}
+
+/// Asks a node which of them has what.
+pub(super) fn slots() -> Cmd {
+    let mut slots = redis::cmd("CLUSTER");
+    slots.arg("SLOTS");
+    slots
 }
 
 /// An error is one of the connection; what the node refuses is a value.

@@ -1,6 +1,8 @@
 //! Which node of a cluster has which hash slot.
 
-use redis::{RedisError, Value};
+use std::io;
+
+use redis::{RedisError, RedisResult, Value};
 
 use super::dial::Address;
 use crate::backend::redis::keys::slot;
@@ -82,6 +84,23 @@ impl Slots {
             let within = edges().filter(|edge| (*first..=*last).contains(edge));
             std::iter::once(*first).chain(within).any(|slot| before.node(slot).is_some_and(|known| known != node))
         })
+    }
+
+    /// What a server at the address of `node` that was connected to just now makes of itself, when asked for the slots: whether it sees
+    /// the cluster as is known. The address may be another server's by now: whoever has it would give away what others hold.
+    ///
+    /// # Errors
+    /// That of an address where nobody is, if it is no node, or one that knows of none that has a slot.
+    pub(super) fn are_those_of(&self, node: &Address, said: RedisResult<Value>) -> RedisResult<bool> {
+        let slots = match said {
+            Ok(reply) => Slots::read(&reply, node),
+            Err(error) if error.is_io_error() => return Err(error),
+            Err(error) if error.code() == Some("ERR") => None,
+            // It will not tell, as to a user without that right.
+            Err(_) => return Ok(true),
+        };
+        let nobody = || io::Error::new(io::ErrorKind::ConnectionRefused, format!("{node} is no node of a cluster"));
+        Ok(!slots.ok_or_else(nobody)?.has_moved_since(self))
     }
 
     /// `slot` has moved; whether so many have that a survey is due.
