@@ -364,9 +364,15 @@ fn who_leaves_without_scripts_leaves_the_line() {
     let hold = other.acquire().expect("acquired");
     let wait = mutex.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
     until("it waits", || waiters(&other) == 1);
+    let behind = open(&redis.url("leaves?ttl=60s&connect_timeout=2100ms"));
+    behind.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("another one waits", || waiters(&other) == 2);
     assert_eq!(redis.command(&["ACL", "SETUSER", "plain", "-@scripting"]).text(), "OK");
+    let told = || redis.info("commandstats", "cmdstat_publish");
+    let before = told();
     wait.cancel();
-    until("it has left", || waiters(&other) == 0);
+    until("it has left", || waiters(&other) == 1);
+    until("who stands first now knows when the lease ends", || told() != before);
     hold.release().expect("released");
 }
 

@@ -303,10 +303,15 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
         // It may have lined up when scripts were allowed.
         let member = format!("{process}.{token}");
         redis::cmd("ZREM").arg(line).arg(&member).exec(server)?;
+        let first = waiters.first().is_some_and(|waiter| waiter == member.as_bytes());
         waiters.retain(|waiter| *waiter != member.as_bytes());
         if value.is_none() {
             // As who leaves a line for a lock that is free.
             forewarn(server, line, waiters, 0)?;
+        } else if first {
+            // The next one stands first now, and looks when the lease ends.
+            let left = redis::cmd("PTTL").arg(key).query(server)?;
+            forewarn(server, line, waiters, left)?;
         }
         return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
     }
