@@ -779,3 +779,28 @@ fn another_server_at_the_address_of_a_node_is_given_no_lock() {
     assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "it was not asked for a lock");
     next.release().expect("released");
 }
+
+#[test]
+fn what_another_master_refuses_keeps_nobody_from_a_lock() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(3);
+    let id = ids_on(&cluster, 0).next().expect("one");
+    // It lets nobody in any more.
+    assert_eq!(cluster.nodes[2].command(&["CONFIG", "SET", "maxclients", "1"]).text(), "OK");
+    for query in ["", "?policy=any"] {
+        carries_a_lock(&(cluster.url(&id) + query));
+    }
+}
+
+#[test]
+fn a_node_that_does_not_tell_its_policy_hides_that_of_no_other() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(3);
+    let id = ids_on(&cluster, 0).next().expect("one");
+    assert_eq!(cluster.nodes[1].command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]).text(), "OK");
+    // Another one, and the one that would have the lock.
+    for silent in [2, 0] {
+        assert_eq!(cluster.nodes[silent].command(&["ACL", "SETUSER", "default", "-info"]).text(), "OK");
+        assert_eq!(kind_of(Mutex::open(&cluster.url(&id))), ErrorKind::Config, "{silent}");
+    }
+}

@@ -87,7 +87,7 @@ fn reach(target: &RedisTarget, key: Option<&str>) -> Result<Arc<Engine>> {
     let engine = Engine::of(Server::of(target)?)?;
     if target.any_policy {
         engine
-            .call("open", |connection| connection.ask_each(key, &redis::cmd("PING")))
+            .call("open", |connection| connection.ask_each(key, &redis::cmd("PING"), &|_| false))
             .map_err(|failed| failed.error)?;
     } else {
         engine.check_policy(key)?;

@@ -1,5 +1,7 @@
 //! Whether the server may carry a lock.
 
+use redis::RedisError;
+
 use super::Engine;
 use crate::backend::redis::wire;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,18 +22,16 @@ impl Engine {
         }
     }
 
-    fn is_forbidden(&self, error: &redis::RedisError) -> bool {
+    fn is_forbidden(&self, error: &RedisError) -> bool {
         matches!(self.server.failed("open", error).kind(), ErrorKind::Permission | ErrorKind::Config)
     }
 
     /// The eviction policy, if it is not the one that is needed and the server, or a node, tells.
     fn policy(&self, key: Option<&str>) -> Result<Option<String>> {
         let asked = self.call("open", |connection| {
-            match connection.ask_each(key, redis::cmd("INFO").arg("memory")) {
-                // Managed servers forbid INFO; they are taken at their word.
-                Err(error) if wire::is_answer(&error) && self.is_forbidden(&error) => Ok(Vec::new()),
-                answer => answer,
-            }
+            // Managed servers forbid INFO; they are taken at their word.
+            let forbids = |error: &RedisError| wire::is_answer(error) && self.is_forbidden(error);
+            connection.ask_each(key, redis::cmd("INFO").arg("memory"), &forbids)
         });
         let replies = asked.map_err(|failed| failed.error)?.into_iter();
         let told = replies.filter_map(|reply| redis::from_redis_value::<String>(reply).ok());

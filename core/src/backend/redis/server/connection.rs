@@ -20,11 +20,19 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
-    /// The answers of the server, or of all masters, above all of the one that has `key`.
-    pub(crate) fn ask_each(&mut self, key: Option<&str>, command: &Cmd) -> RedisResult<Vec<Value>> {
+    /// The answers of the server, or of all masters, above all of the one that has `key`; without those that `may` be missing.
+    pub(crate) fn ask_each(
+        &mut self,
+        key: Option<&str>,
+        command: &Cmd,
+        may: &dyn Fn(&RedisError) -> bool,
+    ) -> RedisResult<Vec<Value>> {
         match self {
-            Connection::One(single, _) => Ok(vec![single.req_command(command)?.extract_error()?]),
-            Connection::Cluster(nodes) => nodes.ask_each(key, command),
+            Connection::One(single, _) => match single.req_command(command)?.extract_error() {
+                Err(error) if may(&error) => Ok(Vec::new()),
+                answer => Ok(vec![answer?]),
+            },
+            Connection::Cluster(nodes) => nodes.ask_each(key, command, may),
         }
     }
 

@@ -243,9 +243,14 @@ impl Nodes {
         Err(unknown())
     }
 
-    /// The answers of the masters that are there. If it is for `key`, its node has all its time, and the others, who are asked
-    /// meanwhile, little more.
-    pub(crate) fn ask_each(&mut self, key: Option<&str>, command: &Cmd) -> RedisResult<Vec<Value>> {
+    /// The answers of the masters that are there, without those that `may` be missing. If it is for `key`, its node has all its time,
+    /// and the others, who are asked meanwhile, little more; nor does what one of them refuses keep anybody from it.
+    pub(crate) fn ask_each(
+        &mut self,
+        key: Option<&str>,
+        command: &Cmd,
+        may: &dyn Fn(&RedisError) -> bool,
+    ) -> RedisResult<Vec<Value>> {
         let its = key.map(|key| self.all.learned.node_of(key));
         let (tell, told) = channel();
         let mut waited_for = Vec::new();
@@ -260,10 +265,13 @@ impl Nodes {
             let _ = thread::spawn("ipcmutex-dial", thread::FULL_STACK, ask);
         }
         drop(tell);
-        let mut answers: Vec<_> = waited_for.iter().map(|node| self.ask_at(node, command)).collect();
+        let answers: Vec<_> = waited_for.iter().map(|node| self.ask_at(node, command)).collect();
         let end = Instant::now() + OTHERS;
-        answers.extend(iter::from_fn(|| told.recv_timeout(end.saturating_duration_since(Instant::now())).ok()));
-        answers.into_iter().filter(|answer| !answer.as_ref().is_err_and(RedisError::is_io_error)).collect()
+        let others = iter::from_fn(|| told.recv_timeout(end.saturating_duration_since(Instant::now())).ok());
+        let others: Vec<_> = others.filter(RedisResult::is_ok).collect();
+        let is_missing =
+            |answer: &RedisResult<Value>| answer.as_ref().is_err_and(|error| error.is_io_error() || may(error));
+        answers.into_iter().filter(|answer| !is_missing(answer)).chain(others).collect()
     }
 
     pub(super) fn masters(&self) -> Vec<Address> {
