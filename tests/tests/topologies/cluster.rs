@@ -804,3 +804,26 @@ fn a_node_that_does_not_tell_its_policy_hides_that_of_no_other() {
         assert_eq!(kind_of(Mutex::open(&cluster.url(&id))), ErrorKind::Config, "{silent}");
     }
 }
+
+/// Each of them asks where its slot is now.
+#[test]
+fn many_who_wait_at_a_node_that_is_gone_share_what_is_asked_of_the_others() {
+    needs_redis!(7, 0);
+    let mut cluster = Cluster::start(2);
+    let mutexes: Vec<_> = ids_on(&cluster, 1).take(300).map(|id| open(&cluster.url(&id))).collect();
+    cluster.nodes[1].kill();
+    let connections = || cluster.nodes[0].info("stats", "total_connections_received").parse::<u64>().expect("a number");
+    let before = connections();
+    let (tell, told) = mpsc::channel();
+    for mutex in &mutexes {
+        let tell = tell.clone();
+        let told = move |outcome: ipcmutex::Result<Hold>| tell.send(kind_of(outcome)).expect("it is awaited");
+        mutex.acquire_callback(Timeout::from(Duration::from_secs(6)), told).expect("it begins");
+    }
+    for _ in &mutexes {
+        told.recv_timeout(LONG).expect("told");
+    }
+    let made = connections() - before;
+    // Each of them would ask twice, and now and then again.
+    assert!(made < 300, "{made} connections");
+}

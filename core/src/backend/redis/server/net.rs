@@ -13,7 +13,7 @@ use super::Server;
 use super::dial::Address;
 use super::learned::Learned;
 use super::multiplex::{Hear, Heard, Task};
-use super::nodes::{AGAIN, HOPS, PATIENCE, down, is_down, passes, slots, unknown};
+use super::nodes::{AGAIN, HOPS, PATIENCE, SPARED, down, is_down, passes, slots, unknown};
 use super::runtime::elsewhere;
 use super::slots::{Redirect, redirect, slot_of};
 use crate::sync::Guarded;
@@ -61,10 +61,12 @@ impl Net {
     async fn survey_again(&self, doubted: Option<&Address>) -> bool {
         let queued = Instant::now();
         let mut last = self.surveyed.lock().await;
-        if let Some((at, known)) = *last
-            && at > queued
-        {
-            return known;
+        if let Some((at, known)) = *last {
+            if at > queued {
+                return known;
+            }
+            // An answer from before the doubt is none to it. Those who come meanwhile share the next one.
+            tokio::time::sleep_until((at + SPARED).into()).await;
         }
         let known = Net::survey(&self.server, &self.learned, doubted).await.is_ok();
         *last = Some((Instant::now(), known));

@@ -26,6 +26,8 @@ pub(super) const AGAIN: Duration = Duration::from_millis(25);
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How much longer what is asked of all is waited for than one node's answer.
 const OTHERS: Duration = Duration::from_millis(500);
+/// So long after an answer it is not asked again where the slots are, however many doubt it.
+pub(super) const SPARED: Duration = Duration::from_millis(200);
 /// So often a command is sent on at once: beyond that the nodes do not agree yet who has the slot.
 pub(super) const HOPS: usize = 3;
 
@@ -103,6 +105,8 @@ struct All {
     learned: Arc<Learned>,
     /// This one did not answer, and may have a successor; or it has told that many slots have moved.
     doubted: Guarded<Option<Address>>,
+    /// When it was last asked where the slots are, and how that ended.
+    surveyed: Turns<Option<(Instant, RedisResult<()>)>>,
     seats: Guarded<HashMap<Address, Arc<Turns<Seat>>>>,
     /// How many connections there have been.
     made: AtomicU64,
@@ -120,17 +124,10 @@ struct Seat {
 
 impl All {
     fn survey(&self, doubted: Option<&Address>, limit: Duration) -> RedisResult<()> {
-        match self.server.survey(&self.learned, doubted, limit) {
-            Ok(()) => {
-                let nodes = self.learned.slots.lock().nodes();
-                self.seats.lock().retain(|node, _| nodes.contains(node));
-                Ok(())
-            }
-            Err(error) => {
-                self.doubt(doubted);
-                Err(error)
-            }
-        }
+        self.server.survey(&self.learned, doubted, limit)?;
+        let nodes = self.learned.slots.lock().nodes();
+        self.seats.lock().retain(|node, _| nodes.contains(node));
+        Ok(())
     }
 
     /// Before the next command it is looked where the slots are. Where no node is known to have one, that is done anyway.
@@ -149,8 +146,9 @@ impl Nodes {
     pub(crate) fn open(server: &Server, learned: &Arc<Learned>, limit: Duration) -> RedisResult<Nodes> {
         server.survey(learned, None, limit)?;
         let (server, learned) = (server.clone(), learned.clone());
-        let (doubted, seats, made) = (Guarded::default(), Guarded::default(), AtomicU64::new(0));
-        Ok(Nodes::on(Arc::new(All { server, learned, doubted, seats, made })))
+        let (doubted, surveyed) = (Guarded::default(), Turns::default());
+        let (seats, made) = (Guarded::default(), AtomicU64::new(0));
+        Ok(Nodes::on(Arc::new(All { server, learned, doubted, surveyed, seats, made })))
     }
 
     fn on(all: Arc<All>) -> Nodes {
@@ -177,6 +175,31 @@ impl Nodes {
         self.limit = limit;
     }
 
+    /// Asks where the slots are now, or shares what somebody has just found who asked later than this call was made.
+    fn survey(&self, doubted: Option<&Address>) -> RedisResult<()> {
+        let all = &self.all;
+        let end = self.deadline.map(|end| end.max(Instant::now() + PATIENT));
+        let found = match all.surveyed.lock_by(end) {
+            None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+            Some(mut last) => match &*last {
+                Some((at, found)) if *at > self.asked && at.elapsed() < SPARED => {
+                    // It may be older than the doubt, which is left to the next call.
+                    all.doubt(doubted);
+                    return found.clone();
+                }
+                _ => {
+                    let found = all.survey(doubted, self.limit);
+                    *last = Some((Instant::now(), found.clone()));
+                    found
+                }
+            },
+        };
+        if found.is_err() {
+            all.doubt(doubted);
+        }
+        found
+    }
+
     pub(crate) fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
         let slot = slot_of(command);
         let end = Instant::now() + PATIENCE.min(self.limit);
@@ -185,7 +208,7 @@ impl Nodes {
         let doubted = if surveyed { None } else { self.all.doubted.lock().take() };
         if let Some(node) = doubted {
             surveyed = true;
-            self.all.survey(Some(&node), self.limit)?;
+            self.survey(Some(&node))?;
         }
         for hop in 0.. {
             if hop > HOPS {
@@ -207,7 +230,7 @@ impl Nodes {
                     return Err(unknown());
                 }
                 // Somebody may have been given the slot since.
-                self.all.survey(None, self.limit)?;
+                self.survey(None)?;
                 continue;
             };
             let answer = loop {
@@ -221,12 +244,12 @@ impl Nodes {
                 Err(error) if error.is_connection_refusal() && !surveyed => {
                     // It may have a successor.
                     surveyed = true;
-                    self.all.survey(Some(&node), self.limit)?;
+                    self.survey(Some(&node))?;
                 }
                 Err(error) if is_down(&error) && !surveyed => {
                     // It may have left the cluster. If nobody tells, it is asked again.
                     surveyed = true;
-                    let _ = self.all.survey(Some(&node), self.limit);
+                    let _ = self.survey(Some(&node));
                 }
                 Err(error) => match redirect(&error, &node) {
                     Some(Redirect { ask: true, address }) => forced = Some(address),
