@@ -283,7 +283,7 @@ fn a_cluster_over_tls_and_a_user_with_few_rights() {
 #[test]
 fn the_locks_of_all_nodes_are_listed() {
     needs_redis!(7, 0);
-    let cluster = Cluster::start(3);
+    let mut cluster = Cluster::start(3);
     let ids = ["a", "b", "c", "d", "e", "f"];
     let homes: BTreeSet<_> = ids.iter().map(|id| cluster.home(&format!("ipcmutex:{id}"))).collect();
     assert_eq!(homes.len(), 3, "the ids lie on all nodes");
@@ -300,6 +300,11 @@ fn the_locks_of_all_nodes_are_listed() {
         hold.release().expect("released");
     }
     assert_eq!(listed(), ids.map(|id| (at(id), State::Free)));
+    // Without one of them the list would not be whole.
+    cluster.nodes[2].kill();
+    let error = ipcmutex::list::on_server(&url).expect_err("one is missing");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains(&cluster.nodes[2].address()), "{error}");
 }
 
 #[test]
@@ -826,4 +831,36 @@ fn many_who_wait_at_a_node_that_is_gone_share_what_is_asked_of_the_others() {
     let made = connections() - before;
     // Each of them would ask twice, and now and then again.
     assert!(made < 300, "{made} connections");
+}
+
+#[test]
+fn the_rights_that_a_refusal_names_are_enough() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(2);
+    let words = secrets::password("a-user");
+    let set = |rights: &[&str]| {
+        for node in &cluster.nodes {
+            let secret = format!(">{words}");
+            let rules = [&["ACL", "SETUSER", "few", "on", &secret, "resetkeys", "resetchannels"], rights].concat();
+            assert_eq!(node.command(&rules).text(), "OK", "{rules:?}");
+        }
+    };
+    set(&[]);
+    let url = |id: &str| cluster.url(id).replace(&cluster.nodes[0].login(), &format!("few:{words}@"));
+    let error = Mutex::open(&url("a")).expect_err("it may nothing");
+    assert_eq!(error.kind(), ErrorKind::Permission);
+    let help = error.to_string().replace("<prefix>", "ipcmutex:");
+    let named = help.split(|c: char| c.is_whitespace() || c == ',' || c == ';');
+    set(&named.filter(|word| word.starts_with(['~', '&', '+'])).collect::<Vec<_>>());
+    for id in ["a", "b", "c", "d"] {
+        carries_a_lock(&url(id));
+    }
+    let (one, other) = (open(&url("told?ttl=60s")), open(&url("told?ttl=60s")));
+    let hold = one.acquire().expect("acquired");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| other.acquire_with(within(TOLD)));
+        until("it waits", || waits(&one) == 1);
+        hold.release().expect("released");
+        waiting.join().expect("no panic").expect("told and served").release().expect("released");
+    });
 }

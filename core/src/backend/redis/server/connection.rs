@@ -9,7 +9,7 @@ use super::super::wire::forbids_scripts;
 use super::Server;
 use super::dial::Address;
 use super::learned::Learned;
-use super::nodes::Nodes;
+use super::nodes::{Nodes, down};
 use super::plain;
 use super::single::Single;
 
@@ -44,10 +44,13 @@ impl Connection {
         }
     }
 
-    /// Asks one of [`Connection::parts`].
+    /// Asks one of [`Connection::parts`]; if that is not there, the error names it.
     pub(crate) fn ask_part(&mut self, part: Option<&Address>, command: &Cmd) -> RedisResult<Value> {
         match (self, part) {
-            (Connection::Cluster(nodes), Some(node)) => nodes.ask_at(node, command),
+            (Connection::Cluster(nodes), Some(node)) => match nodes.ask_at(node, command) {
+                Err(error) if error.is_connection_refusal() || error.is_timeout() => Err(down(node)),
+                answer => answer,
+            },
             (connection, _) => connection.req_command(command)?.extract_error(),
         }
     }

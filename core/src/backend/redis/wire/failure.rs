@@ -171,7 +171,8 @@ fn kind_of(error: &RedisError, text: &str) -> (ErrorKind, &'static str) {
         (
             ErrorKind::Permission,
             "the user needs the keys ~<prefix>* and ~{<prefix>*, the channels &ipcmutex:w:*, and +@string +@hash \
-             +@sortedset +@scripting +@pubsub +@keyspace +@connection +time",
+             +@sortedset +@scripting +@pubsub +@keyspace +@connection +time; in a cluster also the channels &{<prefix>* \
+             and +cluster|slots, with Sentinels +role, with replicas= +wait",
         )
     } else if says("WRONGTYPE") || text.contains("not an integer") {
         (ErrorKind::Config, "a key of another program stands where the lock should be; choose another id or prefix")
