@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -190,6 +191,39 @@ async def test_y9_cancellations_that_race_with_grants_leave_nothing_held(url: st
     assert granted and cancelled
     assert await mutex.acquire(timeout=10)
     await mutex.release()
+
+
+def test_y9_a_grant_on_its_way_to_a_cancelled_waiter_does_not_wait_for_the_loop(mpm: str) -> None:
+    here, coming, go_on = threading.get_ident(), threading.Event(), threading.Event()
+
+    class Loop(asyncio.SelectorEventLoop):
+        def call_soon_threadsafe(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+            if threading.get_ident() != here:
+                coming.set()
+                assert go_on.wait(60)
+            return super().call_soon_threadsafe(*args, **kwargs)
+
+    mutex, other = AsyncMutex(mpm), Mutex(mpm)
+    held = other.hold()
+
+    async def cancel_late() -> None:
+        waiter = asyncio.ensure_future(mutex.acquire())
+        await lined_up(mutex, 1)
+        held.release()
+        assert coming.wait(60)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+
+    loop = Loop()
+    try:
+        loop.run_until_complete(cancel_late())
+        # The loop rests, and may for ever.
+        assert other.acquire(timeout=10)
+        other.release()
+    finally:
+        go_on.set()
+        loop.close()
 
 
 async def test_a_timeout_counts_while_the_server_is_slow_to_be_reached(redis: str, name: str) -> None:

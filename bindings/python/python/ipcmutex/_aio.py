@@ -357,42 +357,61 @@ class AsyncMutex:
             if limit is not None:
                 timeout = max(0.0, limit - (time.monotonic() - begun))
         loop = asyncio.get_running_loop()
-        arrival: asyncio.Future[Hold] = loop.create_future()
+        arrival: asyncio.Future[None] = loop.create_future()
+        granted: list[Hold] = []  # until somebody takes it: the waiter, or who sees that nobody waits any more
         waiting = True
 
-        def settle(hold: Hold | None, error: BaseException | None) -> None:
-            if not waiting or arrival.done():
-                if hold is not None:
-                    self._give_back(hold)
-            elif hold is not None:
-                arrival.set_result(hold)
-            elif error is not None:
+        def give_back() -> None:
+            try:
+                hold = granted.pop()
+            except IndexError:  # there is none, or another thread was here first
+                return
+            self._give_back(hold)
+
+        def settle(error: BaseException | None) -> None:
+            if arrival.cancelled() or not waiting:
+                give_back()
+            elif arrival.done():
+                pass
+            elif error is None:
+                arrival.set_result(None)
+            else:
                 arrival.set_exception(error)
 
+        # Called again if the handler of a signal raised in the first call.
         def done(hold: Hold | None, error: BaseException | None) -> None:
-            if asyncio._get_running_loop() is loop:
-                settle(hold, error)
-                return
-            try:
-                loop.call_soon_threadsafe(settle, hold, error)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                if hold is not None:
-                    hold.release()
+            if hold is not None and hold not in granted:
+                granted.append(hold)
+            if not waiting:  # asked after the hold can be seen: the waiter looks for that after it has said so
+                give_back()
+            elif asyncio._get_running_loop() is loop:
+                settle(error)
+            else:
+                try:
+                    loop.call_soon_threadsafe(settle, error)
+                except RuntimeError:  # the loop is closed: nobody waits any more
+                    give_back()
 
         event_loop = _event_loop()
-        started = mutex._start(blocking, timeout, event_loop.known, done)
-        if not isinstance(started, Wait):
-            return started
+        started: Hold | Wait | None = None
         try:
+            started = mutex._start(blocking, timeout, event_loop.known, done)
+            if isinstance(started, Hold):
+                return started
             if arrival.done():
                 await event_loop.turn(loop)
-            return await arrival
+            await arrival
+            return granted.pop()
         except BaseException:
+            # The loop may rest from now on: what was granted, or is on its way, does not wait for it.
             waiting = False
-            if arrival.done() and not arrival.cancelled() and arrival.exception() is None:
-                self._give_back(arrival.result())  # granted, and cancelled before it could be told
-            else:
+            if isinstance(started, Hold):
+                self._give_back(started)
+            elif started is not None:
                 started.cancel()
+            give_back()
+            if arrival.done() and not arrival.cancelled():
+                arrival.exception()  # else it would be said that nobody saw it
             raise
 
     def _give_back(self, hold: Hold) -> None:
