@@ -11,7 +11,7 @@ use crate::guest;
 use crate::hold::Hold;
 
 /// What waits for the interpreter on this thread.
-type Told = Box<dyn FnOnce(Python<'_>) + Send>;
+type Told = Box<dyn FnOnce(Python<'_>) -> PyResult<()> + Send>;
 
 thread_local! {
     /// Outcomes that are told when this thread has the interpreter again, which is soon.
@@ -19,7 +19,7 @@ thread_local! {
 }
 
 /// Tells of an outcome, with the interpreter: here and soon, or on a thread of the library.
-fn with_interpreter(tell: impl FnOnce(Python<'_>) + Send + 'static) {
+fn with_interpreter(tell: impl FnOnce(Python<'_>) -> PyResult<()> + Send + 'static) {
     let tell = SOON.with_borrow_mut(|soon| match soon {
         Some(soon) => {
             soon.push(Box::new(tell));
@@ -31,13 +31,14 @@ fn with_interpreter(tell: impl FnOnce(Python<'_>) + Send + 'static) {
         // Whoever releases must not wait for the interpreter here. Once that is on its way out nobody is told, and a hold is
         // released by being dropped.
         ipcmutex::deliver(move || {
-            guest::attached(tell);
+            guest::attached(|py| tell(py).unwrap_or_else(|raised| raised.write_unraisable(py, None)));
         });
     }
 }
 
-/// Runs `work` without the interpreter; what it is told of meanwhile is told here, with it again, and on no other thread.
-pub(crate) fn told_here<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> T {
+/// Runs `work` without the interpreter; what it is told of meanwhile is told here, with it again, and on no other thread. What the handler of
+/// a signal raised meanwhile is for the caller to raise.
+pub(crate) fn told_here<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> (T, PyResult<()>) {
     /// After a panic as well: what is told later must not wait for a call that is over.
     struct Soon;
     impl Drop for Soon {
@@ -51,10 +52,12 @@ pub(crate) fn told_here<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send
         let done = work();
         (done, SOON.take().unwrap_or_default())
     });
+    let mut raised = Ok(());
     for tell in told {
-        tell(py);
+        // Whose turn comes after is told all the same.
+        raised = raised.and(tell(py));
     }
-    done
+    (done, raised)
 }
 
 /// An event loop that may watch connections: watch(watched) is called with each of them, on a library thread.
@@ -70,10 +73,9 @@ impl EventLoop {
             let watch = watch.clone();
             with_interpreter(move |py| {
                 // Without a descriptor to spare it is not watched, and what is asked goes the other way.
-                let Ok(descriptor) = core.descriptor() else { return };
-                if let Ok(watched) = Bound::new(py, Watched { core, descriptor: descriptor.into() }) {
-                    guest::tell(watch.bind(py), &[watched.into_any()]);
-                }
+                let Ok(descriptor) = core.descriptor() else { return Ok(()) };
+                let watched = Bound::new(py, Watched { core, descriptor: descriptor.into() })?;
+                tell_surely(watch.bind(py), &[watched.into_any()])
             });
         }))
     }
@@ -99,8 +101,9 @@ impl Watched {
     }
 
     /// Reads what has come, and tells of it; False at the end.
-    fn read(&self, py: Python<'_>) -> bool {
-        told_here(py, || self.core.read())
+    fn read(&self, py: Python<'_>) -> PyResult<bool> {
+        let (goes_on, raised) = told_here(py, || self.core.read());
+        raised.map(|()| goes_on)
     }
 }
 
@@ -122,19 +125,25 @@ pub(crate) fn start(
     on: &EventLoop,
     timeout: Timeout,
     done: Py<PyAny>,
-) -> Wait {
+) -> PyResult<Wait> {
     let remote = handle.is_remote();
-    Wait(told_here(py, || {
+    let (wait, raised) = told_here(py, || {
         handle.acquire_on(&on.0, timeout, move |outcome| {
             with_interpreter(move |py| {
                 let outcome = match outcome {
                     Ok(hold) => Bound::new(py, Hold::looped(hold, remote)).map(Bound::into_any),
                     Err(error) => Err(raise(py, &error)),
                 };
-                tell(done.bind(py), outcome);
+                tell(done.bind(py), outcome)
             });
         })
-    }))
+    });
+    if let Err(raised) = raised {
+        // Nobody could, later.
+        guest::detached(py, || wait.cancel());
+        return Err(raised);
+    }
+    Ok(Wait(wait))
 }
 
 /// What becomes of a release, told to done(None, error).
@@ -145,7 +154,7 @@ pub(crate) fn released(done: Py<PyAny>) -> impl FnOnce(ipcmutex::Result<()>) + S
                 Ok(()) => Ok(py.None().into_bound(py)),
                 Err(error) => Err(raise(py, &error)),
             };
-            tell(done.bind(py), outcome);
+            tell(done.bind(py), outcome)
         });
     }
 }
@@ -163,18 +172,28 @@ pub(crate) fn offload(py: Python<'_>, job: Py<PyAny>, done: Py<PyAny>) {
         ipcmutex::offload(move || {
             guest::attached(move |py| {
                 let outcome = guest::call0(job.bind(py));
-                tell(done.bind(py), outcome);
+                tell(done.bind(py), outcome).unwrap_or_else(|raised| raised.write_unraisable(py, None));
             });
         });
     });
 }
 
 /// done(result, error): one of them is None.
-fn tell<'py>(done: &Bound<'py, PyAny>, outcome: PyResult<Bound<'py, PyAny>>) {
+fn tell<'py>(done: &Bound<'py, PyAny>, outcome: PyResult<Bound<'py, PyAny>>) -> PyResult<()> {
     let py = done.py();
     let none = py.None().into_bound(py);
     match outcome {
-        Ok(result) => guest::tell(done, &[result, none]),
-        Err(error) => guest::tell(done, &[none, error.into_value(py).into_bound(py).into_any()]),
+        Ok(result) => tell_surely(done, &[result, none]),
+        Err(error) => tell_surely(done, &[none, error.into_value(py).into_bound(py).into_any()]),
     }
+}
+
+/// Calls what does no harm if it is called twice. On the main thread Python runs the handlers of signals in what it calls first: what
+/// one of them raises, as Ctrl-C's does, comes back for the caller to raise, and the news is told nevertheless.
+fn tell_surely<'py>(callable: &Bound<'py, PyAny>, arguments: &[Bound<'py, PyAny>]) -> PyResult<()> {
+    let called = guest::call(callable, arguments);
+    if called.is_err() {
+        guest::tell(callable, arguments);
+    }
+    called
 }

@@ -43,15 +43,17 @@ pub(crate) fn call0<'py>(callable: &Bound<'py, PyAny>) -> PyResult<Bound<'py, Py
     result
 }
 
+/// Calls `callable` with `arguments`.
+pub(crate) fn call<'py>(callable: &Bound<'py, PyAny>, arguments: &[Bound<'py, PyAny>]) -> PyResult<()> {
+    let py = callable.py();
+    let parts: Vec<_> = std::iter::once(callable).chain(arguments).collect();
+    let bound = py.import("functools")?.getattr("partial")?.call1(PyTuple::new(py, parts)?)?;
+    call0(&bound).map(drop)
+}
+
 /// Calls `callable` with `arguments`; what it raises is told to `sys.unraisablehook`.
 pub(crate) fn tell<'py>(callable: &Bound<'py, PyAny>, arguments: &[Bound<'py, PyAny>]) {
-    let py = callable.py();
-    let bind = || {
-        let parts: Vec<_> = std::iter::once(callable).chain(arguments).collect();
-        py.import("functools")?.getattr("partial")?.call1(PyTuple::new(py, parts)?)
-    };
-    let told = bind().and_then(|bound| call0(&bound));
-    if let Err(failed) = told {
-        failed.write_unraisable(py, Some(callable));
+    if let Err(failed) = call(callable, arguments) {
+        failed.write_unraisable(callable.py(), Some(callable));
     }
 }

@@ -149,8 +149,8 @@ impl Hold {
 
     /// For AsyncHold: release() begins, and done(None, error) is called once.
     #[pyo3(name = "_release_on")]
-    fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) {
-        event::told_here(py, || self.core.release_on(on.core(), event::released(done)));
+    fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) -> PyResult<()> {
+        event::told_here(py, || self.core.release_on(on.core(), event::released(done))).1
     }
 
     fn __enter__(slf: Bound<'_, Hold>) -> Bound<'_, Hold> {

@@ -359,8 +359,7 @@ impl Mutex {
     #[pyo3(name = "_release_on")]
     fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) -> PyResult<()> {
         let handle = self.handle(py, "release")?;
-        event::told_here(py, || handle.release_on(on.core(), event::released(done)));
-        Ok(())
+        event::told_here(py, || handle.release_on(on.core(), event::released(done))).1
     }
 
     /// For AsyncMutex: a Hold if that is possible on the spot, else a Wait; then done(hold, error) is called once: on this
@@ -380,7 +379,7 @@ impl Mutex {
         if !remote && let Some(hold) = handle.try_acquire().or_raise(py)? {
             return Ok(StartedAs::Hold(Hold::new(hold, remote)));
         }
-        Ok(StartedAs::Wait(event::start(py, &handle, on, timeout, done)))
+        Ok(StartedAs::Wait(event::start(py, &handle, on, timeout, done)?))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

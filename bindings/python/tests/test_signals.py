@@ -212,3 +212,36 @@ def test_y2_a_thread_that_waits_does_not_mind_signals(url: str, child: Start) ->
         url,
     ).end()
     assert (code, out.strip()) == (0, "interrupted 1"), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_y2_what_a_handler_raises_leaves_an_event_loop(redis: str, name: str, child: Start, number: int) -> None:
+    """Most of the time the loop is in the library, which then calls Python: the handler runs there."""
+    code, out, err = child(
+        """
+        import asyncio, os, signal, sys, threading, warnings
+        from ipcmutex import AsyncMutex
+        number = int(sys.argv[2])
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        mutex = AsyncMutex(sys.argv[1])
+        async def work():
+            while True:
+                async with mutex:
+                    pass
+        for _ in range(5):
+            loop = asyncio.new_event_loop()
+            task = loop.create_task(work())
+            threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+            try:
+                loop.run_forever()
+            except (KeyboardInterrupt, SystemExit):
+                print("raised")
+            task.cancel()
+            loop.run_until_complete(asyncio.sleep(0.05))
+        sys.stdout.flush()
+        os._exit(0)
+        """,
+        f"rpm+{redis}?id={name}",
+        str(int(number)),
+    ).end()
+    assert (code, out.split()) == (0, ["raised"] * 5), err

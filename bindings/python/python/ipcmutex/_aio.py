@@ -40,17 +40,25 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _run(remote: bool, job: Callable[[], T]) -> Outcome[T]:
-    """Runs the job now, or on a library thread if it talks to a server; it always runs to its end."""
-    outcome: Outcome[T] = Outcome()
+def _told(outcome: Outcome[T]) -> Callable[[T, BaseException | None], None]:
+    """What tells it, and again if the handler of a signal raised in the first call."""
     outcome.set_running_or_notify_cancel()  # from here on nobody's cancellation reaches it
 
     def done(result: T, error: BaseException | None) -> None:
+        if outcome.done():
+            return
         if error is None:
             outcome.set_result(result)
         else:
             outcome.set_exception(error)
 
+    return done
+
+
+def _run(remote: bool, job: Callable[[], T]) -> Outcome[T]:
+    """Runs the job now, or on a library thread if it talks to a server; it always runs to its end."""
+    outcome: Outcome[T] = Outcome()
+    done = _told(outcome)
     if remote:
         offload(job, done)
     else:
@@ -129,16 +137,8 @@ def _releasing(held: Hold | Mutex, remote: bool) -> Outcome[None]:
     if not remote or asyncio._get_running_loop() is None:
         return _run(remote, held.release)
     outcome: Outcome[None] = Outcome()
-    outcome.set_running_or_notify_cancel()
-
-    def done(_: None, error: BaseException | None) -> None:
-        if error is None:
-            outcome.set_result(None)
-        else:
-            outcome.set_exception(error)
-
     try:
-        held._release_on(_event_loop().known, done)
+        held._release_on(_event_loop().known, _told(outcome))
     except IpcMutexError as error:
         outcome.set_exception(error)
     return outcome
