@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -435,6 +435,81 @@ def test_y9_a_loop_that_ends_with_waiters_leaves_nothing_held(url: str, child: C
         url,
     ).end()
     assert code == 0, out + err
+
+
+async def in_a_block(mutex: AsyncMutex, entered: list[str]) -> None:
+    async with mutex:
+        entered.append("entered")
+        await asyncio.Event().wait()
+
+
+async def turns_until(is_so: Callable[[], object]) -> None:
+    while not is_so():
+        await asyncio.sleep(0)
+
+
+def test_y9_a_loop_that_ends_with_a_task_in_a_block_leaves_nothing_held(url: str) -> None:
+    mutex, other, entered = AsyncMutex(url), Mutex(url), []  # type: ignore[var-annotated]
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(in_a_block(mutex, entered))
+    loop.run_until_complete(turns_until(lambda: entered))
+    assert not other.acquire(timeout=0.01)
+    loop.close()
+    with pytest.warns(ResourceWarning, match="unreleased hold"):
+        del task, loop
+        gc.collect()
+    assert other.acquire(timeout=10)
+    other.release()
+
+
+def test_y9_a_coroutine_that_is_closed_in_a_block_outside_of_a_loop_releases(url: str) -> None:
+    mutex, other, entered = AsyncMutex(url), Mutex(url), []  # type: ignore[var-annotated]
+    loop = asyncio.new_event_loop()
+    coroutine = in_a_block(mutex, entered)
+    task = loop.create_task(coroutine)
+    loop.run_until_complete(turns_until(lambda: entered))
+    loop.close()
+    coroutine.close()
+    assert other.acquire(timeout=10)
+    other.release()
+    assert not task.done()
+
+
+def test_a_block_that_outlives_its_task_is_left_in_another(url: str) -> None:
+    mutex, other = AsyncMutex(url), Mutex(url)
+
+    async def generator() -> AsyncIterator[None]:
+        async with mutex:
+            yield
+
+    async def step(blocks: AsyncIterator[None]) -> None:
+        await blocks.__anext__()
+
+    loop = asyncio.new_event_loop()
+    blocks = generator()
+    loop.run_until_complete(step(blocks))
+    gc.collect()
+    assert not other.acquire(timeout=0.01)
+    with pytest.raises(StopAsyncIteration):
+        loop.run_until_complete(step(blocks))
+    assert other.acquire(timeout=10)
+    other.release()
+    loop.run_until_complete(mutex.close())
+    loop.close()
+
+
+async def test_an_interrupt_on_the_way_into_a_block_leaves_nothing_held(mpm: str) -> None:
+    class Interrupted(AsyncMutex):
+        def _enter(self, block: Any) -> None:
+            super()._enter(block)
+            raise KeyboardInterrupt
+
+    mutex = Interrupted(mpm)
+    with pytest.raises(KeyboardInterrupt):
+        async with mutex:
+            pass
+    assert not await mutex.locked()
+    assert not mutex._entered
 
 
 def test_a_loop_that_is_closed_while_an_acquire_opens_is_told_of_nothing(name: str, child: Callable[..., Child]) -> None:

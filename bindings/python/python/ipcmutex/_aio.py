@@ -148,12 +148,24 @@ async def _result(outcome: Outcome[T]) -> T:
     return outcome.result() if outcome.done() else await asyncio.wrap_future(outcome)
 
 
+async def _nothing() -> None:
+    pass
+
+
 class _Done:
     """An awaitable that has happened."""
 
     def __await__(self) -> Generator[Any, None, None]:
         return
         yield
+
+
+def _remove(items: list[T], item: T) -> None:
+    """Unless another thread has."""
+    try:
+        items.remove(item)
+    except ValueError:
+        pass
 
 
 class AsyncHold:
@@ -223,8 +235,12 @@ class AsyncHold:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
         if error is None:
-            return _result(_releasing(self._hold, self._remote))
-        return _result(_run(self._remote, lambda: self._hold.__exit__(kind, error, traceback)))
+            outcome = _releasing(self._hold, self._remote)
+        else:
+            outcome = _run(self._remote, lambda: self._hold.__exit__(kind, error, traceback))
+        if not outcome.done() and asyncio._get_running_loop() is None:
+            return _nothing()  # the coroutine is closed outside of a loop: it cannot wait for what is under way
+        return _result(outcome)
 
     def __repr__(self) -> str:
         return repr(self._hold).replace("ipcmutex.Hold", "ipcmutex.AsyncHold", 1)
@@ -251,6 +267,26 @@ class _Holding:
     ) -> Coroutine[Any, Any, None]:
         assert self._hold is not None, "left without being entered"
         return self._hold.__aexit__(kind, error, traceback)
+
+
+class _Block:
+    """An `async with mutex:` that was entered.
+
+    Nothing but its task keeps it: one that never goes on, for its loop was closed, is collected, and the hold with it.
+    """
+
+    __slots__ = ("__weakref__", "_mutex", "hold", "seen", "task")
+
+    def __init__(self, mutex: AsyncMutex, hold: AsyncHold, task: asyncio.Task[Any] | None) -> None:
+        self._mutex = mutex
+        self.hold = hold
+        self.task = task
+        self.seen = weakref.ref(self)
+
+    def __call__(self, _task: object) -> None:
+        """Its task has ended, and it has not: it is an async generator's, and is left in another task."""
+        if self.seen in self._mutex._entered:
+            self._mutex._outliving.append(self)
 
 
 class _Opening:
@@ -310,7 +346,8 @@ class AsyncMutex:
         self._url, self._shown, self._remote = describe(url)
         self._closed = False
         self._own: Hold | None = None  # what acquire() took: nothing but this object owns it
-        self._entered: list[tuple[asyncio.Task[Any] | None, AsyncHold]] = []
+        self._entered: list[weakref.ref[_Block]] = []
+        self._outliving: list[_Block] = []  # those that no task keeps
         self._opening: _Opening | None = self._open()
 
     def _open(self) -> _Opening:
@@ -501,17 +538,50 @@ class AsyncMutex:
 
     async def __aenter__(self) -> AsyncHold:
         hold = AsyncHold(await self._take(True, None), self._remote)
-        self._entered.append((asyncio.current_task(), hold))
-        return hold
+        block = _Block(self, hold, asyncio.current_task())
+        try:
+            self._enter(block)
+            return hold
+        except BaseException:  # the handler of a signal's: the block is not entered, and nobody else releases
+            self._leave(block)
+            self._give_back(hold._hold)
+            raise
+
+    def _enter(self, block: _Block) -> None:
+        if self._entered:
+            for seen in [seen for seen in self._entered if seen() is None]:
+                _remove(self._entered, seen)
+        self._entered.append(block.seen)
+        if block.task is None:
+            self._outliving.append(block)
+        else:
+            block.task.add_done_callback(block)
+
+    def _leave(self, block: _Block) -> None:
+        _remove(self._entered, block.seen)
+        if block.task is None or not block.task.remove_done_callback(block):
+            _remove(self._outliving, block)
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
-        task = asyncio.current_task()
-        mine = [at for at, (inside, _) in enumerate(self._entered) if inside is task]
-        # An async generator may leave its block in another task than it entered it in.
-        _, hold = self._entered.pop(mine[-1] if mine else -1)
-        return hold.__aexit__(kind, error, traceback)
+        loop = asyncio._get_running_loop()
+        task = None if loop is None else asyncio.current_task(loop)
+        left: _Block | None = None
+        for seen in reversed(self._entered):
+            block = seen()
+            if block is not None:
+                # An async generator may leave its block in another task than it entered it in, and a coroutine that is closed in none.
+                left = left or block
+                if block.task is task:
+                    left = block
+                    break
+        if left is None:
+            if kind is GeneratorExit:  # the coroutine is collected, and so is the hold
+                return _nothing()
+            raise self._not_acquired("release")
+        self._leave(left)
+        return left.hold.__aexit__(kind, error, traceback)
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         """As a decorator: the coroutine function runs holding the lock."""
