@@ -49,10 +49,16 @@ impl Hold {
         self.callbacks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Not under their lock: what goes with them may run Python code, which may ask for it.
+    fn forget_callbacks(&self) {
+        let gone = std::mem::take(&mut *self.callbacks());
+        drop(gone);
+    }
+
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
         let ended = if self.remote { guest::detached(py, || self.core.end()) } else { self.core.end() };
         ended.or_raise(py)?;
-        drop(std::mem::take(&mut *self.callbacks()));
+        self.forget_callbacks();
         Ok(())
     }
 
@@ -137,7 +143,7 @@ impl Hold {
             });
         });
         if listening.is_err() {
-            slf.get().callbacks().retain(|known| !known.is(&callback));
+            slf.get().callbacks().retain(|known| !known.is(&callback)); // `callback` outlives them
         }
         listening.or_raise(py)
     }
@@ -186,7 +192,7 @@ impl Hold {
     }
 
     fn __clear__(&self) {
-        drop(std::mem::take(&mut *self.callbacks()));
+        self.forget_callbacks();
     }
 }
 

@@ -393,7 +393,8 @@ impl Mutex {
     }
 
     fn __clear__(&self) {
-        drop(std::mem::take(&mut *self.entered()));
+        let gone = std::mem::take(&mut *self.entered()); // not under its lock: what goes with them may run Python code
+        drop(gone);
     }
 }
 

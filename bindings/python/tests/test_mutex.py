@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from ipcmutex import (
     Unsupported,
 )
 
-from .conftest import WATCHDOG
+from .conftest import WATCHDOG, Child
 
 
 def test_like_threading_lock(url: str) -> None:
@@ -439,6 +439,39 @@ def test_y10_what_is_collected_is_released_with_a_warning(url: str) -> None:
     hold = Mutex(url).hold()
     assert not other.acquire(False)
     hold.release()
+
+
+def test_what_goes_with_a_callback_may_use_the_hold(mpm: str, child: Callable[..., Child]) -> None:
+    code, out, err = child(
+        """
+        import sys, threading
+        from ipcmutex import Mutex, NotOwner
+        going, used = threading.Event(), threading.Event()
+        def use():
+            try:
+                hold.on_lost(print)
+            except NotOwner:
+                print("used")
+        class Callback:
+            def __call__(self, error): pass
+            def __del__(self):
+                use()  # in this thread, and in another
+                going.set()
+                used.wait()
+        def other():
+            going.wait()
+            use()
+            used.set()
+        hold = Mutex(sys.argv[1]).hold()
+        hold.on_lost(Callback())
+        thread = threading.Thread(target=other)
+        thread.start()
+        hold.release()
+        thread.join()
+        """,
+        mpm,
+    ).end()
+    assert (code, out.split()) == (0, ["used", "used"]), err
 
 
 def test_a_cycle_through_on_lost_is_collected(url: str) -> None:
