@@ -584,6 +584,22 @@ def askers() -> int:
     return found
 
 
+@pytest.mark.parametrize("is_free", [True, False])
+async def test_the_loop_turns_though_it_does_nothing_but_try(url: str, is_free: bool) -> None:
+    mutex, other = AsyncMutex(url), AsyncMutex(url)
+    if not is_free:
+        await other.acquire()
+    turned = asyncio.Event()
+    asyncio.get_running_loop().call_soon(turned.set)
+    since = time.monotonic()
+    while not turned.is_set():
+        assert time.monotonic() - since < 60
+        if await mutex.acquire(False):
+            await mutex.release()
+    if not is_free:
+        await other.release()
+
+
 async def test_the_loop_turns_though_it_does_nothing_but_take_a_free_lock(redis: str) -> None:
     mutex = AsyncMutex(f"rpm+{redis}?id=nothing-but")
     for _ in range(20):  # by then the loop has a connection of its own

@@ -78,8 +78,8 @@ class _Loop:
         self.known = EventLoop(watch)  # by the library
         self._since: float | None = None
 
-    async def turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Lets it turn after 5 ms of acquisitions that were settled at once: else a task that does nothing else would stop it.
+    def is_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it is to turn first, after 5 ms of acquisitions that were settled at once: else a task that does nothing else would stop it.
 
         Counted since it last turned: who seldom takes a lock never waits for that.
         """
@@ -87,8 +87,7 @@ class _Loop:
         if self._since is None:
             self._since = now
             loop.call_soon(self._turned)
-        if now - self._since >= 0.005:
-            await asyncio.sleep(0)
+        return now - self._since >= 0.005
 
     def _turned(self) -> None:
         self._since = None
@@ -433,10 +432,10 @@ class AsyncMutex:
         started: Hold | Wait | None = None
         try:
             started = mutex._start(blocking, timeout, event_loop.known, done)
+            if (isinstance(started, Hold) or arrival.done()) and event_loop.is_turn(loop):
+                await asyncio.sleep(0)
             if isinstance(started, Hold):
                 return started
-            if arrival.done():
-                await event_loop.turn(loop)
             await arrival
             return granted.pop()
         except BaseException:
