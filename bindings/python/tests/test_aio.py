@@ -301,6 +301,20 @@ async def test_y9_a_cancelled_release_completes(url: str) -> None:
         await asyncio.sleep(0)
 
 
+def test_a_release_begins_outside_of_a_loop(url: str) -> None:
+    mutex = AsyncMutex(url)
+
+    async def take() -> AsyncHold:
+        return await mutex.hold(timeout=10)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(loop.run_until_complete(take()).release())
+    loop.run_until_complete(take()).release()
+    loop.run_until_complete(loop.run_until_complete(take()).release())
+    loop.run_until_complete(mutex.close())
+    loop.close()
+
+
 async def test_the_loop_runs_while_a_thread_holds(url: str) -> None:
     mutex, other = AsyncMutex(url), Mutex(url)
     other.acquire()

@@ -159,6 +159,16 @@ class _Done:
         yield
 
 
+class _Later:
+    """An awaitable of what is under way, for whichever loop awaits it, if one does."""
+
+    def __init__(self, outcome: Outcome[None]) -> None:
+        self._outcome = outcome
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return _result(self._outcome).__await__()
+
+
 def _remove(items: list[T], item: T) -> None:
     """Unless another thread has."""
     try:
@@ -223,7 +233,7 @@ class AsyncHold:
         """Ends this hold, and no other. It is under way when this returns; awaiting tells how it went."""
         outcome = _releasing(self._hold, self._remote)
         if not outcome.done():
-            return asyncio.wrap_future(outcome)
+            return _Later(outcome) if asyncio._get_running_loop() is None else asyncio.wrap_future(outcome)
         outcome.result()
         return _Done()
 
