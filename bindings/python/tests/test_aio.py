@@ -387,6 +387,17 @@ def test_a_loss_that_no_loop_is_there_to_be_told_of(url: str, monkeypatch: pytes
         hold._hold.release()
 
 
+async def test_what_is_closed_says_what_was_asked(url: str) -> None:
+    mutex, same = AsyncMutex(url), Mutex(url)
+    await mutex.close()
+    same.close()
+    for asked, there in (mutex.status, same.status), (mutex.locked, same.locked), (mutex.break_lock, same.break_lock):
+        with pytest.raises(Closed) as told:
+            await asked()
+        with pytest.raises(Closed, match=re.escape(str(told.value))):
+            there()
+
+
 async def test_close_ends_waits(url: str) -> None:
     mutex, holder = AsyncMutex(url), AsyncMutex(url)
     async with holder:

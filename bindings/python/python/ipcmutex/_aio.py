@@ -365,9 +365,9 @@ class AsyncMutex:
             opening.outcome.result()  # raises here what opening it met
         return opening
 
-    async def _mutex(self, limit: float | None = None) -> Mutex:
+    async def _mutex(self, operation: str, limit: float | None = None) -> Mutex:
         if self._closed:
-            raise self._not_opened("acquire")
+            raise self._not_opened(operation)
         opening = self._opening
         if opening is None or not opening.is_of_use():
             opening = self._opening = self._open()
@@ -399,7 +399,7 @@ class AsyncMutex:
             begun, limit = time.monotonic(), None
             if blocking and isinstance(timeout, (int, float)) and 0 < timeout <= threading.TIMEOUT_MAX:
                 limit = timeout
-            mutex = await self._mutex(limit)
+            mutex = await self._mutex("acquire", limit)
             if limit is not None:
                 timeout = max(0.0, limit - (time.monotonic() - begun))
         loop = asyncio.get_running_loop()
@@ -524,12 +524,12 @@ class AsyncMutex:
 
     async def status(self) -> Status:
         """Who holds the lock, and how many wait."""
-        mutex = await self._mutex()
+        mutex = await self._mutex("status")
         return await _result(_run(self._remote, mutex.status))
 
     async def break_lock(self) -> bool:
         """Takes the lock from whoever holds it; whether somebody did. That hold is lost, its token stale."""
-        mutex = await self._mutex()
+        mutex = await self._mutex("break")
         return await _result(_run(self._remote, mutex.break_lock))
 
     @property
