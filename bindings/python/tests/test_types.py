@@ -56,6 +56,7 @@ async def main() -> None:
         return str(count)
 
     assert_type(await work(1), str)
+    assert_type(await asyncio.create_task(work(1)), str)
 
 kinds: list[type[IpcMutexError]] = [AcquireTimeout, InvalidArgument]
 caught: tuple[type[TimeoutError], type[ValueError]] = (AcquireTimeout, InvalidArgument)

@@ -592,7 +592,7 @@ class AsyncMutex:
         self._leave(left)
         return left.hold.__aexit__(kind, error, traceback)
 
-    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
         """As a decorator: the coroutine function runs holding the lock."""
         return _decorate.guarded_async(self, function)
 

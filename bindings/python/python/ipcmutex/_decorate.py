@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from ._aio import AsyncMutex
@@ -36,7 +36,7 @@ def guarded(mutex: Mutex, function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def guarded_async(mutex: AsyncMutex, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+def guarded_async(mutex: AsyncMutex, function: Callable[P, Awaitable[R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Awaits the function holding the mutex."""
     _refuse_generators(function)
 
