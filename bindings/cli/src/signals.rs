@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ipcmutex::{Cancel, Error, ErrorKind, Result};
-use rustix::process::{Pid, Signal, getpid, getsid, kill_process};
+use rustix::process::{Pid, Signal, getpgid, getpgrp, getpid, getsid, kill_process};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::origin::WithOrigin;
@@ -76,8 +76,10 @@ impl Watch {
                 self.changed.notify_all();
                 self.cancel.cancel();
             }
-            // The terminal's own signals went to the whole foreground group, the command included: twice is once too often.
-            Stage::Running(command) if !matches!(cause, Cause::Kernel) || is_hangup_for_us_alone(signal) => {
+            // The terminal's own signals went to the whole foreground group: to a command that is in it twice is once too often.
+            Stage::Running(command)
+                if !matches!(cause, Cause::Kernel) || is_hangup_for_us_alone(signal) || has_left_our_group(command) =>
+            {
                 send(command, signal);
             }
             Stage::Running(_) | Stage::Ended(_) | Stage::Done => {}
@@ -162,6 +164,11 @@ impl Watch {
 /// Of a terminal that is gone the kernel tells the leader of the session, and the others only when that has ended.
 fn is_hangup_for_us_alone(signal: i32) -> bool {
     signal == SIGHUP && getsid(None) == Ok(getpid())
+}
+
+/// As `timeout` and `setsid` do.
+fn has_left_our_group(command: Pid) -> bool {
+    getpgid(Some(command)).is_ok_and(|group| group != getpgrp())
 }
 
 /// The caller holds the stage, which says that `command` runs or at least is not reaped: the number is its.

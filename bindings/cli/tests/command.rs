@@ -12,7 +12,7 @@ use serde_json::Value;
 
 mod common;
 
-use common::{Place, has, status, until};
+use common::{Place, Watchdog, has, status, until};
 
 /// After a change of the help: `IPCMUTEX_BLESS=1 cargo test -p ipcmutex-cli`.
 #[test]
@@ -227,6 +227,32 @@ fn ctrl_c_reaches_the_command_once() {
     out.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("counted 1"), "{rest}");
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// As `timeout` does: what the terminal sends does not reach it.
+#[test]
+fn ctrl_c_and_quit_reach_a_command_that_has_a_group_of_its_own() {
+    if !has("script") {
+        return;
+    }
+    for (key, name) in [(b"\x03", "INT"), (b"\x1c", "QUIT")] {
+        let place = Place::new();
+        let script = format!("trap 'echo got {name}; exit 0' {name}; echo in; while :; do sleep 0.02; done");
+        let line = format!("exec '{}' run jobs timeout 90 sh -c \"$SCRIPT\"", env!("CARGO_BIN_EXE_ipcmutex"));
+        let mut command = Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).env("IPCMUTEX_DIR", place.path()).env("SCRIPT", script);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let _watchdog = Watchdog::on(&child);
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        out.read_line(&mut line).unwrap();
+        assert_eq!(line.trim(), "in");
+        child.stdin.as_ref().unwrap().write_all(key).unwrap();
+        let mut rest = String::new();
+        out.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains(&format!("got {name}")), "{rest}");
+        child.wait().unwrap();
+    }
 }
 
 /// As `ssh -t host 'ipcmutex run …'`, `xterm -e` and `tmux new` start it: the kernel tells the leader of the session alone.
