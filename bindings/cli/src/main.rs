@@ -44,7 +44,7 @@ fn explain(error: &clap::Error) -> i32 {
     }
     match text.strip_prefix("error: ") {
         Some(what) => say(what.trim_end()),
-        None => eprint!("{text}"), // no command at all: the help
+        None => write(&text), // no command at all: the help
     }
     USAGE
 }
@@ -54,8 +54,13 @@ fn fail(error: &Error) -> i32 {
     error.kind().exit_code()
 }
 
-/// To the person in front: one line on stderr. If even that cannot be written, the exit code has to do.
+/// To the person in front: one line on stderr.
 fn say(text: impl Display) {
+    write(&format!("ipcmutex: {text}\n"));
+}
+
+/// If even stderr cannot be written, the exit code has to do.
+fn write(text: &str) {
     use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "ipcmutex: {text}");
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }

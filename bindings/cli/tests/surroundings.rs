@@ -154,6 +154,15 @@ fn a_watch_tells_each_change_to_a_pipe() {
 }
 
 #[test]
+fn what_cannot_be_said_leaves_the_exit_code() {
+    for args in [&[][..], &["--nonsense"], &["status", "spm:/"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let ended = Command::new(IPCMUTEX).args(args).stderr(full).status().unwrap();
+        assert_eq!(ended.code(), Some(64), "{args:?}");
+    }
+}
+
+#[test]
 fn a_watch_in_a_terminal_stays_two_lines() {
     if !has("script") {
         return;
