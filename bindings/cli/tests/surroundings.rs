@@ -162,6 +162,20 @@ fn what_cannot_be_said_leaves_the_exit_code() {
     }
 }
 
+/// As `| head -1` does, also while there is no news.
+#[test]
+fn a_watch_ends_when_nobody_reads_any_more() {
+    let place = Place::new();
+    let mut watch = place.command(&["status", "--watch", "jobs"]).stdout(Stdio::piped()).spawn().unwrap();
+    let _watchdog = Watchdog::on(&watch);
+    let mut out = BufReader::new(watch.stdout.take().unwrap());
+    for _ in 0..2 {
+        out.read_line(&mut String::new()).unwrap();
+    }
+    drop(out);
+    assert_eq!(watch.wait().unwrap().code(), Some(141));
+}
+
 #[test]
 fn a_watch_in_a_terminal_stays_two_lines() {
     if !has("script") {

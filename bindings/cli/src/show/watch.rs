@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use ipcmutex::Result;
 use ipcmutex::list::Listed;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{Sight, as_json, print, table};
+use super::{BROKEN_PIPE, Sight, as_json, print, table};
 
 /// How often it is looked. A look disturbs nobody: a read of the file, or one round trip.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -38,8 +39,18 @@ pub(super) fn watch(mut sight: Sight, json: bool) -> Result<i32> {
             }
         }
         before = Some(now);
-        std::thread::sleep(PERIOD);
+        if is_unread_within(PERIOD) {
+            return Ok(BROKEN_PIPE);
+        }
     }
+}
+
+/// Whether whoever reads a pipe is gone: while there is no news, no write tells.
+fn is_unread_within(period: Duration) -> bool {
+    let out = std::io::stdout();
+    let mut seen = [PollFd::new(&out, PollFlags::empty())];
+    let period = Timespec { tv_sec: 0, tv_nsec: period.subsec_nanos().into() };
+    matches!(poll(&mut seen, Some(&period)), Ok(1..)) && seen[0].revents().contains(PollFlags::ERR)
 }
 
 /// The age of a hold, and the numbers of a lock, are no news.
