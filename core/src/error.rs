@@ -157,7 +157,7 @@ impl Error {
     }
 
     /// An error of the operating system: the kind follows from errno, the text names both.
-    pub fn from_errno(operation: &'static str, what: impl fmt::Display, errno: rustix::io::Errno) -> Error {
+    pub(crate) fn from_errno(operation: &'static str, what: impl fmt::Display, errno: rustix::io::Errno) -> Error {
         use rustix::io::Errno;
         let kind = match errno {
             Errno::ACCESS | Errno::PERM => ErrorKind::Permission,

@@ -24,8 +24,8 @@ static LOGGER: Logger = Logger;
 struct Logger;
 
 /// Has it written to stderr if `IPCMUTEX_LOG` says so: `error`, `warn`, `info`, `debug` or `trace`; any other word is
-/// `debug`, but `off`, `0` and none at all are nothing. For language bindings, which call it when a mutex is opened; looks once. A Rust program that calls it sets its
-/// logger with that, if it has none.
+/// `debug`, but `off`, `0` and none at all are nothing. Looks once. Language bindings call it when a mutex is opened. A Rust program
+/// that calls it, and has no logger, has this one from then on.
 pub fn from_environment() {
     static LOOKED: Done = Done::new();
     LOOKED.or(|| {

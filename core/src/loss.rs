@@ -1,4 +1,4 @@
-//! Who wants to hear of a loss: the list that each engine keeps.
+//! Who wants to hear of a loss: the list that the engines of files and of Redis keep.
 
 use std::collections::HashMap;
 

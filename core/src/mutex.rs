@@ -247,7 +247,11 @@ impl Mutex {
     ///
     /// # Errors
     /// As [`Mutex::acquire_callback`].
-    pub fn acquire_inline(&self, timeout: Timeout, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Result<Wait> {
+    pub(crate) fn acquire_inline(
+        &self,
+        timeout: Timeout,
+        done: impl FnOnce(Result<Hold>) + Send + 'static,
+    ) -> Result<Wait> {
         self.start(timeout, true, done)
     }
 
@@ -390,12 +394,6 @@ impl Mutex {
             0 => Ok(()),
             token => session.backend.release(token).map_err(|error| self.0.named(error)),
         }
-    }
-
-    /// Whether [`Mutex::close`] was called.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.0.closed.load(Ordering::SeqCst)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The canary. Every secret that the tests give away has it in it, and all that the product says is searched for it, where it is
 //! read: answers, output and log of the agents (`agent`), the log and the refusals in the tests' own process (`listen`, `asking`),
-//! and what a command that the product starts can see (`search_children`).
+//! and what a command that the product starts can see (`found_in_children`).
 
 use std::sync::{Arc, Mutex, Once, PoisonError};
 

@@ -111,7 +111,8 @@ fn escaped(text: &str) -> String {
 ///   threads, processes and hosts that share the name; `try_take` may pass it only as `fair` allows.
 /// - **Settling.** A waiter is settled outside every lock of the engine, since what it notifies may call back in.
 ///   A refusal (the waiter had ended meanwhile) gives the grant back, and the engine passes it on.
-/// - **No polling.** A free lock is taken by who waits because it is woken. A slow re-check (250 ms) may back this up.
+/// - **No polling.** A free lock is taken by who waits because it is woken. A slow re-check may back this up (files:
+///   250 ms; Redis: the end of the lease, at most 20 s). Only redlock has no line: who waits there tries again, at random.
 /// - **Fork.** An engine is used only in the process that opened it.
 ///
 /// All methods may be called from any thread, at the same time.

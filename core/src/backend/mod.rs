@@ -1,4 +1,4 @@
-//! The engines. `contract` says what each promises; `open` is the only place that names them all.
+//! The engines. `contract` says what each promises; `open` names them all, and `crate::list` those whose locks can be listed.
 
 pub(crate) mod contract;
 #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! From a parsed URL to an open engine: adding one adds a line here.
+//! From a parsed URL to an open engine: adding one adds a line here, and one in `crate::list` if its locks can be listed.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -46,7 +46,7 @@ pub struct RedisTarget {
     pub any_policy: bool,
     /// The protocol version asked for; `None` lets the engine choose.
     pub protocol: Option<u8>,
-    /// PEM files: the authority to trust, our certificate, its key.
+    /// PEM file: the authority to trust.
     pub ca: Option<PathBuf>,
     /// Our certificate.
     pub crt: Option<PathBuf>,
@@ -107,7 +107,7 @@ pub(super) fn target(scheme: &str, body: &str, query: &Query) -> Result<RedisTar
         sentinel_login: sentinel_login(&topology, query)?,
         topology,
         hosts,
-        // ipc-mutex wrote it so.
+        // `tls=on` is how the npm package ipc-mutex spells it.
         tls: query.read("tls", "on, off", flag)?.unwrap_or(false) || scheme == "rpm+rediss",
         user,
         secret,

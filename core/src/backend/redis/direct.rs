@@ -318,8 +318,7 @@ impl Lock {
     pub(super) fn listen(self: &Arc<Lock>, waiter: &Arc<Waiter>, until: Option<Instant>) -> Woken {
         let direct = &self.engine.direct;
         let Some(mut wait) = direct.waiting(waiter.ticket.load(Ordering::Acquire)) else {
-            // It stands in the line by now, and has the time.
-            // Who will not wait for long leaves it to the next one.
+            // To connect may take PATIENT twice: who waits no longer than that leaves it to the next one.
             let has_time = waiter.deadline().is_none_or(|end| end > Instant::now() + 2 * PATIENT);
             if has_time && direct.wanted.swap(false, Ordering::Relaxed) {
                 self.engine.prepare_ear();

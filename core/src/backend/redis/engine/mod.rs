@@ -14,6 +14,7 @@
 //! |---|---|---|
 //! | the caller's; to each node of a cluster one | whatever thread calls, one at a time | take, release, status, break: one round trip, no thread hop |
 //! | one aside | the same | with `replicas=`: waiting for them |
+//! | | the background thread | where scripts are forbidden, what it cannot do on the link |
 //! | one event loop's, once it has asked for a while: it was the caller's | that loop | take and release, awaited |
 //! | the ear, once a lock was found taken | one thread that waits | take, its turn, confirm (`direct`) |
 //! | the link (RESP2: and its ear) | the background thread | the line, wake-ups, renewals, word of a break for who listens, what is still owed |
