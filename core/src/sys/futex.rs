@@ -130,6 +130,10 @@ pub(crate) fn move_sleeper(_from: &AtomicU32, _expected: u32, _to: &AtomicU32) {
 
 pub(crate) const ANY: u32 = u32::MAX;
 
+/// How long to wait for memory.
+#[cfg(target_os = "linux")]
+const MOMENT: Duration = Duration::from_millis(5);
+
 /// How many words [`wait_any`] can watch.
 pub(crate) const MAX_WORDS: usize = 128;
 
@@ -181,6 +185,35 @@ pub(crate) fn wait_any(words: &[(&AtomicU32, u32)], until: Option<Instant>) -> O
         Some(libc::ETIMEDOUT) => Some(Woken::TimedOut),
         Some(libc::EINTR) => Some(Woken::Interrupted),
         Some(libc::EAGAIN) => Some(Woken::Changed),
+        // No memory for so many just now, or a word whose file was cut off, which whoever looks next finds out: that says nothing
+        // about the kernel.
+        Some(libc::ENOMEM | libc::EFAULT) => {
+            std::thread::sleep(MOMENT);
+            Some(Woken::Changed)
+        }
+        // It does not know the call; or a sandbox does not let it through, by whatever error that likes best.
         _ => None,
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(feature = "schedules")))]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+    use crate::sys::page::Mapping;
+
+    #[test]
+    fn a_word_that_cannot_be_watched_does_not_mean_that_none_can() {
+        let (own, shared) = (AtomicU32::new(0), AtomicU32::new(0));
+        let past = Some(Instant::now());
+        if wait_any(&[(&own, 0), (&shared, 0)], past).is_none() {
+            return; // Before Linux 5.16.
+        }
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let page = Mapping::new(file.as_fd(), 4096, 4096).unwrap();
+        file.set_len(0).unwrap();
+        assert_eq!(wait_any(&[(&own, 0), (page.u32(0), 0)], past), Some(Woken::Changed));
     }
 }

@@ -30,7 +30,7 @@ const ERRORS: &[(&str, &[&str])] = &[
     ("fcntl", &["ENOLCK", "EINTR", "EAGAIN", "EINVAL", "ENOMEM", "EIO"]),
     ("close", &["EIO", "EINTR"]),
     ("futex", &["EINTR", "EAGAIN", "ETIMEDOUT", "EFAULT", "ENOSYS"]),
-    ("futex_waitv", &["ENOSYS", "EINTR", "EAGAIN"]),
+    ("futex_waitv", &["ENOSYS", "EINTR", "EAGAIN", "ENOMEM"]),
     ("clone3", &["EAGAIN", "ENOMEM", "EPERM"]),
     ("inotify_init1", &["EMFILE", "ENFILE", "ENOMEM"]),
     ("inotify_add_watch", &["ENOSPC", "ENOMEM", "EACCES", "ENOENT"]),
