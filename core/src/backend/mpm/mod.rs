@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | FREE(g) -> HELD(own, g+1), LINE kept | a newcomer (strict: not if anybody waits), or the first waiter | |
 //! | HELD(own, g) -> FREE(g), LINE kept | the hold | LINE: wake the first in line |
-//! | HELD(own, g) with HAND_OVER, or LINE and the first in line has waited 1 ms -> RESERVED(first in line, g) | the hold; the time is noted before | wake it |
+//! | HELD(own, g) with HAND_OVER, or LINE and the first in line has waited 1 ms -> RESERVED(first in line, g) | the hold; the time is noted before, and once more if the clock has gone on | wake it |
 //! | HELD, RESERVED -> the same with LINE, and HAND_OVER if it is strict or has waited 1 ms | a waiter, before it sleeps | |
 //! | HELD(d, g) -> HELD(own, g+1), abandoned | the first in line, or a newcomer (strict: not if anybody waits), who read the word, then found LIFE d free | |
 //! | HELD(d, g) -> RESERVED(first in line, g), abandoned | anyone else in line who did | wake it |

@@ -33,6 +33,11 @@ impl Site {
                 self.page.u32(layout::waiting_since(slot)).store(0, Relaxed);
                 let reserved = word.reserved(slot, abandoned);
                 if self.swap(word, reserved).is_ok() {
+                    let now = coarse_ms();
+                    if now != tick {
+                        // It may have been stopped since: the claim would have run out before it began.
+                        self.note_passing(now);
+                    }
                     if !self.ring(slot, cell) {
                         self.pass_reservation(reserved);
                     }
@@ -675,6 +680,18 @@ mod tests {
         // As a release finds it that chose a waiter which has left since.
         assert!(!site.ring(site.slot, Cell::new(1, true)));
         assert!(!site.ring(site.slot, Cell::new(1, false)));
+    }
+
+    #[test]
+    fn the_claim_begins_with_the_reservation_however_long_that_took() {
+        let (_folder, site) = site();
+        site.page.u64(layout::cell(site.slot)).store(Cell::new(1, true).0, SeqCst);
+        let free = site.word();
+        site.swap(free, free.with(LINE)).unwrap();
+        site.enter(free.with(LINE), false, true).unwrap();
+        // Stopped since it read the clock.
+        assert!(site.pass_on(site.word(), false, coarse_ms().wrapping_sub(2 * CLAIM_MS)));
+        assert!(site.word().state() == State::Reserved && !site.is_stale(), "{:?}", site.word());
     }
 
     /// A waiter that raises its flags while a reservation is passed on has not taken it.
