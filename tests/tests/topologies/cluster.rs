@@ -756,10 +756,23 @@ fn what_a_node_had_that_left_the_cluster_is_found_where_it_is_now() {
     tries.try_acquire().expect("asked").expect("free").release().expect("released");
 }
 
-/// Its node failed over, and nobody has asked for it since.
 #[test]
 fn another_server_at_the_address_of_a_node_is_given_no_lock() {
     needs_redis!(7, 0);
+    let cluster = with_a_stranger(&[]);
+    let stranger = &cluster.nodes[2];
+    assert_eq!(stranger.command(&["DBSIZE"]).number(), 0);
+    assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "it was not asked for a lock");
+}
+
+#[test]
+fn another_server_at_the_address_of_a_node_that_wants_another_login_keeps_nobody_from_a_lock() {
+    needs_redis!(7, 0);
+    with_a_stranger(&["CONFIG", "SET", "requirepass", &secrets::password("another")]);
+}
+
+/// A node has failed over, nobody has asked for what it had since, and another server, which is told this, has its address.
+fn with_a_stranger(told: &[&str]) -> Cluster {
     let mut cluster = Cluster::start(3);
     let id = ids_on(&cluster, 2).next().expect("one");
     let key = format!("ipcmutex:{id}");
@@ -776,13 +789,14 @@ fn another_server_at_the_address_of_a_node_is_given_no_lock() {
         assert_eq!(node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", heir.text()]).text(), "OK");
     }
     cluster.nodes[2].reconfigure(&["cluster-enabled no"]);
+    if !told.is_empty() {
+        assert_eq!(cluster.nodes[2].command(told).text(), "OK");
+    }
     let next = tries.try_acquire().expect("asked where it is now").expect("free there");
     assert_eq!(cluster.nodes[0].command(&["EXISTS", &key]).number(), 1);
     assert_eq!(kind_of(hold.extend(None)), ErrorKind::Lost);
-    let stranger = &cluster.nodes[2];
-    assert_eq!(stranger.command(&["DBSIZE"]).number(), 0);
-    assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "it was not asked for a lock");
     next.release().expect("released");
+    cluster
 }
 
 #[test]

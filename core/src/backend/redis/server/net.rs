@@ -8,7 +8,7 @@ use std::time::Instant;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, RedisResult, Value};
 
-use super::super::wire::Scripts;
+use super::super::wire::{self, Scripts};
 use super::Server;
 use super::dial::Address;
 use super::learned::Learned;
@@ -118,6 +118,13 @@ impl Net {
                     }
                     if !self.survey_again(Some(&node)).await {
                         return Err(down(&node));
+                    }
+                }
+                Err(error) if wire::is_wrong_password(&error) && !surveyed => {
+                    // Its address may be another server's.
+                    surveyed = true;
+                    if !self.survey_again(Some(&node)).await {
+                        return Err(error);
                     }
                 }
                 Err(error) if is_down(&error) && !surveyed => {

@@ -241,8 +241,8 @@ impl Nodes {
                 }
             };
             match answer {
-                Err(error) if error.is_connection_refusal() && !surveyed => {
-                    // It may have a successor.
+                Err(error) if (error.is_connection_refusal() || wire::is_wrong_password(&error)) && !surveyed => {
+                    // It may have a successor, and its address another server.
                     surveyed = true;
                     self.survey(Some(&node))?;
                 }
