@@ -759,20 +759,25 @@ fn what_a_node_had_that_left_the_cluster_is_found_where_it_is_now() {
 #[test]
 fn another_server_at_the_address_of_a_node_is_given_no_lock() {
     needs_redis!(7, 0);
-    let cluster = with_a_stranger(&[]);
-    let stranger = &cluster.nodes[2];
-    assert_eq!(stranger.command(&["DBSIZE"]).number(), 0);
-    assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "it was not asked for a lock");
+    // Who asks first finds out for both.
+    for link_first in [false, true] {
+        let cluster = with_a_stranger(&[], link_first);
+        let stranger = &cluster.nodes[2];
+        assert_eq!(stranger.command(&["DBSIZE"]).number(), 0);
+        assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "it was not asked for a lock");
+    }
 }
 
 #[test]
 fn another_server_at_the_address_of_a_node_that_wants_another_login_keeps_nobody_from_a_lock() {
     needs_redis!(7, 0);
-    with_a_stranger(&["CONFIG", "SET", "requirepass", &secrets::password("another")]);
+    for link_first in [false, true] {
+        with_a_stranger(&["CONFIG", "SET", "requirepass", &secrets::password("another")], link_first);
+    }
 }
 
 /// A node has failed over, nobody has asked for what it had since, and another server, which is told this, has its address.
-fn with_a_stranger(told: &[&str]) -> Cluster {
+fn with_a_stranger(told: &[&str], link_first: bool) -> Cluster {
     let mut cluster = Cluster::start(3);
     let id = ids_on(&cluster, 2).next().expect("one");
     let key = format!("ipcmutex:{id}");
@@ -791,6 +796,9 @@ fn with_a_stranger(told: &[&str]) -> Cluster {
     cluster.nodes[2].reconfigure(&["cluster-enabled no"]);
     if !told.is_empty() {
         assert_eq!(cluster.nodes[2].command(told).text(), "OK");
+    }
+    if link_first {
+        assert_eq!(kind_of(hold.extend(None)), ErrorKind::Lost);
     }
     let next = tries.try_acquire().expect("asked where it is now").expect("free there");
     assert_eq!(cluster.nodes[0].command(&["EXISTS", &key]).number(), 1);
