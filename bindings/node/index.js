@@ -91,6 +91,9 @@ function isTurn () {
     return now - since >= AT_ONCE_MS
 }
 
+/*  What was settled at once; a promise if the event loop is to have its turn first.  */
+const settled = (taken) => isTurn() ? new Promise((resolve) => setImmediate(resolve, taken)) : taken
+
 /*  Waits in line; `signal` ends it.  */
 function wait (native, timeout, signal) {
     const id = ++lastId
@@ -104,7 +107,7 @@ function wait (native, timeout, signal) {
         throw error
     }
     if (taken !== null) {
-        return isTurn() ? new Promise((resolve) => setImmediate(resolve, taken)) : taken
+        return settled(taken)
     }
     return new Promise((resolve, reject) => {
         const finish = () => {
@@ -346,7 +349,8 @@ class Mutex {
     async tryAcquire () {
         const native = await this.#opened("acquire")
         if (!this.#remote) {
-            return this.#adopt(native, addon.tryAcquire(native.id))
+            const taken = settled(addon.tryAcquire(native.id))
+            return this.#adopt(native, taken instanceof Promise ? await taken : taken)
         }
         try {
             return this.#adopt(native, await wait(native, 0, undefined))
@@ -440,7 +444,7 @@ class Mutex {
             }
         }
         let taken = this.#remote ? null : addon.tryAcquire(native.id)
-        taken ??= wait(native, timeout, signal)
+        taken = taken === null ? wait(native, timeout, signal) : settled(taken)
         return this.#adopt(native, taken instanceof Promise ? await taken : taken)
     }
 

@@ -67,6 +67,30 @@ test("ten acquires on one object are served one after another", async () => {
     assert.deepStrictEqual(order, [...Array(10).keys()])
 })
 
+test("the event loop has its turn while nothing is done but try, or take a free lock", { timeout: 60000 }, async () => {
+    const [one, two] = [new Mutex(`spm:${name()}`), new Mutex(`mpm:${name()}`)]
+    for (const mutex of [one, two]) {
+        const hold = await mutex.acquire()
+        let tried
+        setTimeout(() => hold.release(), 20)
+        const since = performance.now()
+        while ((tried = await mutex.tryAcquire()) === null) {
+            assert.ok(performance.now() - since < 30000)
+        }
+        await tried.release()
+        for (const take of ["acquire", "tryAcquire"]) {
+            let turned = false
+            setTimeout(() => { turned = true }, 20)
+            const since = performance.now()
+            while (!turned) {
+                assert.ok(performance.now() - since < 30000)
+                const hold = await mutex[take]()
+                await hold.release()
+            }
+        }
+    }
+})
+
 test("two objects of one URL exclude each other, and tokens rise", async () => {
     const url = `spm:${name()}`
     const [one, two] = [new Mutex(url), new Mutex(url)]
