@@ -170,6 +170,13 @@ function checked (operation, options) {
     return { timeout, signal }
 }
 
+/*  A signal's own throwIfAborted() is younger than what else it can, and not every library's has it.  */
+function throwIfAborted (signal) {
+    if (signal?.aborted) {
+        throw signal.reason
+    }
+}
+
 /*  A hold that nobody can release any more is released, and said so.  */
 const lostSight = new FinalizationRegistry(async ({ id, remote, shown, watch }) => {
     pending.delete(watch)
@@ -431,7 +438,7 @@ class Mutex {
 
     async #acquire (operation, options) {
         let { timeout, signal } = checked(operation, options)
-        signal?.throwIfAborted()
+        throwIfAborted(signal)
         let native = this.#native
         if (native === null) {
             const since = performance.now()
@@ -439,7 +446,7 @@ class Mutex {
             if (this.#remote) {
                 native = await unlessEnded(native, timeout, signal, () => this.#late(timeout))
                 /*  It may have aborted since the opening ended, when nobody listened.  */
-                signal?.throwIfAborted()
+                throwIfAborted(signal)
                 timeout = Math.max(0, timeout - (performance.now() - since))
             }
         }

@@ -13,6 +13,18 @@ test("n5 a signal that has aborted rejects at once with its own reason", async (
     assert.strictEqual((await mutex.status()).state, "free")
 })
 
+test("n5 a signal of a library needs no throwIfAborted", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const signal = Object.assign(new EventTarget(), { aborted: false, reason: "enough" })
+    const hold = await mutex.acquire({ signal })
+    const waiting = mutex.acquire({ signal })
+    signal.aborted = true
+    signal.dispatchEvent(new Event("abort"))
+    await assert.rejects(waiting, (reason) => reason === "enough")
+    await assert.rejects(mutex.acquire({ signal }), (reason) => reason === "enough")
+    await hold.release()
+})
+
 test("n5 an abort ends the wait with signal.reason, and leaves the line", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const hold = await mutex.acquire()
