@@ -207,6 +207,7 @@ class Opened {
 }
 
 let unwatch
+let lose
 
 class Hold {
     #native
@@ -221,6 +222,13 @@ class Hold {
             if (hold.#watch !== 0) {
                 pending.delete(hold.#watch)
                 hold.#native.watched.delete(hold.#watch)
+            }
+        }
+        /*  Its release failed. That tells of a loss, too, and nobody watches any more.  */
+        lose = (hold, error) => {
+            if (error.code === CODES.LOST) {
+                hold.#controller ??= new AbortController()
+                hold.#controller.abort(error)
             }
         }
     }
@@ -286,10 +294,15 @@ class Hold {
         }
         this.#released = true
         unwatch(this)
-        if (this.#native.remote) {
-            await later((call) => events.releaseHold(call, this.#native.id, this.token))
-        } else {
-            addon.releaseHold(this.#native.id, this.token)
+        try {
+            if (this.#native.remote) {
+                await later((call) => events.releaseHold(call, this.#native.id, this.token))
+            } else {
+                addon.releaseHold(this.#native.id, this.token)
+            }
+        } catch (error) {
+            lose(this, error)
+            throw error
         }
     }
 
@@ -371,11 +384,16 @@ class Mutex {
 
     async release () {
         const native = this.#used("release")
-        this.#ended()
-        if (this.#remote) {
-            await later((call) => events.release(call, native.id))
-        } else {
-            addon.release(native.id)
+        const hold = this.#ended()
+        try {
+            if (this.#remote) {
+                await later((call) => events.release(call, native.id))
+            } else {
+                addon.release(native.id)
+            }
+        } catch (error) {
+            hold === null || lose(hold, error)
+            throw error
         }
     }
 
@@ -432,8 +450,13 @@ class Mutex {
 
     releaseSync () {
         const native = this.#used("release")
-        this.#ended()
-        addon.release(native.id)
+        const hold = this.#ended()
+        try {
+            addon.release(native.id)
+        } catch (error) {
+            hold === null || lose(hold, error)
+            throw error
+        }
     }
 
     async #acquire (operation, options) {
@@ -462,12 +485,14 @@ class Mutex {
         return this.#hold = new Hold(PRIVATE, native, taken)
     }
 
-    /*  Nobody is told any more that the current hold is lost.  */
+    /*  The current hold, of which nobody is told any more that it is lost.  */
     #ended () {
-        if (this.#hold !== null) {
-            unwatch(this.#hold)
+        const hold = this.#hold
+        if (hold !== null) {
+            unwatch(hold)
             this.#hold = null
         }
+        return hold
     }
 
     #keep (id) {

@@ -1,10 +1,12 @@
 "use strict"
 
 const assert = require("node:assert")
+const fs = require("node:fs")
+const path = require("node:path")
 const test = require("node:test")
 
 const Mutex = require("..")
-const { name } = require("./helper.js")
+const { folder, name } = require("./helper.js")
 
 const code = (word) => ({ code: `ERR_IPCMUTEX_${word}` })
 
@@ -159,6 +161,27 @@ test("a hold's signal aborts when it is lost, and not when it is released", { ti
     await assert.rejects(next.extend(1000), code("NOT_OWNER"))
     await assert.rejects(mutex.execute((hold) => hold.extend()), code("UNSUPPORTED"))
     await assert.rejects(mutex.execute((hold) => hold.extend("1s")), code("INVALID"))
+})
+
+test("a hold's signal aborts also when its release is what tells of the loss", async (t) => {
+    const file = path.join(folder(t), "lock")
+    const mutex = new Mutex(`mpm:${file}`)
+    for (const by of ["hold", "mutex", "sync"]) {
+        const hold = await mutex.acquire()
+        const { signal } = hold
+        fs.unlinkSync(file)
+        if (by === "sync") {
+            assert.throws(() => mutex.releaseSync(), code("LOST"))
+        } else {
+            await assert.rejects((by === "hold" ? hold : mutex).release(), code("LOST"))
+        }
+        assert.strictEqual(signal.aborted, true, by)
+        assert.strictEqual(signal.reason.code, "ERR_IPCMUTEX_LOST")
+    }
+    const unwatched = await mutex.acquire()
+    fs.unlinkSync(file)
+    await assert.rejects(unwatched.release(), code("LOST"))
+    assert.strictEqual(unwatched.signal.aborted, true)
 })
 
 test("a hold is disposable", async () => {
