@@ -38,7 +38,10 @@ declare class Mutex {
     constructor (url: string)
     /** The URL, its secret shown as ***. */
     readonly url: string
-    /** Opens it, which the first `acquire` does as well. ERR_IPCMUTEX_INVALID if it is open already. */
+    /**
+     * Opens it, which the first `acquire` does as well. ERR_IPCMUTEX_INVALID if it is open already. If it is closed meanwhile,
+     * it resolves, and the mutex is closed.
+     */
     open (): Promise<void>
     /** Releases a hold taken through it and ends its waits with ERR_IPCMUTEX_CLOSED. */
     close (): Promise<void>
