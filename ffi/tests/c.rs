@@ -224,6 +224,7 @@ fn k7_plugins_with_the_static_library_exclude_each_other_when_the_first_is_close
     }
     let [first, second, third] = &copies;
     run(&host, &[first, second, third, "spm:plugins"], 0);
+    run(&host, &[first, second, "spm:plugins"], 0);
 }
 
 /// FAULTS: K4
@@ -286,6 +287,21 @@ fn k4_a_handler_that_forks_while_its_thread_does() {
 #[test]
 fn k4_a_programs_own_fork_handlers_use_the_library() {
     run_static("atfork.c", &[&["spm:"], &["mpm:"]]);
+}
+
+/// FAULTS: K4
+#[test]
+fn k4_handlers_that_were_there_before_the_library_use_it_in_the_child() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("late");
+    let source = crate_dir().join("tests/c/late.c");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", "-I"]).arg(crate_dir().join("../include"));
+    assert!(gcc.arg("-o").arg(&program).arg(source).arg("-ldl").status().unwrap().success());
+    let library = library().join("libipcmutex.so");
+    for engine in ["spm:", "mpm:"] {
+        run(&program, &[library.to_str().unwrap(), engine], 0);
+    }
 }
 
 /// FAULTS: K4

@@ -26,17 +26,22 @@ mod linux {
         }
     }
 
-    /// Whether the C library vouches for it; not every one has a word for that.
-    fn has_one_thread() -> bool {
-        const UNKNOWN: usize = 0;
-        const NONE: usize = 1;
-        /// Where glibc (from 2.32 on) says so. Looked up once: a forked child is not to ask the loader.
-        static WORD: AtomicUsize = AtomicUsize::new(UNKNOWN);
+    const UNKNOWN: usize = 0;
+    const NONE: usize = 1;
+    /// Where glibc (from 2.32 on) says whether there is one thread. Looked up once, at load: a forked child is not to ask the loader.
+    static WORD: AtomicUsize = AtomicUsize::new(UNKNOWN);
+
+    pub(crate) fn find_word() {
         if WORD.load(Ordering::Relaxed) == UNKNOWN {
             // SAFETY: the name ends with a NUL.
             let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"__libc_single_threaded".as_ptr()) } as usize;
             WORD.store(if found == 0 { NONE } else { found }, Ordering::Relaxed);
         }
+    }
+
+    /// Whether the C library vouches for it; not every one has a word for that.
+    fn has_one_thread() -> bool {
+        find_word();
         match WORD.load(Ordering::Relaxed) {
             NONE => false,
             // SAFETY: a `char` that lives as long as the process. The library writes it when a thread starts another one: while
@@ -47,7 +52,7 @@ mod linux {
 }
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{is_there, on_all_processors};
+pub(crate) use linux::{find_word, is_there, on_all_processors};
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn is_there() -> bool {

@@ -414,6 +414,20 @@ pub(crate) fn what_was_loaded() -> &'static [Object] {
     unsafe { &*loaded }
 }
 
+/// The name of the object that this is linked into; none if that is the program itself, which stays anyway.
+pub(crate) fn own_object() -> Option<&'static CStr> {
+    // SAFETY: an address of ours is asked for, and the answer is only read if it was filled.
+    let base = unsafe {
+        let mut info: libc::Dl_info = std::mem::zeroed();
+        if libc::dladdr(std::ptr::from_ref(&ipcmutex_spm_v1).cast(), &mut info) == 0 {
+            return None;
+        }
+        info.dli_fbase as u64
+    };
+    let own = what_was_loaded().iter().find(|object| object.base == base)?;
+    (!own.name.is_empty()).then_some(&own.name)
+}
+
 pub(crate) struct Object {
     base: u64,
     name: CString,

@@ -17,11 +17,15 @@ pub(crate) mod thread;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Before the program does anything: handlers for a fork come before the program's own, and the loader is asked before any fork.
+/// Before the program does anything: handlers for a fork come before the program's own, and the loader is asked before any fork, and while
+/// nobody who opens a mutex can be waited for by who has the loader.
 #[cfg(target_os = "linux")]
 extern "C" fn at_load() {
     fork::put_handlers_in_place();
     copies::what_was_loaded();
+    pinned::stay();
+    #[cfg(not(all(test, feature = "schedules")))]
+    barrier::find_word();
 }
 
 #[cfg(target_os = "linux")]

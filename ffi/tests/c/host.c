@@ -1,5 +1,6 @@
 /* With one plugin: closes it; its code must stay, for threads of the library may run in it. With three, each with a copy of the library:
- * closes the first, which did nothing, once the second has used its copy; the third must find the second's locks all the same. */
+ * closes the first, which did nothing, once the second has used its copy; the third must find the second's locks all the same. With two,
+ * as who looks for plugins does: closes the first and loads it again before anybody has used any. */
 #include <dlfcn.h>
 #include <ipcmutex.h>
 #include <pthread.h>
@@ -36,10 +37,20 @@ static int three(char **words) {
     return attempt(late, words[4]) == IPCMUTEX_TIMEOUT ? 0 : 5;
 }
 
+static int two(char **words) {
+    void *first = load(words[1]), *second = load(words[2]);
+    if (first == NULL || second == NULL) return 1;
+    if (dlclose(first) != 0) return 3;
+    if ((first = load(words[1])) == NULL) return 1;
+    if (attempt(second, words[3]) != 0) return 2;
+    return attempt(first, words[3]) == IPCMUTEX_TIMEOUT ? 0 : 5;
+}
+
 int main(int count, char **words) {
     pthread_t thread;
     void *failed;
     if (count == 5) return three(words);
+    if (count == 4) return two(words);
     if (count != 3 || (plugin = load(words[1])) == NULL) return 1;
     if (pthread_create(&thread, NULL, works, words[2]) != 0 || pthread_join(thread, &failed) != 0 || failed != NULL) return 2;
     if (dlclose(plugin) != 0) return 3;

@@ -48,9 +48,9 @@ struct Files {
 
 impl Files {
     fn new() -> Result<Files, Errno> {
-        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-        let events = MarkedFile::new(events);
-        let changed = MarkedFile::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let events =
+            MarkedFile::opened(|| inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK))?;
+        let changed = MarkedFile::opened(|| eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK))?;
         Ok(Files { events, changed })
     }
     fn mark(&self) {

@@ -1,17 +1,19 @@
 //! What no child has: lock files, the descriptors of the library's threads, sockets.
 
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
+
+use rustix::io::Errno;
 
 use super::epoch;
 use super::life::ForkGate;
-use super::places::{self, Inode, close_in_child, opened};
+use super::places::{Entry, Inode, close_in_child, opened};
 
 /// A lock file's descriptor, which no child has: it would have the description's byte locks, and its dead parent would seem to live on.
 pub(crate) struct OwnFile {
     file: ManuallyDrop<OwnedFd>,
-    inode: Inode,
+    entry: Entry,
     epoch: u32,
 }
 
@@ -20,15 +22,20 @@ impl OwnFile {
     ///
     /// # Errors
     /// As `open`.
-    pub(crate) fn opened<E>(open: impl FnOnce() -> Result<OwnedFd, E>) -> Result<OwnFile, E> {
+    pub(crate) fn opened<E: From<Errno>>(open: impl FnOnce() -> Result<OwnedFd, E>) -> Result<OwnFile, E> {
         let epoch = epoch();
-        let (file, inode) = opened(open)?;
-        Ok(OwnFile { file: ManuallyDrop::new(file), inode, epoch })
+        let (file, entry) = opened(open)?;
+        Ok(OwnFile { file: ManuallyDrop::new(file), entry, epoch })
     }
 
-    /// Whether it still is that file: some programs close whatever they do not know.
+    /// Whether it still is that file: some programs close whatever they do not know, and then the number may be another's. A file that can
+    /// no more be asked (a server that is gone) is still open.
     pub(crate) fn is_there(&self) -> bool {
-        self.inode != Inode::NONE && Inode::of(self.file.as_fd()) == self.inode
+        let is_that = match Inode::of(self.file.as_fd()) {
+            Ok(inode) => inode == self.entry.inode,
+            Err(error) => error != Errno::BADF,
+        };
+        is_that && self.entry.stands()
     }
 }
 
@@ -44,9 +51,10 @@ impl Drop for OwnFile {
             return; // The child has closed it.
         }
         let _gate = ForkGate::enter();
-        places::forget(self.file.as_raw_fd(), self.inode);
-        // Else the number is the program's own file by now.
-        if self.is_there() {
+        let is_there = self.is_there();
+        self.entry.forget();
+        // Else the number is the program's own file by now, or another one of ours.
+        if is_there {
             // SAFETY: it is dropped here and nowhere else, and not used again.
             unsafe { ManuallyDrop::drop(&mut self.file) };
         }
@@ -58,7 +66,7 @@ impl Drop for OwnFile {
 #[cfg(target_os = "linux")]
 pub(crate) struct MarkedFile {
     file: ManuallyDrop<OwnedFd>,
-    inode: Inode,
+    entry: Entry,
     /// Whose mark it has; 0 if none yet.
     thread: AtomicI32,
 }
@@ -69,10 +77,14 @@ const GIVEN_UP: i32 = -1;
 
 #[cfg(target_os = "linux")]
 impl MarkedFile {
-    /// Until it is marked, and where the kernel refuses the mark, any number of such a file is believed.
-    pub(crate) fn new(file: OwnedFd) -> MarkedFile {
-        let inode = close_in_child(&file);
-        MarkedFile { file: ManuallyDrop::new(file), inode, thread: AtomicI32::new(0) }
+    /// What `open` opens; it takes no lock and allocates nothing. Until it is marked, and where the kernel refuses the mark, any number of
+    /// such a file is believed.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub(crate) fn opened(open: impl FnOnce() -> Result<OwnedFd, Errno>) -> Result<MarkedFile, Errno> {
+        let (file, entry) = opened(open)?;
+        Ok(MarkedFile { file: ManuallyDrop::new(file), entry, thread: AtomicI32::new(0) })
     }
 
     /// It is the calling thread's now, which drops it before it ends: the mark of a thread that has ended proves nothing, and the file
@@ -99,7 +111,7 @@ impl MarkedFile {
     pub(crate) fn get(&self) -> Option<BorrowedFd<'_>> {
         let file = self.file.as_fd();
         let is_ours = match self.thread.load(Ordering::Acquire) {
-            0 => Inode::of(file) == self.inode,
+            0 => Inode::of(file) == Ok(self.entry.inode),
             thread => crate::sys::file::is_marked(file, thread),
         };
         is_ours.then_some(file)
@@ -109,7 +121,8 @@ impl MarkedFile {
 #[cfg(target_os = "linux")]
 impl Drop for MarkedFile {
     fn drop(&mut self) {
-        places::forget(self.file.as_raw_fd(), self.inode);
+        let _gate = ForkGate::enter();
+        self.entry.forget();
         if self.get().is_some() {
             // SAFETY: it is dropped here and nowhere else, and not used again.
             unsafe { ManuallyDrop::drop(&mut self.file) };
@@ -120,15 +133,16 @@ impl Drop for MarkedFile {
 /// A socket that no child has: there its number may be a file of the program's own, and is neither used nor closed.
 pub(crate) struct Unshared<S: AsFd> {
     socket: ManuallyDrop<S>,
-    inode: Inode,
+    /// None, if it could not be told which socket it is.
+    entry: Option<Entry>,
     epoch: u32,
 }
 
 impl<S: AsFd> Unshared<S> {
     pub(crate) fn new(socket: S) -> Unshared<S> {
         let epoch = epoch(); // the handlers are in place
-        let inode = close_in_child(&socket);
-        Unshared { socket: ManuallyDrop::new(socket), inode, epoch }
+        let entry = close_in_child(&socket).ok();
+        Unshared { socket: ManuallyDrop::new(socket), entry, epoch }
     }
 
     /// What `open` opens; no child has it for a moment either. `open` takes no lock and allocates nothing.
@@ -138,8 +152,8 @@ impl<S: AsFd> Unshared<S> {
     #[cfg(feature = "redis")]
     pub(crate) fn opened(open: impl FnOnce() -> std::io::Result<S>) -> std::io::Result<Unshared<S>> {
         let epoch = epoch();
-        let (socket, inode) = opened(open)?;
-        Ok(Unshared { socket: ManuallyDrop::new(socket), inode, epoch })
+        let (socket, entry) = opened(open)?;
+        Ok(Unshared { socket: ManuallyDrop::new(socket), entry: Some(entry), epoch })
     }
 
     /// The same socket as something else; its descriptor stays the same.
@@ -150,11 +164,13 @@ impl<S: AsFd> Unshared<S> {
     pub(crate) fn turned<T: AsFd>(self, into: impl FnOnce(S) -> std::io::Result<T>) -> std::io::Result<Unshared<T>> {
         self.get()?;
         let mut this = ManuallyDrop::new(self);
-        let (number, inode, epoch) = (this.socket.as_fd().as_raw_fd(), this.inode, this.epoch);
+        let (entry, epoch) = (this.entry.take(), this.epoch);
         // SAFETY: `this` is neither used nor dropped after this.
         let turned = into(unsafe { ManuallyDrop::take(&mut this.socket) });
-        let socket = turned.inspect_err(|_| places::forget(number, inode))?;
-        Ok(Unshared { socket: ManuallyDrop::new(socket), inode, epoch })
+        if turned.is_err() {
+            entry.as_ref().map(Entry::forget);
+        }
+        Ok(Unshared { socket: ManuallyDrop::new(turned?), entry, epoch })
     }
 
     /// # Errors
@@ -176,10 +192,9 @@ impl<S: AsFd> Drop for Unshared<S> {
         if self.epoch != epoch() {
             return; // The child has closed it.
         }
-        let number = self.socket.as_fd().as_raw_fd();
         // SAFETY: it is dropped here and nowhere else, and not used again.
         unsafe { ManuallyDrop::drop(&mut self.socket) };
         // Only now, or a child that is forked in between would have it; no file of the program's is that inode.
-        places::forget(number, self.inode);
+        self.entry.as_ref().map(Entry::forget);
     }
 }

@@ -83,10 +83,15 @@ fn begun() -> &'static Life {
 
 /// When the library is loaded; and by the first use where nothing is run then.
 pub(crate) fn put_handlers_in_place() {
+    // Only once they are there, or a child that is forked meanwhile would never have them. Two threads may both put them in place: the second
+    // pair enters and leaves again what the first has.
     static THERE: AtomicBool = AtomicBool::new(false);
-    if !THERE.swap(true, Ordering::AcqRel) {
-        // SAFETY: the three handlers are `extern "C"`, take nothing, and touch only statics.
-        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) };
+    if THERE.load(Ordering::Acquire) {
+        return;
+    }
+    // SAFETY: the three handlers are `extern "C"`, take nothing, and touch only statics.
+    if unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_parent), Some(after_fork_child)) } == 0 {
+        THERE.store(true, Ordering::Release);
     }
 }
 

@@ -1,9 +1,10 @@
 //! The descriptors that a child of `fork` closes.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use rustix::fs::fstat;
+use rustix::io::Errno;
 
 use super::life::ForkGate;
 
@@ -12,29 +13,26 @@ use super::life::ForkGate;
 pub(super) struct Inode(u64, u64);
 
 impl Inode {
-    /// No file's.
-    pub(super) const NONE: Inode = Inode(0, 0);
-
-    pub(super) fn of(file: BorrowedFd<'_>) -> Inode {
-        fstat(file).map_or(Inode::NONE, |stat| Inode(stat.st_dev, stat.st_ino))
+    pub(super) fn of(file: BorrowedFd<'_>) -> Result<Inode, Errno> {
+        fstat(file).map(|stat| Inode(stat.st_dev, stat.st_ino))
     }
 }
 
 /// A descriptor that a child has no use for, and which file it is: where the program has closed it, the number may be a
 /// file of its own by now, and its children's.
 struct Place {
-    /// Or one of these two.
-    file: AtomicI32,
+    /// A number that no other entry has << 32 | the descriptor; or one of these two.
+    entry: AtomicU64,
     device: AtomicU64,
     inode: AtomicU64,
 }
 
-const FREE: i32 = -1;
-const BUSY: i32 = -2;
+const FREE: u64 = 0;
+const BUSY: u64 = u64::MAX;
 
 impl Place {
     const fn new() -> Place {
-        Place { file: AtomicI32::new(FREE), device: AtomicU64::new(0), inode: AtomicU64::new(0) }
+        Place { entry: AtomicU64::new(FREE), device: AtomicU64::new(0), inode: AtomicU64::new(0) }
     }
 
     fn inode(&self) -> Inode {
@@ -42,8 +40,27 @@ impl Place {
     }
 
     /// Whether it was `from`.
-    fn swap(&self, from: i32, to: i32) -> bool {
-        self.file.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    fn swap(&self, from: u64, to: u64) -> bool {
+        self.entry.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// What stands in a place.
+pub(super) struct Entry {
+    place: &'static Place,
+    entry: u64,
+    pub(super) inode: Inode,
+}
+
+impl Entry {
+    /// Whether it still stands there: not so once another file of ours was opened under its number, which the program must have closed then.
+    pub(super) fn stands(&self) -> bool {
+        self.place.entry.load(Ordering::Acquire) == self.entry
+    }
+
+    /// Children have the descriptor from now on; whether it stood there still.
+    pub(super) fn forget(&self) -> bool {
+        self.place.swap(self.entry, FREE)
     }
 }
 
@@ -59,7 +76,7 @@ impl Places {
     }
 
     fn next(&self) -> Option<&'static Places> {
-        // SAFETY: `more` is null or came from `Box::leak` in `more`.
+        // SAFETY: `more` is null or came from `Box::into_raw` in `more`.
         unsafe { self.more.load(Ordering::Acquire).as_ref() }
     }
 
@@ -96,12 +113,24 @@ impl Reserved {
         }
     }
 
-    fn fill(self, file: BorrowedFd<'_>) -> Inode {
-        let inode = Inode::of(file);
+    fn fill(self, file: BorrowedFd<'_>) -> Result<Entry, Errno> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let inode = Inode::of(file)?;
+        let number = u64::from(file.as_raw_fd().cast_unsigned());
+        // Never 0, and never all ones.
+        let serial = u64::from(SERIAL.fetch_add(1, Ordering::Relaxed) % (u32::MAX - 1)) + 1;
+        // What had the number before was closed by the program.
+        for place in all() {
+            let entry = place.entry.load(Ordering::Acquire);
+            if entry != FREE && entry != BUSY && entry & u64::from(u32::MAX) == number {
+                place.swap(entry, FREE);
+            }
+        }
+        let entry = serial << 32 | number;
         self.0.device.store(inode.0, Ordering::Relaxed);
         self.0.inode.store(inode.1, Ordering::Relaxed);
-        self.0.file.store(file.as_raw_fd(), Ordering::Release);
-        inode
+        self.0.entry.store(entry, Ordering::Release);
+        Ok(Entry { place: self.0, entry, inode })
     }
 }
 
@@ -111,44 +140,42 @@ impl Drop for Reserved {
     }
 }
 
-/// Closes `file` in children that are forked while it is open here. When it is closed here, [`forget`] is told of the same.
-pub(super) fn close_in_child(file: &impl AsFd) -> Inode {
+fn all() -> impl Iterator<Item = &'static Place> {
+    std::iter::successors(Some(&CLOSED_IN_CHILD), |places| places.next()).flat_map(|places| &places.places)
+}
+
+/// Has `file` closed in children that are forked while it is open here.
+///
+/// # Errors
+/// It cannot be told which file it is.
+pub(super) fn close_in_child(file: &impl AsFd) -> Result<Entry, Errno> {
     Reserved::new().fill(file.as_fd())
 }
 
 /// Opens by `open` what no child has, not for a moment. `open` takes no lock and allocates nothing.
-pub(super) fn opened<F: AsFd, E>(open: impl FnOnce() -> Result<F, E>) -> Result<(F, Inode), E> {
+///
+/// # Errors
+/// As `open`; or it cannot be told which file it is, and it is closed again.
+pub(super) fn opened<F: AsFd, E: From<Errno>>(open: impl FnOnce() -> Result<F, E>) -> Result<(F, Entry), E> {
     let place = Reserved::new();
     let _gate = ForkGate::enter();
     let file = open()?;
-    let inode = place.fill(file.as_fd());
-    Ok((file, inode))
-}
-
-/// The number alone does not say which it is: the program may have closed it, and another of ours have it by now.
-pub(super) fn forget(number: RawFd, inode: Inode) {
-    let mut places = Some(&CLOSED_IN_CHILD);
-    while let Some(these) = places
-        && !these.places.iter().any(|place| {
-            place.file.load(Ordering::Acquire) == number && place.inode() == inode && place.swap(number, FREE)
-        })
-    {
-        places = these.next();
-    }
+    let entry = place.fill(file.as_fd())?;
+    Ok((file, entry))
 }
 
 /// In a child of `fork`, before it opens any of its own.
 pub(super) fn close_all() {
-    let mut places = Some(&CLOSED_IN_CHILD);
-    while let Some(these) = places {
-        for place in &these.places {
-            let file = place.file.swap(FREE, Ordering::AcqRel);
-            // SAFETY: it is only asked which file it is; a number that is not open is none.
-            if file >= 0 && place.inode() == Inode::of(unsafe { BorrowedFd::borrow_raw(file) }) {
-                // SAFETY: an inherited descriptor that nothing in this child uses: its owner's state is left behind.
-                unsafe { libc::close(file) };
-            }
+    for place in all() {
+        let entry = place.entry.swap(FREE, Ordering::AcqRel);
+        if entry == FREE || entry == BUSY {
+            continue;
         }
-        places = these.next();
+        let number = (entry as u32).cast_signed();
+        // SAFETY: it is only asked which file it is; a number that is not open is none.
+        if Inode::of(unsafe { BorrowedFd::borrow_raw(number) }) == Ok(place.inode()) {
+            // SAFETY: an inherited descriptor that nothing in this child uses: its owner's state is left behind.
+            unsafe { libc::close(number) };
+        }
     }
 }

@@ -1,10 +1,13 @@
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
+
+use rustix::io::Errno;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
+use super::OwnFile;
 #[cfg(feature = "redis")]
 use super::Unshared;
-use super::places::{self, close_in_child};
+use super::places::close_in_child;
 use super::{Done, ForkGate, PerProcess, epoch};
 use crate::backend::contract::{Grant, OnLost, Status};
 use crate::sys::futex;
@@ -43,13 +46,13 @@ fn a_child_closes_what_is_ours_and_not_what_the_program_has_under_the_same_numbe
     epoch(); // the handlers are in place
     let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
     let number = file.as_raw_fd();
-    let inode = close_in_child(&file);
+    let entry = close_in_child(&file).unwrap();
     assert!(!has_child(number));
     // As a program does that closes what it does not know, and opens something of its own.
     let mut file = file;
     rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
     assert!(has_child(number));
-    places::forget(number, inode);
+    assert!(entry.forget());
 }
 
 /// FAULTS: K2
@@ -58,16 +61,33 @@ fn what_is_closed_by_the_program_costs_no_other_file_its_place() {
     epoch(); // the handlers are in place
     let mut file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
     let earlier = std::fs::File::open("/proc/self/exe").unwrap();
-    let inode = close_in_child(&earlier);
-    let (number, first) = (file.as_raw_fd(), close_in_child(&file));
-    places::forget(earlier.as_raw_fd(), inode); // its place comes before
+    let before = close_in_child(&earlier).unwrap();
+    let (number, first) = (file.as_raw_fd(), close_in_child(&file).unwrap());
+    assert!(before.forget()); // its place comes before
     // The program has closed it, and another one of ours is opened under its number.
     rustix::io::dup2(std::fs::File::open("/dev/null").unwrap(), &mut file).unwrap();
-    let second = close_in_child(&file);
-    places::forget(number, first);
+    let second = close_in_child(&file).unwrap();
+    assert!(!first.forget());
     assert!(!has_child(number));
-    places::forget(number, second);
+    assert!(second.forget());
     assert!(has_child(number));
+}
+
+/// FAULTS: K3
+#[test]
+fn what_is_closed_by_the_program_and_opened_anew_belongs_to_the_new_one() {
+    // One thread: nobody else takes the number in between.
+    assert!(says_a_child(|| {
+        let open = || OwnFile::opened(|| Ok::<_, Errno>(std::fs::File::open("/proc/self/exe").unwrap().into()));
+        let first = open().unwrap();
+        let number = first.as_fd().as_raw_fd();
+        // SAFETY: as a program does that closes what it does not know.
+        unsafe { libc::close(number) };
+        let second = open().unwrap();
+        let replaced = second.as_fd().as_raw_fd() == number && !first.is_there();
+        drop(first);
+        replaced && second.is_there()
+    }));
 }
 
 #[cfg(feature = "redis")]
