@@ -662,3 +662,33 @@ fn who_comes_while_a_majority_is_away_has_as_much_patience_as_who_came_first() {
         assert_eq!(kind_of(limited.join().expect("no panic")), ErrorKind::Unavailable);
     });
 }
+
+/// Another lock has found some of them away, and they are back: no copy stays for the lease.
+#[test]
+fn a_release_and_an_extend_reach_servers_that_are_back() {
+    needs_redis!();
+    for away in [1, 2] {
+        let servers = three();
+        let (proxies, url) = proxied(&servers, "back?ttl=60s");
+        let (mutex, other) = (open(&url), open(&url.replace("back?", "other?")));
+        let all: Vec<&Redis> = servers.iter().collect();
+        let hold = mutex.acquire().expect("acquired");
+        until("it is on all", || copies(&all, "ipcmutex:back") == 3);
+        let blip = || {
+            for proxy in &proxies[..away] {
+                proxy.close(true);
+                proxy.cut_all();
+            }
+            match other.try_acquire() {
+                Ok(taken) => taken.expect("it is free").release().expect("two are there"),
+                Err(error) => assert_eq!((away, error.kind()), (2, ErrorKind::Unavailable)),
+            }
+            proxies[..away].iter().for_each(|proxy| proxy.close(false));
+        };
+        blip();
+        hold.extend(Some(Duration::from_secs(90))).expect("they are back");
+        blip();
+        hold.release().expect("they are back");
+        until("it is on none", || copies(&all, "ipcmutex:back") == 0);
+    }
+}

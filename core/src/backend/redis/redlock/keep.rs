@@ -207,7 +207,7 @@ impl Quorum {
             }
             polls.iter().all(Poll::is_over)
         };
-        let dial = if is_asked { Dial::SOON } else { Dial::PACED };
+        let dial = if is_asked { Dial::SURELY } else { Dial::PACED };
         voters.ask("extend", (self.limit(), self.limit()), dial, call, enough).await;
         polls.iter().enumerate().for_each(|(at, poll)| settle(at, poll));
         polls.iter().map(|poll| poll.outcome("extend")).collect()

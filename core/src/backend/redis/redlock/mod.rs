@@ -313,7 +313,7 @@ impl Lock {
     fn release(&self, held: &Held) -> Result<()> {
         let (rounds, owner) = (self.rounds.clone(), held.hold.token.clone());
         let told = self.quorum.run(move |voters| {
-            Box::pin(async move { rounds.release(&voters, Dial::SOON, &owner, Ending::Released).await })
+            Box::pin(async move { rounds.release(&voters, Dial::SURELY, &owner, Ending::Released).await })
         });
         self.freed.notify_one();
         match told? {

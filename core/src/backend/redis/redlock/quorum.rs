@@ -188,8 +188,10 @@ pub(super) struct Voters(Vec<Arc<Voter>>);
 /// would be too many for it.
 #[derive(Clone, Copy)]
 pub(super) enum Dial {
-    /// Once the pause is over, or this much of it.
+    /// Once the pause is over, or this much of it: until then the last failure is the answer.
     After(Duration),
+    /// The same, but that is waited for: what is asked cannot be asked later.
+    Behind(Duration),
     /// For what takes back what was asked since then: once the pause is over, and only where that has gone out.
     Undo(u64),
 }
@@ -197,8 +199,10 @@ pub(super) enum Dial {
 impl Dial {
     /// For who looks at the servers as they are now.
     pub(super) const AT_ONCE: Dial = Dial::After(Duration::ZERO);
-    /// For a caller who waits for what it comes to.
+    /// For a caller who waits for what it comes to, and may try again.
     pub(super) const SOON: Dial = Dial::After(AGAIN);
+    /// For a caller to whom a server that is back already must not be away still.
+    pub(super) const SURELY: Dial = Dial::Behind(AGAIN);
     /// For what is tried again by itself.
     pub(super) const PACED: Dial = Dial::After(Duration::MAX);
     /// For what may have gone out at any time.
@@ -240,7 +244,7 @@ impl Voter {
             let State::Away { at, pause, error } = &*state else { break state };
             let pause = match dial {
                 // Who stands behind one that it does not answer must not wait as long as that one did, one after the other.
-                Dial::After(most) if !error.is_timeout() => most.min(*pause),
+                Dial::After(most) | Dial::Behind(most) if !error.is_timeout() => most.min(*pause),
                 _ => *pause,
             };
             let left = pause.saturating_sub(at.elapsed());
