@@ -692,3 +692,42 @@ fn a_release_and_an_extend_reach_servers_that_are_back() {
         until("it is on none", || copies(&all, "ipcmutex:back") == 0);
     }
 }
+
+/// The waits for another lock have made the pause between two dials longer than what is left of the lease.
+#[test]
+fn a_short_lease_does_not_end_of_the_pause_of_those_who_wait() {
+    needs_redis!();
+    let servers = three();
+    let (proxies, url) = proxied(&servers, "short?ttl=2s");
+    let dials = || proxies[0].connections().len();
+    let left = |hold: &Hold| hold.valid_for().unwrap_or_default();
+    let is_saved = || {
+        let mutex = open(&url);
+        let taken = open(&self::url(&servers, "long?ttl=60s")).acquire_with(within(LONG)).expect("acquired");
+        let (tell, told) = mpsc::channel();
+        let done = move |outcome: ipcmutex::Result<Hold>| drop(tell.send(outcome.and_then(Hold::release)));
+        open(&url.replace("short?ttl=2s", "long?ttl=60s"))
+            .acquire_callback((2 * LONG).into(), done)
+            .expect("it begins");
+        let hold = mutex.acquire_with(within(LONG)).expect("acquired");
+        for proxy in &proxies {
+            proxy.close(true);
+            proxy.cut_all();
+        }
+        until("little is left", || left(&hold) < Duration::from_millis(500));
+        // The pause begins now.
+        let before = dials();
+        until("they were dialled", || dials() > before || left(&hold).is_zero());
+        proxies.iter().for_each(|proxy| proxy.close(false));
+        until("it is renewed or over", || {
+            let left = left(&hold);
+            left.is_zero() || left > Duration::from_secs(1)
+        });
+        let is_saved = hold.check().is_ok();
+        taken.release().expect("released");
+        told.recv_timeout(LONG).expect("served").expect("acquired and released");
+        is_saved
+    };
+    // A machine that is busy may be late for it once.
+    assert!((0..5).any(|_| is_saved()));
+}

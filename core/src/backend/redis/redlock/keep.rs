@@ -20,6 +20,10 @@ use super::quorum::{Dial, Quorum, Vote, Voters};
 use super::round::Poll;
 use crate::error::{Error, Result};
 
+/// So small a part of what is left of a lease may pass before a renewal dials a server that others could not reach: a short one
+/// must not end of a pause that they have made long.
+const PART: u32 = 10;
+
 /// The holds, by when each is next looked at, and its serial.
 #[derive(Default)]
 pub(super) struct Board {
@@ -176,6 +180,7 @@ impl Quorum {
             }
         }
         let is_asked = batch.iter().any(|one| one.extends);
+        let left = batch.iter().filter_map(|one| one.held.hold.left()).min().unwrap_or_default();
         let numbered = |one: Renewal| {
             let number = one.held.hold.numbered(one.extends);
             ((one.held, one.ttl, number), Some(one.turn))
@@ -207,7 +212,7 @@ impl Quorum {
             }
             polls.iter().all(Poll::is_over)
         };
-        let dial = if is_asked { Dial::SURELY } else { Dial::PACED };
+        let dial = if is_asked { Dial::SURELY } else { Dial::After(left / PART) };
         voters.ask("extend", (self.limit(), self.limit()), dial, call, enough).await;
         polls.iter().enumerate().for_each(|(at, poll)| settle(at, poll));
         polls.iter().map(|poll| poll.outcome("extend")).collect()
