@@ -204,6 +204,13 @@ fn servers_that_do_not_tell_their_policy_are_taken_at_their_word() {
     carries_a_lock(&url(&servers, "untold"));
 }
 
+/// What is wrong with the connection is told by open already.
+#[test]
+fn servers_without_a_database_are_refused() {
+    needs_redis!();
+    assert_eq!(kind_of(Mutex::open(&url(&three(), "none?db=99"))), ErrorKind::Config);
+}
+
 /// Its name leads to another one by now, and it goes on as a replica: nobody ends the connection to it.
 #[test]
 fn a_server_that_was_demoted_is_looked_up_anew() {

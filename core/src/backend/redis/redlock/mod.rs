@@ -124,6 +124,12 @@ pub(super) fn open(target: &RedisTarget, key: &str, info: String) -> Result<Arc<
     Ok(Arc::new(Redlock(lock)))
 }
 
+/// Whether it is for INFO that the server refused, and not for what went before it on the connection.
+fn has_no_info(error: &Error) -> bool {
+    let text = error.message().to_ascii_lowercase();
+    error.kind() == ErrorKind::Config && ["'info", "`info"].iter().any(|name| text.contains(name))
+}
+
 /// A majority is there, and none of it may evict.
 fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
     let (servers, limit) = (quorum.count(), quorum.limit());
@@ -138,7 +144,7 @@ fn check(quorum: &Arc<Quorum>, any_policy: bool) -> Result<()> {
             };
             let read = |vote: Result<redis::Value>| match vote {
                 // Managed servers forbid INFO, or do not know it; they are taken at their word.
-                Err(error) if matches!(error.kind(), ErrorKind::Permission | ErrorKind::Config) => Ok(String::new()),
+                Err(error) if error.kind() == ErrorKind::Permission || has_no_info(&error) => Ok(String::new()),
                 vote => Ok(redis::from_redis_value(vote?).unwrap_or_default()),
             };
             gather(&voters, "open", (servers, limit), info, read).await
