@@ -30,16 +30,11 @@ impl Server {
     pub(super) fn locate(&self, learned: &Learned, limit: Duration) -> RedisResult<Address> {
         let Place::Sentinel { sentinels, master } = &self.place else { return Ok(self.seed().clone()) };
         let each = (limit / sentinels.len() as u32).max(Duration::from_millis(100));
-        let (mut failure, mut doubted) = (None, None::<Address>);
+        let (mut failure, mut doubted) = (None, Vec::new());
         for sentinel in sentinels {
             match self.ask(learned, sentinel, master, each) {
                 // It may not have heard of a failover yet; if it has, all say so.
-                Ok(Some(address)) if learned.is_doubted(&address) => {
-                    // One that was replaced may take itself for the master still; one that said that it is not says so again.
-                    if doubted.as_ref().is_none_or(|before| learned.is_replaced(before)) {
-                        doubted = Some(address);
-                    }
-                }
+                Ok(Some(address)) if learned.is_doubted(&address) => doubted.push(address),
                 Ok(Some(address)) => {
                     learned.found(&address);
                     return Ok(address);
@@ -51,9 +46,17 @@ impl Server {
                 Err(error) => failure = wire::telling(failure, error),
             }
         }
-        if let Some(address) = doubted {
-            learned.found(&address);
-            return Ok(address);
+        let named = |address: &&Address| doubted.iter().filter(|other| other == address).count();
+        let chosen = doubted
+            .iter()
+            // Nobody may have heard that it is the master again: one Sentinel that is behind must not hide it.
+            .find(|address| named(address) > sentinels.len() / 2)
+            // One that was replaced may take itself for the master still; one that said that it is not says so again.
+            .or_else(|| doubted.iter().find(|address| !learned.is_replaced(address)))
+            .or(doubted.last());
+        if let Some(address) = chosen {
+            learned.found(address);
+            return Ok(address.clone());
         }
         Err(failure.unwrap_or_else(|| io::Error::from(io::ErrorKind::NotFound).into()))
     }
