@@ -807,6 +807,122 @@ fn with_a_stranger(told: &[&str], link_first: bool) -> Cluster {
     cluster
 }
 
+/// It leaves, what it had is the heir's, and it is a cluster by itself now, which serves all slots.
+fn becomes_a_stranger(cluster: &Cluster, node: usize, heir: usize, reset: &str) {
+    let said = |at: usize, words: &[&str]| assert_eq!(cluster.nodes[at].command(words).text(), "OK", "{words:?}");
+    let others: Vec<_> = (0..3).filter(|at| *at != node).collect();
+    let left = cluster.nodes[node].command(&["CLUSTER", "MYID"]);
+    let (first, last) = ((node * 16384 / 3).to_string(), ((node + 1) * 16384 / 3 - 1).to_string());
+    for other in &others {
+        said(*other, &["CLUSTER", "FORGET", left.text()]);
+    }
+    said(node, &["FLUSHALL"]);
+    said(node, &["CLUSTER", "RESET", reset]);
+    said(node, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    // Who forgets a node forgets what it had.
+    said(heir, &["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+    for at in 0..3 {
+        serves_all(&cluster.nodes[at]);
+    }
+}
+
+fn serves_all(node: &Redis) {
+    until("all is served", || {
+        let info = node.command(&["CLUSTER", "INFO"]);
+        ["cluster_state:ok", "cluster_slots_ok:16384"].iter().all(|line| info.text().contains(line))
+    });
+}
+
+fn ends_connections(node: &Redis) {
+    assert!(node.command(&["CLIENT", "KILL", "TYPE", "normal"]).number() > 0);
+}
+
+/// What its connections' end makes of a hold. Whoever is just asking may be told of that end.
+fn renewed_anew(hold: &Hold) -> ipcmutex::Result<()> {
+    let mut outcome = hold.extend(None);
+    until("it is connected to anew", || {
+        let cut = outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Unavailable);
+        if cut {
+            outcome = hold.extend(None);
+        }
+        !cut
+    });
+    outcome
+}
+
+/// A node that is connected to anew knows of changes. The first one that was known has left, with its id or without.
+#[test]
+fn a_node_that_knows_better_leads_to_no_other_cluster() {
+    needs_redis!(7, 0);
+    for (reset, link_first) in [("HARD", true), ("HARD", false), ("SOFT", false)] {
+        let cluster = Cluster::start(3);
+        let id = ids_on(&cluster, 2).next().expect("one");
+        let url = |query: &str| cluster.url(&format!("{id}?ttl=60s{query}"));
+        // Each with connections of its own: a thread's calls, and the background thread's.
+        let (tries, held) = (open(&url("")), open(&url("&connect_timeout=2100ms")));
+        let hold = held.acquire().expect("acquired");
+        hold.extend(None).expect("renewed");
+        assert!(tries.try_acquire().expect("asked").is_none());
+        becomes_a_stranger(&cluster, 0, 1, reset);
+        ends_connections(&cluster.nodes[2]);
+        if link_first {
+            renewed_anew(&hold).expect("renewed where it is");
+        }
+        assert!(tries.try_acquire().expect("asked where it is").is_none(), "{reset}: held");
+        renewed_anew(&hold).expect("renewed where it is");
+        let stranger = &cluster.nodes[0];
+        assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "{reset}: it was not asked for a lock");
+        hold.release().expect("released");
+    }
+}
+
+#[test]
+fn who_opens_a_lock_once_more_lets_nobody_trust_another_cluster() {
+    needs_redis!(7, 0);
+    for reset in ["HARD", "SOFT"] {
+        let cluster = Cluster::start(3);
+        let id = ids_on(&cluster, 2).next().expect("one");
+        let url = |query: &str| cluster.url(&format!("{id}?ttl=60s{query}"));
+        let tries = open(&url(""));
+        tries.acquire().expect("acquired").release().expect("released");
+        becomes_a_stranger(&cluster, 2, 0, reset);
+        let stranger = &cluster.nodes[2];
+        assert_eq!(stranger.command(&["CONFIG", "RESETSTAT"]).text(), "OK");
+        ends_connections(stranger);
+        // By another engine, where it is now.
+        let hold = open(&url("&connect_timeout=2100ms")).acquire().expect("acquired");
+        let again = open(&url(""));
+        for handle in [&tries, &again] {
+            assert!(handle.try_acquire().expect("asked where it is").is_none(), "{reset}: held");
+        }
+        assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "{reset}: it was not asked for a lock");
+        hold.release().expect("released");
+    }
+}
+
+#[test]
+fn a_cluster_all_of_whose_nodes_were_replaced_is_believed() {
+    needs_redis!(7, 0);
+    let cluster = Cluster::start(2);
+    let id = ids_on(&cluster, 1).next().expect("one");
+    let url = |query: &str| cluster.url(&format!("{id}?ttl=60s{query}"));
+    let (tries, held) = (open(&url("")), open(&url("&connect_timeout=2100ms")));
+    tries.acquire().expect("acquired").release().expect("released");
+    let hold = held.acquire().expect("acquired");
+    hold.extend(None).expect("renewed");
+    for node in &cluster.nodes {
+        for words in [&["FLUSHALL"][..], &["CLUSTER", "RESET", "HARD"]] {
+            assert_eq!(node.command(words).text(), "OK", "{words:?}");
+        }
+    }
+    let new = &cluster.nodes[0];
+    assert_eq!(new.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).text(), "OK");
+    serves_all(new);
+    cluster.nodes.iter().for_each(ends_connections);
+    assert_eq!(kind_of(renewed_anew(&hold)), ErrorKind::Lost);
+    tries.try_acquire().expect("asked").expect("free there").release().expect("released");
+}
+
 #[test]
 fn what_another_master_refuses_keeps_nobody_from_a_lock() {
     needs_redis!(7, 0);

@@ -100,7 +100,7 @@ impl Net {
                 continue;
             };
             let answer = loop {
-                match self.ask_at(&node, asking, surveyed, command).await {
+                match self.ask_at(&node, asking, command).await {
                     Err(error) if is_down(&error) && !surveyed => break Err(error),
                     Err(error) if passes(&error) && Instant::now() < end => tokio::time::sleep(AGAIN).await,
                     answer => break answer,
@@ -151,10 +151,10 @@ impl Net {
         self.open.lock().get(node).map(|node| node.connection.clone())
     }
 
-    async fn ask_at(&self, node: &Address, asking: bool, surveyed: bool, command: &Cmd) -> RedisResult<Value> {
+    async fn ask_at(&self, node: &Address, asking: bool, command: &Cmd) -> RedisResult<Value> {
         let mut connection = match self.known(node) {
             Some(connection) => connection,
-            None => self.reach(node, asking || surveyed).await?,
+            None => self.reach(node).await?,
         };
         if asking {
             let mut both = redis::pipe();
@@ -165,8 +165,8 @@ impl Net {
         command.query_async(&mut connection).await
     }
 
-    /// Unless that is `known` for sure, it must know the cluster as it is known here.
-    async fn reach(&self, node: &Address, known: bool) -> RedisResult<MultiplexedConnection> {
+    /// It must be of the cluster that is known.
+    async fn reach(&self, node: &Address) -> RedisResult<MultiplexedConnection> {
         let queued = Instant::now();
         let door = {
             let mut doors = self.doors.lock();
@@ -182,7 +182,7 @@ impl Net {
         if let Some(connection) = self.known(node) {
             return Ok(connection);
         }
-        match self.dial(node, known).await {
+        match self.dial(node).await {
             Ok((mut connection, driver)) => {
                 Scripts::new(true).teach(&mut connection).await;
                 self.open.lock().insert(node.clone(), Node { connection: connection.clone(), _driver: driver });
@@ -195,10 +195,10 @@ impl Net {
         }
     }
 
-    async fn dial(&self, node: &Address, known: bool) -> RedisResult<(MultiplexedConnection, Task)> {
+    async fn dial(&self, node: &Address) -> RedisResult<(MultiplexedConnection, Task)> {
         let (mut connection, driver) = self.server.multiplex_at(&self.learned, node, self.hear.clone()).await?;
         let said = slots().query_async(&mut connection).await;
-        if !self.learned.slots.lock().are_those_of(node, said)? && !known {
+        if !self.learned.slots.lock().are_those_of(node, said)? {
             return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
         }
         Ok((connection, driver))

@@ -57,32 +57,48 @@ impl Server {
     }
 
     /// Learns from the nodes that are known which slots are where. Blocks. The one that is doubted, if any, may know less than the others:
-    /// it is asked last.
+    /// it is asked last. What a server of another cluster tells, that has got the address of a node, counts only if nobody is left to tell
+    /// of the one that is known: its nodes may all have been replaced, and a process that begins now would believe it too.
     pub(super) fn survey(&self, learned: &Learned, doubted: Option<&Address>, limit: Duration) -> RedisResult<()> {
         let Place::Cluster(seeds) = &self.place else { return Err(unknown()) };
         let known = learned.nodes();
         let mut asked: Vec<&Address> = known.iter().chain(seeds.iter().filter(|seed| !known.contains(seed))).collect();
         asked.sort_by_key(|node| doubted == Some(*node));
         let each = (limit / asked.len() as u32).max(Duration::from_millis(200));
-        let mut failure = None;
+        let (mut failure, mut strange) = (None, None::<(usize, Slots, &Address)>);
+        let found = |slots: Slots, node: &Address| {
+            // The one that is there is the first to be asked again.
+            let mut nodes = slots.nodes();
+            nodes.sort_by_key(|other| other != node);
+            learned.found_nodes(nodes);
+            learned.found_slots(slots);
+        };
         for node in asked {
             let reply = self.open_at(learned, node, each).and_then(|mut single| slots().query::<Value>(&mut single));
             match reply {
                 Ok(reply) => {
-                    if let Some(slots) = Slots::read(&reply, node) {
-                        // The one that is there is the first to be asked again.
-                        let mut nodes = slots.nodes();
-                        nodes.sort_by_key(|other| other != node);
-                        learned.found_nodes(nodes);
-                        learned.found_slots(slots);
+                    let Some(slots) = Slots::read(&reply, node) else {
+                        failure = wire::telling(failure, unknown());
+                        continue;
+                    };
+                    let (kin, shared) = {
+                        let known = learned.slots.lock();
+                        (slots.are_kin_of(&known), slots.shared_with(&known))
+                    };
+                    if kin {
+                        found(slots, node);
                         return Ok(());
                     }
-                    failure = wire::telling(failure, unknown());
+                    if strange.as_ref().is_none_or(|(most, ..)| shared > *most) {
+                        strange = Some((shared, slots, node));
+                    }
                 }
                 Err(error) => failure = wire::telling(failure, error),
             }
         }
-        Err(failure.unwrap_or_else(unknown))
+        let Some((_, slots, node)) = strange else { return Err(failure.unwrap_or_else(unknown)) };
+        found(slots, node);
+        Ok(())
     }
 }
 
@@ -234,7 +250,7 @@ impl Nodes {
                 continue;
             };
             let answer = loop {
-                match self.ask_on(&node, asking, same, surveyed, command) {
+                match self.ask_on(&node, asking, same, command) {
                     Err(error) if is_down(&error) && !surveyed => break Err(error),
                     Err(error) if passes(&error) && Instant::now() < end => std::thread::sleep(AGAIN),
                     answer => break answer,
@@ -303,19 +319,11 @@ impl Nodes {
 
     /// Asks this very node.
     pub(super) fn ask_at(&mut self, node: &Address, command: &Cmd) -> RedisResult<Value> {
-        self.ask_on(node, false, None, true, command)
+        self.ask_on(node, false, None, command)
     }
 
-    /// Asks it on its connection, or on the `same` alone. Unless it was `surveyed` just now where the slots are, one that is connected to
-    /// must know the cluster as it is known here.
-    fn ask_on(
-        &mut self,
-        node: &Address,
-        asking: bool,
-        same: Option<u64>,
-        surveyed: bool,
-        command: &Cmd,
-    ) -> RedisResult<Value> {
+    /// Asks it on its connection, or on the `same` alone. One that is connected to must be of the cluster that is known.
+    fn ask_on(&mut self, node: &Address, asking: bool, same: Option<u64>, command: &Cmd) -> RedisResult<Value> {
         let all = self.all.clone();
         let seat = all.seat(node);
         let now = Instant::now();
@@ -344,7 +352,7 @@ impl Nodes {
         }
         let begun = Instant::now();
         let (asked, told) = match self.connected(&mut seat, node) {
-            Ok((_, _, false)) if !surveyed && !asking => {
+            Ok((_, _, false)) => {
                 seat.connection = None;
                 return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
             }
@@ -378,21 +386,21 @@ impl Nodes {
         }
     }
 
-    /// Its connection, the number of that, and unless it has been asked on it before, whether it knows the cluster as it is known here.
+    /// Its connection, the number of that, and unless it has been asked on it before, whether it is of the cluster that is known.
     fn connected<'a>(&self, seat: &'a mut Seat, node: &Address) -> RedisResult<(&'a mut Single, u64, bool)> {
-        let mut agrees = true;
+        let mut is_kin = true;
         let (single, number) = match &mut seat.connection {
             Some(connection) => connection,
             place => {
                 let limit = self.all.server.connect_timeout.min(self.left());
                 let mut single = self.all.server.open_at(&self.all.learned, node, limit)?;
                 let said = slots().query(&mut single);
-                agrees = self.all.learned.slots.lock().are_those_of(node, said)?;
+                is_kin = self.all.learned.slots.lock().are_those_of(node, said)?;
                 place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed)))
             }
         };
         single.set_limit(self.left());
-        Ok((single, *number, agrees))
+        Ok((single, *number, is_kin))
     }
 
     /// How long an answer may take, when others ahead and connecting have had their time.

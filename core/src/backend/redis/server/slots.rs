@@ -50,6 +50,8 @@ pub(super) fn redirect(error: &RedisError, from: &Address) -> Option<Redirect> {
 #[derive(Default)]
 pub(super) struct Slots {
     ranges: Vec<(u16, u16, Address)>,
+    /// Of the nodes, replicas too, each once; none of servers that do not tell them. An address may be another server's one day.
+    ids: Vec<Vec<u8>>,
     corrections: usize,
 }
 
@@ -58,7 +60,10 @@ impl Slots {
     pub(crate) fn read(reply: &Value, from: &Address) -> Option<Slots> {
         let Value::Array(rows) = reply else { return None };
         let ranges = rows.iter().map(|row| range(row, from)).collect::<Option<Vec<_>>>()?;
-        (!ranges.is_empty()).then_some(Slots { ranges, corrections: 0 })
+        let mut ids: Vec<_> = rows.iter().flat_map(ids).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        (!ranges.is_empty()).then_some(Slots { ranges, ids, corrections: 0 })
     }
 
     pub(crate) fn node(&self, slot: u16) -> Option<&Address> {
@@ -86,8 +91,19 @@ impl Slots {
         })
     }
 
-    /// What a server at the address of `node` that was connected to just now makes of itself, when asked for the slots: whether it sees
-    /// the cluster as is known. The address may be another server's by now: whoever has it would give away what others hold.
+    /// How many nodes that are `known` these tell of.
+    pub(super) fn shared_with(&self, known: &Slots) -> usize {
+        known.ids.iter().filter(|id| self.ids.contains(id)).count()
+    }
+
+    /// Whether these are of the cluster that is `known`, be they older or newer. One node in common is not enough if more were known:
+    /// who has left for another cluster mostly has kept its id.
+    pub(super) fn are_kin_of(&self, known: &Slots) -> bool {
+        self.shared_with(known) >= known.ids.len().min(2)
+    }
+
+    /// What a server at the address of `node` that was connected to just now makes of itself, when asked for the slots: whether it is
+    /// of the cluster that is known. The address may be another server's by now: whoever has it would give away what others hold.
     ///
     /// # Errors
     /// That of an address where nobody is, if it is no node, or one that knows of none that has a slot.
@@ -100,7 +116,7 @@ impl Slots {
             Err(_) => return Ok(true),
         };
         let nobody = || io::Error::new(io::ErrorKind::ConnectionRefused, format!("{node} is no node of a cluster"));
-        Ok(!slots.ok_or_else(nobody)?.has_moved_since(self))
+        Ok(slots.ok_or_else(nobody)?.are_kin_of(self))
     }
 
     /// `slot` has moved; whether so many have that a survey is due.
@@ -135,9 +151,43 @@ fn range(row: &Value, from: &Address) -> Option<(u16, u16, Address)> {
     Some((number(row.first()?)?, number(row.get(1)?)?, Address::Tcp(host, number(master.get(1)?)?)))
 }
 
+/// Of the nodes of a row: host, port, id, …
+fn ids(row: &Value) -> Vec<Vec<u8>> {
+    let Value::Array(row) = row else { return Vec::new() };
+    let id = |node: &Value| match node {
+        Value::Array(node) => match node.get(2)? {
+            Value::BulkString(id) => Some(id.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    row.iter().skip(2).filter_map(id).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_cluster_is_known_by_its_nodes() {
+        let text = |text: &str| Value::BulkString(text.into());
+        let node = |id: &&str| Value::Array(vec![text("h"), Value::Int(1), text(id)]);
+        let row = |ids: &[&str]| {
+            Value::Array([Value::Int(0), Value::Int(9)].into_iter().chain(ids.iter().map(node)).collect())
+        };
+        let of = |rows: &[&[&str]]| {
+            let reply = Value::Array(rows.iter().map(|ids| row(ids)).collect());
+            Slots::read(&reply, &Address::Tcp("h".to_owned(), 1)).expect("slots")
+        };
+        let known = of(&[&["a", "A"], &["b"], &["a", "A"]]);
+        for kin in [of(&[&["A", "a"]]), of(&[&["b", "x"], &["A"]]), of(&[&["b"], &["a"], &["y"]])] {
+            assert!(kin.are_kin_of(&known));
+        }
+        for stranger in [of(&[&["x"]]), of(&[&["a", "x"], &["y"]])] {
+            assert!(!stranger.are_kin_of(&known) && stranger.are_kin_of(&Slots::default()));
+        }
+        assert!(of(&[&["a"], &["x"], &["y"]]).are_kin_of(&of(&[&["a"]])), "of one that was alone");
+    }
 
     #[test]
     fn the_slot_of_a_command_is_that_of_its_first_key() {
@@ -150,22 +200,22 @@ mod tests {
     #[test]
     fn a_survey_tells_of_a_failover() {
         let at = |port| Address::Tcp("h".to_owned(), port);
-        let of = |second| Slots { ranges: vec![(0, 99, at(1)), (100, 16383, at(second))], corrections: 0 };
+        let of = |second| Slots { ranges: vec![(0, 99, at(1)), (100, 16383, at(second))], ids: vec![], corrections: 0 };
         assert!(of(3).has_moved_since(&of(2)));
         assert!(!of(2).has_moved_since(&of(2)) && !of(2).has_moved_since(&Slots::default()));
         // Of two nodes one is left, which has the first slots still.
-        let mut alone = Slots { ranges: vec![(0, 16383, at(1))], corrections: 0 };
+        let mut alone = Slots { ranges: vec![(0, 16383, at(1))], ids: vec![], corrections: 0 };
         assert!(alone.has_moved_since(&of(2)) && of(2).has_moved_since(&alone));
         // What was corrected since is known already.
         (100..102).for_each(|slot| _ = alone.correct(slot, at(2)));
         let parts = vec![(0, 99, at(1)), (100, 101, at(2)), (102, 16383, at(1))];
-        assert!(!Slots { ranges: parts, corrections: 0 }.has_moved_since(&alone));
+        assert!(!Slots { ranges: parts, ids: vec![], corrections: 0 }.has_moved_since(&alone));
     }
 
     #[test]
     fn corrections_win_and_do_not_pile_up() {
         let at = |port| Address::Tcp("h".to_owned(), port);
-        let mut slots = Slots { ranges: vec![(0, 16383, at(1))], corrections: 0 };
+        let mut slots = Slots { ranges: vec![(0, 16383, at(1))], ids: vec![], corrections: 0 };
         let surveys = (0..1000).filter(|round| slots.correct(*round, at(2))).count();
         assert_eq!(surveys, 1 + (1000 - CORRECTIONS - 1) / (CORRECTIONS / 2), "the first after {CORRECTIONS}");
         // The last ones.
