@@ -309,9 +309,9 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
             // As who leaves a line for a lock that is free.
             forewarn(server, line, waiters, 0)?;
         } else if first {
-            // The next one stands first now, and looks when the lease ends.
-            let left = redis::cmd("PTTL").arg(key).query(server)?;
-            forewarn(server, line, waiters, left)?;
+            // The next one stands first now, and looks when the lease ends, which it may have done meanwhile.
+            let left: i64 = redis::cmd("PTTL").arg(key).query(server)?;
+            forewarn(server, line, waiters, if left == -2 { 0 } else { left })?;
         }
         return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
     }
