@@ -25,8 +25,8 @@ pub(crate) struct Net {
     open: Guarded<HashMap<Address, Node>>,
     /// To each node one connects at a time, and in the order of arrival: those at whose door somebody stands.
     doors: Guarded<HashMap<Address, Arc<Door>>>,
-    /// When the slots were last asked for, and whether that came to something.
-    surveyed: tokio::sync::Mutex<Option<(Instant, bool)>>,
+    /// When it was last begun to ask for the slots, when that ended, and whether it came to something.
+    surveyed: tokio::sync::Mutex<Option<(Instant, Instant, bool)>>,
     hear: Hear,
 }
 
@@ -57,19 +57,20 @@ impl Net {
         elsewhere(move || server.survey(&learned, doubted.as_ref(), server.connect_timeout)).await?
     }
 
-    /// Asks where the slots are now, or shares what somebody found who was just about it; whether that is known.
+    /// Asks where the slots are now, or shares what somebody found who began after this; whether that is known.
     async fn survey_again(&self, doubted: Option<&Address>) -> bool {
         let queued = Instant::now();
         let mut last = self.surveyed.lock().await;
-        if let Some((at, known)) = *last {
-            if at > queued {
+        if let Some((begun, at, known)) = *last {
+            if begun > queued {
                 return known;
             }
             // An answer from before the doubt is none to it. Those who come meanwhile share the next one.
             tokio::time::sleep_until((at + SPARED).into()).await;
         }
+        let begun = Instant::now();
         let known = Net::survey(&self.server, &self.learned, doubted).await.is_ok();
-        *last = Some((Instant::now(), known));
+        *last = Some((begun, Instant::now(), known));
         known
     }
 

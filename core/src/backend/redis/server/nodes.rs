@@ -121,8 +121,8 @@ struct All {
     learned: Arc<Learned>,
     /// This one did not answer, and may have a successor; or it has told that many slots have moved.
     doubted: Guarded<Option<Address>>,
-    /// When it was last asked where the slots are, and how that ended.
-    surveyed: Turns<Option<(Instant, RedisResult<()>)>>,
+    /// When it was last begun to ask where the slots are, and when and how that ended.
+    surveyed: Turns<Option<(Instant, Instant, RedisResult<()>)>>,
     seats: Guarded<HashMap<Address, Arc<Turns<Seat>>>>,
     /// How many connections there have been.
     made: AtomicU64,
@@ -191,21 +191,22 @@ impl Nodes {
         self.limit = limit;
     }
 
-    /// Asks where the slots are now, or shares what somebody has just found who asked later than this call was made.
+    /// Asks where the slots are now, or shares what somebody has just found who began to ask later than this call was made.
     fn survey(&self, doubted: Option<&Address>) -> RedisResult<()> {
         let all = &self.all;
         let end = self.deadline.map(|end| end.max(Instant::now() + PATIENT));
         let found = match all.surveyed.lock_by(end) {
             None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
             Some(mut last) => match &*last {
-                Some((at, found)) if *at > self.asked && at.elapsed() < SPARED => {
+                Some((begun, at, found)) if *begun > self.asked && at.elapsed() < SPARED => {
                     // It may be older than the doubt, which is left to the next call.
                     all.doubt(doubted);
                     return found.clone();
                 }
                 _ => {
+                    let begun = Instant::now();
                     let found = all.survey(doubted, self.limit);
-                    *last = Some((Instant::now(), found.clone()));
+                    *last = Some((begun, Instant::now(), found.clone()));
                     found
                 }
             },
