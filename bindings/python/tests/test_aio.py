@@ -523,6 +523,58 @@ def test_a_block_that_outlives_its_task_is_left_in_another(url: str) -> None:
     loop.close()
 
 
+@pytest.mark.parametrize("is_early", [False, True])
+def test_a_task_that_is_collected_inside_of_anothers_block_leaves_that_alone(url: str, is_early: bool) -> None:
+    mutex, other, entered = AsyncMutex(url), Mutex(url), []  # type: ignore[var-annotated]
+
+    async def first() -> None:
+        async with mutex as hold:
+            if is_early:
+                await hold.release()
+            entered.append(1)
+            await asyncio.Event().wait()
+
+    async def second() -> None:
+        async with mutex:
+            with contextlib.nullcontext() if is_early else pytest.warns(ResourceWarning, match="unreleased hold"):
+                gc.collect()
+            entered.append(2)
+            assert not other.acquire(blocking=False)
+        assert not await mutex.locked()
+
+    gc.disable()
+    try:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(first())
+        loop.run_until_complete(turns_until(lambda: entered))
+        loop.close()
+        if not is_early:
+            other.break_lock()
+        del task, loop
+        asyncio.run(second())
+    finally:
+        gc.enable()
+    assert entered == [1, 2]
+    assert not mutex._entered
+
+
+async def test_an_abandoned_generator_leaves_its_block_while_its_task_goes_on(url: str) -> None:
+    """The loop closes it, in a task of its own."""
+    mutex = AsyncMutex(url)
+
+    async def generator() -> AsyncIterator[None]:
+        async with mutex:
+            yield
+
+    async for _ in generator():
+        break
+    gc.collect()
+    async with asyncio.timeout(10) if sys.version_info >= (3, 11) else contextlib.AsyncExitStack():
+        await turns_until(lambda: not mutex._entered)
+        async with mutex:
+            pass
+
+
 async def test_an_interrupt_on_the_way_into_a_block_leaves_nothing_held(mpm: str) -> None:
     class Interrupted(AsyncMutex):
         def _enter(self, block: Any) -> None:

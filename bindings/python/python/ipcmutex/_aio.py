@@ -557,9 +557,6 @@ class AsyncMutex:
             raise
 
     def _enter(self, block: _Block) -> None:
-        if self._entered:
-            for seen in [seen for seen in self._entered if seen() is None]:
-                _remove(self._entered, seen)
         self._entered.append(block.seen)
         if block.task is None:
             self._outliving.append(block)
@@ -574,6 +571,12 @@ class AsyncMutex:
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
+        if kind is GeneratorExit:
+            for seen in self._entered:
+                if seen() is None:
+                    # The coroutine is collected with its task, in the midst of whatever other: the hold has gone with them.
+                    _remove(self._entered, seen)
+                    return _nothing()
         loop = asyncio._get_running_loop()
         task = None if loop is None else asyncio.current_task(loop)
         left: _Block | None = None
@@ -586,8 +589,6 @@ class AsyncMutex:
                     left = block
                     break
         if left is None:
-            if kind is GeneratorExit:  # the coroutine is collected, and so is the hold
-                return _nothing()
             raise self._not_acquired("release")
         self._leave(left)
         return left.hold.__aexit__(kind, error, traceback)
