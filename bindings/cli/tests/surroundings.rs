@@ -1,6 +1,8 @@
 //! The command where people put it: in cron, in a service, in a pipeline, and in a terminal that shows a lock live.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -169,6 +171,21 @@ fn a_watch_ends_when_nobody_reads_any_more() {
     let mut watch = place.command(&["status", "--watch", "jobs"]).stdout(Stdio::piped()).spawn().unwrap();
     let _watchdog = Watchdog::on(&watch);
     let mut out = BufReader::new(watch.stdout.take().unwrap());
+    for _ in 0..2 {
+        out.read_line(&mut String::new()).unwrap();
+    }
+    drop(out);
+    assert_eq!(watch.wait().unwrap().code(), Some(141));
+}
+
+/// As what a program of Node's or an inetd starts has it: that its peer is gone is a hangup and no error.
+#[test]
+fn a_watch_ends_when_the_peer_of_its_socket_is_gone() {
+    let place = Place::new();
+    let (ours, its) = UnixStream::pair().unwrap();
+    let mut watch = place.command(&["status", "--watch", "jobs"]).stdout(OwnedFd::from(its)).spawn().unwrap();
+    let _watchdog = Watchdog::on(&watch);
+    let mut out = BufReader::new(ours);
     for _ in 0..2 {
         out.read_line(&mut String::new()).unwrap();
     }

@@ -1,7 +1,7 @@
 //! `status --watch`: the same two lines, kept up to date.
 
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipcmutex::Result;
 use ipcmutex::list::Listed;
@@ -45,12 +45,17 @@ pub(super) fn watch(mut sight: Sight, json: bool) -> Result<i32> {
     }
 }
 
-/// Whether whoever reads a pipe is gone: while there is no news, no write tells.
+/// Whether whoever reads a pipe, or a socket, is gone: while there is no news, no write tells. Else it lasts the whole period.
 fn is_unread_within(period: Duration) -> bool {
     let out = std::io::stdout();
     let mut seen = [PollFd::new(&out, PollFlags::empty())];
-    let period = Timespec { tv_sec: 0, tv_nsec: period.subsec_nanos().into() };
-    matches!(poll(&mut seen, Some(&period)), Ok(1..)) && seen[0].revents().contains(PollFlags::ERR)
+    let (begun, limit) = (Instant::now(), Timespec { tv_sec: 0, tv_nsec: period.subsec_nanos().into() });
+    let is_seen = poll(&mut seen, Some(&limit)).is_ok();
+    if is_seen && seen[0].revents().intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+        return true;
+    }
+    std::thread::sleep(period.saturating_sub(begun.elapsed()));
+    false
 }
 
 /// The age of a hold, and the numbers of a lock, are no news.
