@@ -76,10 +76,7 @@ impl Watch {
                 self.changed.notify_all();
                 self.cancel.cancel();
             }
-            // The terminal's own signals went to the whole foreground group: to a command that is in it twice is once too often.
-            Stage::Running(command)
-                if !matches!(cause, Cause::Kernel) || is_hangup_for_us_alone(signal) || has_left_our_group(command) =>
-            {
+            Stage::Running(command) if !matches!(cause, Cause::Kernel) || is_not_told(command, signal) => {
                 send(command, signal);
             }
             Stage::Running(_) | Stage::Ended(_) | Stage::Done => {}
@@ -161,14 +158,17 @@ impl Watch {
     }
 }
 
-/// Of a terminal that is gone the kernel tells the leader of the session, and the others only when that has ended.
-fn is_hangup_for_us_alone(signal: i32) -> bool {
-    signal == SIGHUP && getsid(None) == Ok(getpid())
-}
-
-/// As `timeout` and `setsid` do.
-fn has_left_our_group(command: Pid) -> bool {
-    getpgid(Some(command)).is_ok_and(|group| group != getpgrp())
+/// Whether the terminal's signal is for `command` too and has not reached it. It went to the whole foreground group: to a command
+/// that is in it twice is once too often.
+fn is_not_told(command: Pid, signal: i32) -> bool {
+    match signal {
+        // Of a terminal that is gone the kernel tells the leader of the session, and the others only when that has ended. Who has
+        // left the session, by `setsid`, has done so in order not to be told.
+        SIGHUP => getsid(None) == Ok(getpid()) && getsid(Some(command)) == Ok(getpid()),
+        // It has left our group, as `timeout` does.
+        SIGINT | SIGQUIT => getpgid(Some(command)).is_ok_and(|group| group != getpgrp()),
+        _ => false,
+    }
 }
 
 /// The caller holds the stage, which says that `command` runs or at least is not reaped: the number is its.

@@ -282,6 +282,43 @@ fn a_hangup_reaches_the_command_of_a_session_leader() {
     assert_eq!(std::fs::read_to_string(place.path().join("heard")).unwrap(), "HUP\n");
 }
 
+/// That is what `setsid` is for. Whether `run` leads the session, or is hung up when who leads it has ended.
+#[test]
+fn a_hangup_does_not_reach_a_command_that_has_left_the_session() {
+    if !has("script") {
+        return;
+    }
+    for line in ["exec \"$RUN\" run jobs setsid sh -c \"$SCRIPT\"", "\"$RUN\" run jobs setsid sh -c \"$SCRIPT\"; true"]
+    {
+        let place = Place::new();
+        let script = "trap 'echo HUP >> heard' HUP; trap 'echo TERM >> heard; exit' TERM
+            echo $PPID; while [ -d \"$IPCMUTEX_DIR\" ]; do sleep 0.02; done";
+        let mut command = Command::new("script");
+        command.args(["-qec", line, "/dev/null"]).env("IPCMUTEX_DIR", place.path()).env("SCRIPT", script);
+        command.env("RUN", env!("CARGO_BIN_EXE_ipcmutex")).current_dir(place.path());
+        let mut terminal = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut pid = String::new();
+        BufReader::new(terminal.stdout.take().unwrap()).read_line(&mut pid).unwrap();
+        let run = Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        let parent = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", run.as_raw_nonzero())).unwrap();
+            status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned()
+        };
+        let before = parent();
+        terminal.kill().unwrap();
+        terminal.wait().unwrap();
+        // Whoever ends has had all hung up by the time that its children are another's.
+        until("run is hung up", || parent() != before);
+        kill_process(run, Signal::TERM).unwrap();
+        let wait = Command::new(env!("CARGO_BIN_EXE_ipcmutex"))
+            .args(["wait", "-w", "60", "jobs"])
+            .env("IPCMUTEX_DIR", place.path())
+            .status();
+        assert!(wait.unwrap().success());
+        assert_eq!(std::fs::read_to_string(place.path().join("heard")).unwrap(), "TERM\n", "{line}");
+    }
+}
+
 /// Ends with the test, also with one that failed.
 #[cfg(feature = "redis")]
 struct Server(Child);
