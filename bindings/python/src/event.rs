@@ -55,7 +55,7 @@ pub(crate) fn told_here<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send
     let mut raised = Ok(());
     for tell in told {
         // Whose turn comes after is told all the same.
-        raised = raised.and(tell(py));
+        raised = first(py, raised, tell(py));
     }
     (done, raised)
 }
@@ -188,12 +188,30 @@ fn tell<'py>(done: &Bound<'py, PyAny>, outcome: PyResult<Bound<'py, PyAny>>) -> 
     }
 }
 
-/// Calls what does no harm if it is called twice. On the main thread Python runs the handlers of signals in what it calls first: what
+/// Calls what does no harm if it is called again. On the main thread Python runs the handlers of signals in what it calls first: what
 /// one of them raises, as Ctrl-C's does, comes back for the caller to raise, and the news is told nevertheless.
 fn tell_surely<'py>(callable: &Bound<'py, PyAny>, arguments: &[Bound<'py, PyAny>]) -> PyResult<()> {
-    let called = guest::call(callable, arguments);
-    if called.is_err() {
-        guest::tell(callable, arguments);
+    /// Each signal that waits for its handler may end a call, and few wait at a time. What fails for another reason fails ever again.
+    const CALLS: u32 = 10;
+    let mut raised = Ok(());
+    for _ in 0..CALLS {
+        let called = guest::call(callable, arguments);
+        let told = called.is_ok();
+        raised = first(callable.py(), raised, called);
+        if told {
+            break;
+        }
     }
-    called
+    raised
+}
+
+/// Only one exception can be raised; another is told to `sys.unraisablehook`.
+fn first(py: Python<'_>, raised: PyResult<()>, next: PyResult<()>) -> PyResult<()> {
+    match (raised, next) {
+        (Err(raised), Err(next)) => {
+            next.write_unraisable(py, None);
+            Err(raised)
+        }
+        (raised, next) => raised.and(next),
+    }
 }

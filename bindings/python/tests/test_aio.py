@@ -28,11 +28,13 @@ from ipcmutex import (
     AsyncHold,
     AsyncMutex,
     Closed,
+    Hold,
     InvalidArgument,
     IpcMutexError,
     LockLost,
     Mutex,
     NotOwner,
+    _aio,
 )
 
 from .conftest import SECRET, Child
@@ -731,3 +733,46 @@ def test_a_server_is_asked_without_a_thread_on_the_way(redis: str) -> None:
 
     for _ in range(3):  # each with an event loop of its own
         asyncio.run(asyncio.wait_for(turns(), 60))
+
+
+def test_what_two_handlers_of_signals_raise_at_once_loses_no_outcome(redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python runs them in the calls that tell of it, one in each."""
+    calls: list[bool] = []
+    told: list[Any] = []
+    printed: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: printed.append(what.exc_type))
+
+    def done(*outcome: Any) -> None:
+        calls.append(threading.current_thread() is threading.main_thread())
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        if len(calls) == 2:
+            raise SystemExit
+        told.append(outcome)
+
+    async def ask() -> None:
+        mutex = AsyncMutex(f"rpm+{redis}?id=two-handlers")
+        while True:
+            for _ in range(20):
+                async with mutex:
+                    pass
+            if askers() == 0:
+                break
+        opened: Any = mutex._opened()
+        opened._start(True, None, _aio._event_loop().known, done)
+        await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    asking = loop.create_task(ask())
+    with pytest.raises(KeyboardInterrupt):  # by way of the task if the answer was there at once
+        loop.run_until_complete(asking)
+    asking.cancel()
+    loop.run_until_complete(asyncio.wait([asking]))
+    assert asking.cancelled() or isinstance(asking.exception(), KeyboardInterrupt)
+    loop.close()
+    assert calls == [True] * 3
+    assert printed == [SystemExit]
+    ((hold, error),) = told
+    assert error is None
+    assert isinstance(hold, Hold)
+    hold.release()
