@@ -37,6 +37,6 @@ fn redis() {
 #[test]
 fn redlock() {
     if !skipped("redlock") {
-        short(Engine::Redlock, 75);
+        short(Engine::Redlock, 120);
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process_group};
 
 use super::judge::Judge;
-use super::record::Log;
+use super::record::{Cell, Log};
 use crate::agent::Language;
 use crate::artifacts;
 use crate::occupancy::now;
@@ -198,6 +198,23 @@ impl Crew {
             send(pid_of(&member.child), Signal::STOP, member.language == Language::Shell);
             member.stopped = Some((at, Instant::now() + lasting));
         }
+    }
+
+    /// Stops who is in that place; whether it is inside then, and stays there. Else it goes on.
+    pub fn catch_inside(&mut self, place: usize, cell: &Cell, judge: &mut Judge) -> bool {
+        let is_new = self.members[place].stopped.is_none();
+        self.stop(place, Duration::ZERO);
+        let member = &self.members[place];
+        match member.language {
+            Language::Shell => until_stopped(pid_of(&member.child)),
+            // What it has forked goes on.
+            _ => until(pid_of(&member.child), STOPPED),
+        }
+        let is_inside = self.place_of(cell.inside()) == Some(place);
+        if is_new && !is_inside {
+            self.go_on(place, judge);
+        }
+        is_inside
     }
 
     fn go_on(&mut self, place: usize, judge: &mut Judge) {

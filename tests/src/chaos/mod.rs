@@ -183,11 +183,13 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// The place of who is inside, if somebody comes in soon.
-fn somebody_inside(crew: &Crew, cell: &Cell) -> Option<usize> {
+/// The place of who is inside, if somebody comes in soon and `is_it`.
+fn somebody_inside(crew: &mut Crew, cell: &Cell, mut is_it: impl FnMut(&mut Crew, usize) -> bool) -> Option<usize> {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_millis(50) {
-        if let Some(place) = crew.place_of(cell.inside()) {
+    while begun.elapsed() < Duration::from_millis(250) {
+        if let Some(place) = crew.place_of(cell.inside())
+            && is_it(crew, place)
+        {
             return Some(place);
         }
         std::thread::yield_now();
@@ -221,16 +223,17 @@ pub fn run(order: Order, mut show: impl FnMut(&Progress<'_>)) -> Outcome {
             }
             std::thread::sleep(rest);
         }
-        let target = |place, inside| if inside { somebody_inside(&crew, &cell).unwrap_or(place) } else { place };
         match fault {
             Fault::Kill { place, inside } => {
-                let place = target(place, inside);
+                // A visit is short: who is not held fast has left before it is killed.
+                let caught = |crew: &mut Crew, place| crew.catch_inside(place, &cell, &mut judge);
+                let place = inside.then(|| somebody_inside(&mut crew, &cell, caught)).flatten().unwrap_or(place);
                 whole = !whole;
                 crew.kill(place, whole, &mut judge);
                 *faults.entry("kill -9").or_default() += 1;
             }
             Fault::Stop { place, inside, lasting } => {
-                let place = target(place, inside);
+                let place = inside.then(|| somebody_inside(&mut crew, &cell, |_, _| true)).flatten().unwrap_or(place);
                 crew.stop(place, lasting);
                 *faults.entry("SIGSTOP").or_default() += 1;
             }
