@@ -235,6 +235,16 @@ pub(crate) fn lost(operation: &'static str, why: impl Into<String>) -> Error {
         .with_help("what was done under this hold may have met another holder; its token is stale")
 }
 
+/// Somebody has broken the lock.
+pub(crate) fn broken(operation: &'static str) -> Error {
+    lost(operation, "somebody broke the lock")
+}
+
+/// Whoever could end the wait has done so.
+pub(crate) fn canceled() -> Error {
+    Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Result, canceled};
 use crate::event_loop::EventLoop;
 use crate::hold::Hold;
-use crate::mutex::{Inner, Mutex, Session, Wait};
+use crate::mutex::{Mutex, Wait};
 use crate::service::offload::offload;
+use crate::session::{Inner, Session};
 use crate::sync::Guarded;
 use crate::sys::fork;
 use crate::timeout::Timeout;
-use crate::url::Target;
 
 type Done = Box<dyn FnOnce(Result<Hold>) + Send>;
 
@@ -82,7 +82,7 @@ impl EventWait {
         match wait {
             Some(wait) => wait.cancel(),
             // It is on the way to the line still, or over.
-            None => self.0.settle(Err(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))),
+            None => self.0.settle(Err(canceled())),
         }
     }
 }
@@ -90,7 +90,7 @@ impl EventWait {
 impl Mutex {
     /// Whether opening, acquiring and releasing talk to a server, and may take as long as a network does.
     pub fn is_remote(&self) -> bool {
-        matches!(self.url().target(), Target::Redis(_))
+        self.url().is_remote()
     }
 
     /// Acquires for an event loop, on whose thread this is called. `done` is called exactly once, on any thread, perhaps
@@ -163,6 +163,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::error::ErrorKind;
 
     #[test]
     fn an_event_is_told_once_and_a_canceled_one_never_takes_the_lock() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::backend::contract::Grant;
 use crate::error::{Error, Result, ended, forked};
-use crate::mutex::{Inner, Mutex, Session};
 use crate::service::call;
+use crate::session::{Inner, Session};
 use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sys::fork;
@@ -16,7 +16,7 @@ use crate::sys::fork;
 /// without telling of an error: [`Hold::release`] tells.
 #[must_use = "a hold that is dropped at once is released at once"]
 pub struct Hold {
-    mutex: Arc<Inner>,
+    pub(crate) mutex: Arc<Inner>,
     token: u64,
     abandoned: bool,
     epoch: u32,
@@ -62,12 +62,6 @@ impl Hold {
     #[must_use]
     pub fn abandoned(&self) -> bool {
         self.abandoned
-    }
-
-    /// The mutex that it was taken through.
-    #[must_use]
-    pub fn mutex(&self) -> Mutex {
-        Mutex(self.mutex.clone())
     }
 
     /// Whether it still stands. No I/O.
@@ -263,7 +257,7 @@ impl<F: FnOnce(Error) + Send + 'static> Told<F> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::Mutex;
     use crate::error::ErrorKind;
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::backend::contract::Owner;
 use crate::sys::fork::PerProcess;
+use crate::text::cut;
 use crate::url::LockUrl;
 
 /// Labels and host names longer than this are cut (63 bytes and a NUL fit the C struct).
@@ -12,12 +13,12 @@ pub(crate) const MAX_NAME_BYTES: usize = 63;
 pub(crate) fn identity(url: &LockUrl) -> Owner {
     static OURS: PerProcess<Owner> = PerProcess::new();
     let ours = OURS.get_or_init(|| Owner {
-        host: cut(&rustix::system::uname().nodename().to_string_lossy()),
+        host: name(&rustix::system::uname().nodename().to_string_lossy()),
         pid: std::process::id(),
-        label: cut(&program()),
+        label: name(&program()),
     });
     match url.label() {
-        Some(label) => Owner { label: cut(label), ..ours.clone() },
+        Some(label) => Owner { label: name(label), ..ours.clone() },
         None => ours.clone(),
     }
 }
@@ -28,10 +29,6 @@ fn program() -> String {
     if name.is_empty() { "?".to_owned() } else { name }
 }
 
-fn cut(text: &str) -> String {
-    let mut end = text.len().min(MAX_NAME_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].to_owned()
+fn name(text: &str) -> String {
+    cut(text, MAX_NAME_BYTES).to_owned()
 }

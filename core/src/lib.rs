@@ -42,6 +42,7 @@
 
 mod backend;
 mod biased;
+mod cancel;
 mod error;
 mod event;
 mod event_loop;
@@ -55,19 +56,24 @@ mod numbers;
 #[cfg(all(test, feature = "schedules"))]
 mod schedules;
 mod service;
+mod session;
 mod sync;
 mod sys;
+pub mod text;
 mod timeout;
 pub mod url;
 mod wait;
+mod waiter;
 
 pub use backend::contract::{Owner, State, Status};
+pub use cancel::Cancel;
 pub use error::{Error, ErrorKind, Result};
 pub use event::EventWait;
 pub use event_loop::{EventLoop, Unforked, Watched};
 pub use hold::Hold;
 pub use mutex::{Acquire, Mutex, Wait};
 pub use numbers::{Numbers, WAIT_BOUNDS};
-pub use service::offload::{deliver, offload};
+pub use service::call::deliver;
+pub use service::offload::offload;
 pub use timeout::Timeout;
-pub use wait::{Cancel, Waiting};
+pub use wait::Waiting;

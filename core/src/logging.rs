@@ -3,7 +3,6 @@
 //! Nothing is told on the free path, and no text ever has a secret. A Rust program sees it with its own logger. Other
 //! languages and the command have none: there `IPCMUTEX_LOG` has it written to stderr, and C may set a callback.
 
-use std::fmt::Write as _;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +12,7 @@ use log::{Log, Metadata, Record};
 
 use crate::sync::Guarded;
 use crate::sys::fork::{Done, ForkGate, PerProcess};
+use crate::text::printable;
 
 /// Told each text and its level.
 pub type Sink = Arc<dyn Fn(Level, &str) + Send + Sync>;
@@ -90,10 +90,7 @@ fn to_stderr(record: &Record<'_>) {
         record.level().as_str().to_ascii_lowercase()
     );
     // What others wrote (labels, hosts) must not steer a terminal, nor begin a line.
-    for c in record.args().to_string().chars() {
-        // Writing to a String does not fail.
-        let _ = if c.is_control() { write!(line, "{}", c.escape_default()) } else { line.write_char(c) };
-    }
+    line.push_str(&printable(&record.args().to_string()));
     line.push('\n');
     // If stderr is full or closed, nobody can be told so.
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());

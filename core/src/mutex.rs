@@ -7,20 +7,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::backend::contract::{Backend, Grant, State, Status};
-use crate::backend::open::{self, Origin};
-use crate::biased::Biased;
-use crate::error::{Error, ErrorKind, Result, ended, forked};
+use crate::backend::contract::{Grant, State, Status};
+use crate::cancel::Pending;
+use crate::error::{ErrorKind, Result, canceled};
 use crate::event_loop::EventLoop;
 use crate::hold::Hold;
-use crate::service::offload::{Job, Lane, offload};
-use crate::sync::Guarded;
-use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sys::fork::PerProcess;
-use crate::sys::pinned;
+use crate::service::offload::offload;
+use crate::session::{Inner, Session};
 use crate::timeout::Timeout;
 use crate::url::LockUrl;
-use crate::wait::{self, FutureWait, Notify, Pending, Waiting};
+use crate::wait::{self, FutureWait, Waiting};
+use crate::waiter::Notify;
 
 /// An open lock, named by a URL. Cheap to clone; clones are one handle. Any thread may use it.
 ///
@@ -30,30 +27,6 @@ use crate::wait::{self, FutureWait, Notify, Pending, Waiting};
 /// In a forked child it works, opened anew, and holds nothing.
 #[derive(Clone)]
 pub struct Mutex(pub(crate) Arc<Inner>);
-
-pub(crate) struct Inner {
-    url: LockUrl,
-    origin: Origin,
-    session: PerProcess<Session>,
-    closed: AtomicBool,
-    /// Acquisitions without a thread of their own, on their way to a server.
-    pub(crate) starts: Lane,
-}
-
-/// What one process has of the handle.
-pub(crate) struct Session {
-    pub(crate) backend: Arc<dyn Backend>,
-    /// The token of the hold that is current through this handle; 0 is none.
-    current: Biased,
-    /// Tokens that were current and had to make way: their holds are lost, and not yet told so by a release.
-    superseded: Guarded<Vec<u64>>,
-    /// The parent held through this handle when it forked, and this process has not acquired since.
-    inherited: AtomicBool,
-    waits: Guarded<Vec<Pending>>,
-}
-
-/// Tokens of lost holds that are remembered for a late release.
-const REMEMBERED: usize = 64;
 
 impl Mutex {
     /// Opens the lock that `url` names; it is not acquired.
@@ -76,26 +49,13 @@ impl Mutex {
     /// # Errors
     /// As [`Mutex::open`], without INVALID.
     pub fn open_url(url: LockUrl) -> Result<Mutex> {
-        pinned::stay();
-        // A forked child opens it anew, and a server's PEM files are read again: from wherever the process is by then.
-        let url = url.into_rooted();
-        let mut inner = Inner {
-            url,
-            origin: Origin::default(),
-            session: PerProcess::new(),
-            closed: AtomicBool::new(false),
-            starts: Lane::new(),
-        };
-        inner.origin = Origin::of(&inner.url).map_err(|error| inner.named(error))?;
-        inner.session()?;
-        log::debug!("open {}", inner.url.redacted());
-        Ok(Mutex(Arc::new(inner)))
+        Ok(Mutex(Arc::new(Inner::open(url)?)))
     }
 
     /// The lock's URL, its paths absolute. Shown, it hides its secret.
     #[must_use]
     pub fn url(&self) -> &LockUrl {
-        &self.0.url
+        self.0.url()
     }
 
     /// Acquires, as long as it takes.
@@ -125,7 +85,7 @@ impl Mutex {
     pub fn try_acquire(&self) -> Result<Option<Hold>> {
         let session = self.0.open_session()?;
         match session.backend.try_take() {
-            Ok(Some(grant)) => Ok(Some(self.0.hold(session, grant)?)),
+            Ok(Some(grant)) => Ok(Some(hold(&self.0, session, grant)?)),
             Ok(None) => Ok(None),
             Err(error) => Err(self.0.named(error)),
         }
@@ -188,7 +148,7 @@ impl Mutex {
     pub fn acquire_with(&self, waiting: Waiting<'_>) -> Result<Hold> {
         let session = self.0.open_session()?;
         let grant = self.0.wait(session, waiting)?;
-        self.0.hold(session, grant)
+        hold(&self.0, session, grant)
     }
 
     /// [`Mutex::acquire_with`] without a `Hold`: the hold is the handle's, and [`Mutex::release`] ends it.
@@ -260,7 +220,7 @@ impl Mutex {
         let register = |pending| self.0.register(session, pending);
         // Who does not line up waits for nobody's place.
         let away = |job| if timeout.is_try() { offload(job) } else { self.0.ask_later(job) };
-        let pending = wait::start(&session.backend, timeout, inline, self.0.telling(done), register, away);
+        let pending = wait::start(&session.backend, timeout, inline, telling(&self.0, done), register, away);
         Ok(Wait(pending))
     }
 
@@ -274,7 +234,7 @@ impl Mutex {
     ) -> Result<Wait> {
         let session = self.0.open_session()?;
         let register = |pending| self.0.register(session, pending);
-        let pending = wait::start_on(&session.backend, on, timeout, self.0.telling(done), register, place);
+        let pending = wait::start_on(&session.backend, on, timeout, telling(&self.0, done), register, place);
         Ok(Wait(pending))
     }
 
@@ -310,11 +270,7 @@ impl Mutex {
     /// # Errors
     /// NOT_OWNER if there is none; FORKED in a child whose parent holds.
     pub fn token(&self) -> Result<u64> {
-        let session = self.0.used_session("token")?;
-        match session.current.load() {
-            0 => Err(self.0.named(self.0.nothing_held(session.inherited.load(Ordering::Acquire), "token"))),
-            token => Ok(token),
-        }
+        self.0.token()
     }
 
     /// The hold that was left to this mutex with [`Hold::leave`]; dropping this one does not release it. A token that is
@@ -336,7 +292,7 @@ impl Mutex {
     /// Whether a hold is current through this handle. No I/O; it may have been lost without this handle knowing.
     #[must_use]
     pub fn is_held_here(&self) -> bool {
-        self.0.session.get().is_some_and(|session| session.current.load() != 0)
+        self.0.is_held()
     }
 
     /// Who holds the lock, how many wait, and what it has been through.
@@ -382,239 +338,39 @@ impl Mutex {
     /// # Errors
     /// CLOSED if it was closed before; else as [`Mutex::release`], and then it is closed all the same.
     pub fn close(&self) -> Result<()> {
-        if self.0.closed.swap(true, Ordering::SeqCst) {
-            return Err(self.0.named(closed("close")));
-        }
-        let Some(session) = self.0.session.get() else { return Ok(()) };
-        let waits = std::mem::take(&mut *session.waits.lock());
-        for wait in waits {
-            wait.end(self.0.named(closed("acquire")));
-        }
-        match session.current.swap(0) {
-            0 => Ok(()),
-            token => session.backend.release(token).map_err(|error| self.0.named(error)),
-        }
+        self.0.close()
     }
 }
 
-impl Session {
-    /// Who ends a hold and does not see, after that, what this thread stored before, is seen to have ended it.
-    pub(crate) fn fence(&self) {
-        self.current.fence();
-    }
-
-    /// Of a parent: whether it held, or its own parent did and it has not acquired since.
-    fn leaves_a_hold(&self) -> bool {
-        self.current.load() != 0 || self.inherited.load(Ordering::Acquire)
-    }
-
-    /// Makes `token` the current hold in place of `before`. Two grants of one name cannot live at once: one is lost, and
-    /// remembered for its release.
-    #[cold]
-    fn displace(&self, mut before: u64, token: u64) {
-        loop {
-            // This is the lost one if it was told late: broken on its way here, while another thread took the lock anew.
-            if before > token && self.backend.check(before).is_ok() {
-                return self.supersede(token);
-            }
-            match self.current.compare_exchange(before, token) {
-                Ok(()) if before == 0 => return,
-                Ok(()) => return self.supersede(before),
-                Err(now) => before = now,
-            }
-        }
-    }
-
-    fn supersede(&self, token: u64) {
-        let mut superseded = self.superseded.lock();
-        if superseded.len() == REMEMBERED {
-            superseded.remove(0);
-        }
-        superseded.push(token);
+impl Hold {
+    /// The mutex that it was taken through.
+    #[must_use]
+    pub fn mutex(&self) -> Mutex {
+        Mutex(self.mutex.clone())
     }
 }
 
 impl fmt::Debug for Mutex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mutex({}, {})", self.0.url, if self.is_held_here() { "locked" } else { "unlocked" })
+        write!(f, "Mutex({}, {})", self.url(), if self.is_held_here() { "locked" } else { "unlocked" })
     }
 }
 
-fn closed(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Closed, operation, "still not opened: the mutex is closed")
+/// Tells `done` of a grant as a hold.
+fn telling(inner: &Arc<Inner>, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Notify {
+    let inner = inner.clone();
+    Box::new(move |outcome| {
+        done(match outcome {
+            Ok(grant) => inner.session().and_then(|session| hold(&inner, session, grant)),
+            Err(error) => Err(inner.named(error)),
+        });
+    })
 }
 
-impl Inner {
-    pub(crate) fn session(&self) -> Result<&Session> {
-        self.session.get_or_try_init(|parent| {
-            // Before the engine, which may start threads.
-            let current = Biased::new(0);
-            let backend = open::open(&self.url, &self.origin).map_err(|error| self.named(error))?;
-            let inherited = parent.is_some_and(Session::leaves_a_hold);
-            Ok(Session {
-                backend,
-                current,
-                superseded: Guarded::default(),
-                inherited: AtomicBool::new(inherited),
-                waits: Guarded::default(),
-            })
-        })
-    }
-
-    /// The session, for what needs a hold of it: a child that has not used the mutex has none, and opens nothing to say so.
-    #[inline]
-    pub(crate) fn used_session(&self, operation: &'static str) -> Result<&Session> {
-        match self.session.get() {
-            Some(session) => Ok(session),
-            None => Err(self.unused(operation)),
-        }
-    }
-
-    #[cold]
-    fn unused(&self, operation: &'static str) -> Error {
-        let inherited = self.session.of_parent().is_some_and(Session::leaves_a_hold);
-        self.named(self.nothing_held(inherited, operation))
-    }
-
-    #[inline]
-    fn open_session(&self) -> Result<&Session> {
-        if self.closed.load(Ordering::Relaxed) {
-            return Err(self.named(closed("acquire")));
-        }
-        self.session()
-    }
-
-    #[cold]
-    pub(crate) fn named(&self, error: Error) -> Error {
-        let error = error.with_url(self.url.redacted().clone());
-        let level = match error.kind() {
-            ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::Closed => log::Level::Debug,
-            _ => log::Level::Warn,
-        };
-        log::log!(level, "{error}");
-        error
-    }
-
-    /// Has a library thread do what asks a server for the lock, behind what came before: they line up as they were asked for.
-    pub(crate) fn ask_later(self: &Arc<Inner>, job: Job) {
-        if self.starts.push(job) {
-            self.drain_starts();
-        }
-    }
-
-    pub(crate) fn drain_starts(self: &Arc<Inner>) {
-        let inner = self.clone();
-        offload(move || inner.starts.drain());
-    }
-
-    fn register(&self, session: &Session, pending: Pending) {
-        log::debug!("acquire {}: waiting", self.url.redacted());
-        let mut waits = session.waits.lock();
-        if waits.len() == waits.capacity() {
-            waits.retain(|wait| !wait.is_over());
-        }
-        waits.push(pending.clone());
-        drop(waits);
-        if self.closed.load(Ordering::SeqCst) {
-            pending.end(self.named(closed("acquire")));
-        }
-    }
-
-    #[inline]
-    fn wait(&self, session: &Session, waiting: Waiting<'_>) -> Result<Grant> {
-        wait::block(&session.backend, waiting, |pending| self.register(session, pending))
-            .map_err(|error| self.named(error))
-    }
-
-    /// Makes `grant` the handle's current hold.
-    #[inline]
-    fn adopt(&self, session: &Session, grant: Grant) -> Result<()> {
-        if let Err(before) = session.current.compare_exchange(0, grant.token) {
-            session.displace(before, grant.token);
-        }
-        if session.inherited.load(Ordering::Relaxed) {
-            session.inherited.store(false, Ordering::Relaxed);
-        }
-        if self.closed.load(Ordering::SeqCst) && session.current.compare_exchange(grant.token, 0).is_ok() {
-            session.backend.give_back(grant);
-            return Err(self.named(closed("acquire")));
-        }
-        Ok(())
-    }
-
-    /// Tells `done` of a grant as a hold.
-    fn telling(self: &Arc<Inner>, done: impl FnOnce(Result<Hold>) + Send + 'static) -> Notify {
-        let inner = self.clone();
-        Box::new(move |outcome| {
-            done(match outcome {
-                Ok(grant) => inner.session().and_then(|session| inner.hold(session, grant)),
-                Err(error) => Err(inner.named(error)),
-            });
-        })
-    }
-
-    #[inline]
-    fn hold(self: &Arc<Inner>, session: &Session, grant: Grant) -> Result<Hold> {
-        self.adopt(session, grant)?;
-        Ok(Hold::new(self.clone(), grant))
-    }
-
-    fn nothing_held(&self, inherited: bool, operation: &'static str) -> Error {
-        if inherited {
-            forked(operation)
-        } else if self.closed.load(Ordering::SeqCst) {
-            closed(operation)
-        } else {
-            Error::new(ErrorKind::NotOwner, operation, "still not acquired: nothing is held through this handle")
-                .with_help("acquire it first")
-        }
-    }
-
-    /// The current hold is nobody's from here on, and must be released: its token.
-    #[inline]
-    pub(crate) fn let_go(&self, session: &Session) -> Result<u64> {
-        match session.current.swap(0) {
-            0 => Err(self.named(self.nothing_held(session.inherited.load(Ordering::Acquire), "release"))),
-            token => Ok(token),
-        }
-    }
-
-    /// Ends the hold with `token`, and no other.
-    pub(crate) fn end(&self, token: u64) -> Result<()> {
-        let session = self.session()?;
-        self.let_go_of(session, token)?;
-        session.backend.release(token).map_err(|error| self.named(error))
-    }
-
-    /// The hold with `token` is nobody's from here on, and must be released.
-    pub(crate) fn let_go_of(&self, session: &Session, token: u64) -> Result<()> {
-        let current = || session.current.compare_exchange(token, 0).is_ok();
-        let superseded = || {
-            let mut superseded = session.superseded.lock();
-            let at = superseded.iter().position(|lost| *lost == token);
-            at.map(|at| superseded.remove(at)).is_some()
-        };
-        // 0 is current where none is.
-        let mine = token != 0 && (current() || superseded());
-        if mine { Ok(()) } else { Err(self.named(ended("release"))) }
-    }
-
-    /// Whether the hold with `token` was not ended yet: it may still be lost.
-    pub(crate) fn not_ended(&self, session: &Session, token: u64) -> bool {
-        token != 0 && (session.current.load() == token || session.superseded.lock().contains(&token))
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.get() {
-            let token = session.current.swap(0);
-            if token != 0 {
-                // Best effort: nobody is left to hear of an error, and a lost hold is nobody's.
-                let _ = session.backend.release(token);
-            }
-        }
-    }
+#[inline]
+fn hold(inner: &Arc<Inner>, session: &Session, grant: Grant) -> Result<Hold> {
+    inner.adopt(session, grant)?;
+    Ok(Hold::new(inner.clone(), grant))
 }
 
 /// A pending acquisition that has no thread.
@@ -624,7 +380,7 @@ pub struct Wait(Pending);
 impl Wait {
     /// Ends the wait: its callback is told CANCELED. `false` if it has an outcome already, and nothing changes.
     pub fn cancel(&self) -> bool {
-        self.0.end(Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled"))
+        self.0.end(canceled())
     }
 
     /// Whether it has an outcome.
@@ -660,7 +416,7 @@ impl Future for Acquire {
         });
         match wait.poll(context.waker()) {
             None => Poll::Pending,
-            Some(Ok(grant)) => Poll::Ready(inner.hold(session, grant)),
+            Some(Ok(grant)) => Poll::Ready(hold(inner, session, grant)),
             Some(Err(error)) => Poll::Ready(Err(inner.named(error))),
         }
     }

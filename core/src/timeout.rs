@@ -4,6 +4,11 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Result};
 
+/// The earlier of two, of which each may be never.
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
+}
+
 /// How long an acquisition may wait: at once, for a while, or for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout(Option<Duration>);

@@ -1,383 +1,20 @@
 //! Waiting, written once for all engines: a thread that blocks, a callback, or a future.
-//!
-//! | state | by | to |
-//! |---|---|---|
-//! | WAITING | the engine, with a grant or an error | SETTLED |
-//! | WAITING | deadline, cancel, close | ENDING: the engine is told (`leave`), nobody else yet |
-//! | ENDING | the same, with that error | SETTLED |
-//! | SETTLED | the thread or future that takes the outcome; a callback gets it at once | TAKEN |
-//!
-//! Whoever moves a waiter out of WAITING decides its outcome; everybody else is refused. So a wait that has ended
-//! never takes the lock, and a grant that comes too late goes back to the engine. Who is told that its wait has ended may
-//! end the process with its next step: by then it has left the line.
 
-#[cfg(feature = "redis")]
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::contract::{Backend, Grant};
-use crate::error::{Error, ErrorKind, Result};
+use crate::cancel::{Cancel, Pending};
+use crate::error::{Error, ErrorKind, Result, canceled};
 use crate::event_loop::EventLoop;
-use crate::service::offload::Job;
-use crate::service::{call, clock};
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use crate::sync::{Guarded, MutexGuard, futex};
-use crate::sys::fork::{self, PerProcess};
+use crate::service::Job;
+use crate::service::clock;
+use crate::sync::atomic::Ordering;
+use crate::sys::fork;
 use crate::sys::futex::Woken;
-use crate::timeout::Timeout;
-
-/// What a callback is given.
-pub(crate) type Notify = Box<dyn FnOnce(Result<Grant>) + Send>;
-
-/// One pending acquisition.
-pub(crate) struct Waiter {
-    /// Counts the reasons to look again; a parked thread sleeps on it.
-    bell: AtomicU32,
-    waiting: AtomicBool,
-    state: Guarded<State>,
-    /// The engine's: where in the line.
-    pub(crate) ticket: AtomicU64,
-    timer: AtomicU64,
-    blocking: bool,
-    /// Whether a sleeper may be moved to a word of other processes.
-    moves: bool,
-    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only an engine with a server asks"))]
-    limited: bool,
-    #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only an engine with a server asks"))]
-    deadline: Option<Instant>,
-    /// When the wait began.
-    pub(crate) created: Instant,
-}
-
-enum State {
-    Waiting(Audience),
-    Ending(Audience),
-    Settled(Result<Grant>),
-    Taken,
-}
-
-enum Audience {
-    /// A thread that is parked, or will be.
-    Thread,
-    /// A future; the waker of its last poll.
-    Future(Option<Waker>),
-    /// A callback, run on the callback thread.
-    Callback(Notify),
-    /// A callback that may run on whatever thread settles: short, and it calls nothing of the engine.
-    Inline(Notify),
-}
-
-impl Waiter {
-    fn new(audience: Audience, timeout: Timeout, deadline: Option<Instant>, ticket: u64, moves: bool) -> Arc<Waiter> {
-        Arc::new(Waiter {
-            bell: AtomicU32::new(0),
-            waiting: AtomicBool::new(true),
-            ticket: AtomicU64::new(ticket),
-            timer: AtomicU64::new(0),
-            blocking: matches!(audience, Audience::Thread),
-            moves,
-            limited: timeout.limit().is_some(),
-            deadline,
-            created: Instant::now(),
-            state: Guarded::new(State::Waiting(audience)),
-        })
-    }
-
-    /// Without a thread behind it.
-    #[cfg(test)]
-    pub(crate) fn of_a_thread() -> Arc<Waiter> {
-        Waiter::new(Audience::Thread, Timeout::FOREVER, None, 0, false)
-    }
-
-    /// Whether a thread sleeps for it in [`Backend::wait`]; else the engine must take the lock for it.
-    pub(crate) fn is_blocking(&self) -> bool {
-        self.blocking
-    }
-
-    /// Whether a timeout ends it; else an engine whose server stays away must.
-    #[cfg(feature = "redis")]
-    pub(crate) fn is_limited(&self) -> bool {
-        self.limited
-    }
-
-    /// When that is: what [`Backend::wait`] is told may be but a part of the wait.
-    #[cfg(feature = "redis")]
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
-    /// Whether it still has no outcome.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Acquire)
-    }
-
-    /// Decides the outcome. Refused, with what was offered, if it is decided already.
-    pub(crate) fn settle(&self, outcome: Result<Grant>) -> Result<(), Result<Grant>> {
-        let state = self.state.lock();
-        let State::Waiting(_) = *state else { return Err(outcome) };
-        self.waiting.store(false, Ordering::Release);
-        self.tell(state, outcome);
-        Ok(())
-    }
-
-    /// Ends the wait with `error`, which is told when `leave` has returned. False if its outcome is decided already.
-    fn end(&self, error: Error, leave: impl FnOnce()) -> bool {
-        let mut state = self.state.lock();
-        match std::mem::replace(&mut *state, State::Taken) {
-            State::Waiting(audience) => *state = State::Ending(audience),
-            decided => {
-                *state = decided;
-                return false;
-            }
-        }
-        self.waiting.store(false, Ordering::Release);
-        drop(state);
-        leave();
-        self.tell(self.state.lock(), Err(error));
-        true
-    }
-
-    /// Tells the audience, which is still in `state`.
-    fn tell(&self, mut state: MutexGuard<'_, State>, outcome: Result<Grant>) {
-        let (State::Waiting(audience) | State::Ending(audience)) = std::mem::replace(&mut *state, State::Taken) else {
-            return;
-        };
-        match audience {
-            Audience::Thread => {
-                *state = State::Settled(outcome);
-                drop(state);
-                self.unpark();
-            }
-            Audience::Future(waker) => {
-                *state = State::Settled(outcome);
-                drop(state);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
-            }
-            Audience::Callback(notify) => {
-                drop(state);
-                call::run(Box::new(move || notify(outcome)));
-            }
-            Audience::Inline(notify) => {
-                drop(state);
-                notify(outcome);
-            }
-        }
-        clock::cancel(self.timer.load(Ordering::Acquire));
-    }
-
-    fn take(&self) -> Option<Result<Grant>> {
-        let mut state = self.state.lock();
-        match std::mem::replace(&mut *state, State::Taken) {
-            State::Settled(outcome) => Some(outcome),
-            other => {
-                *state = other;
-                None
-            }
-        }
-    }
-
-    /// Sleeps until `unpark`, `until` or a signal. An `unpark` before the call ends it at once.
-    pub(crate) fn park(&self, until: Option<Instant>) -> Woken {
-        if self.bell.swap(0, Ordering::Acquire) != 0 {
-            return Woken::Changed;
-        }
-        let woken = futex::wait(&self.bell, 0, futex::ANY, until, self.moves);
-        // A swap: what was changed by who rang before it is seen after it. A store could still be on its way when that is looked at.
-        self.bell.swap(0, Ordering::Acquire);
-        woken
-    }
-
-    pub(crate) fn unpark(&self) {
-        if self.bell.swap(1, Ordering::AcqRel) == 0 {
-            futex::wake(&self.bell, 1, futex::ANY, self.moves);
-        }
-    }
-
-    /// Lets a parked thread sleep on, but for whoever wakes `word`; one that is not parked will not park before it has returned from `park`
-    /// once. `unpark` does not reach it then. For engines of which [`Backend::moves_sleepers`] says so.
-    pub(crate) fn move_to(&self, word: &std::sync::atomic::AtomicU32) {
-        if self.bell.swap(1, Ordering::AcqRel) == 0 {
-            futex::move_sleeper(&self.bell, 1, word);
-        }
-    }
-
-    /// Its thread is running: to unpark it costs no call then.
-    pub(crate) fn runs(&self) {
-        self.bell.store(1, Ordering::Release);
-    }
-}
-
-/// Ends any wait that was started with it, from any thread.
-#[derive(Clone, Default)]
-pub struct Cancel(Arc<CancelState>);
-
-#[derive(Default)]
-struct CancelState {
-    fired: AtomicBool,
-    /// A child has none of its parent's.
-    waits: PerProcess<Guarded<Vec<Pending>>>,
-}
-
-impl CancelState {
-    fn waits(&self) -> MutexGuard<'_, Vec<Pending>> {
-        self.waits.get_or_init(Guarded::default).lock()
-    }
-}
-
-impl Cancel {
-    /// A token that has not fired.
-    #[must_use]
-    pub fn new() -> Cancel {
-        Cancel::default()
-    }
-
-    /// Ends the waits with CANCELED, those under way and those to come. A hold already acquired stays. In a forked child the waits of its
-    /// parent go on.
-    pub fn cancel(&self) {
-        self.0.fired.store(true, Ordering::SeqCst);
-        let waits = std::mem::take(&mut *self.0.waits());
-        for wait in waits {
-            wait.end(canceled());
-        }
-    }
-
-    /// Whether [`Cancel::cancel`] was called.
-    #[must_use]
-    pub fn is_canceled(&self) -> bool {
-        self.0.fired.load(Ordering::SeqCst)
-    }
-
-    fn attach(&self, wait: Pending) {
-        let mut waits = self.0.waits();
-        waits.retain(|wait| !wait.is_over());
-        waits.push(wait.clone());
-        drop(waits);
-        if self.is_canceled() {
-            wait.end(canceled());
-        }
-    }
-}
-
-fn canceled() -> Error {
-    Error::new(ErrorKind::Canceled, "acquire", "the wait was cancelled")
-}
-
-/// Before it waits: the grant, or the ticket to wait with. A server that is away may come back within the time there
-/// is: the line waits for it.
-fn first_try(
-    backend: &dyn Backend,
-    timeout: Timeout,
-    deadline: Option<Instant>,
-    sleeps: bool,
-) -> Result<Result<Grant, u64>> {
-    let outcome = if timeout.is_try() {
-        backend.try_take().map(|grant| grant.ok_or(0))
-    } else {
-        backend.take_or_line_up(deadline, sleeps)
-    };
-    tried(backend, timeout, outcome)
-}
-
-/// What such an outcome comes to.
-fn tried(backend: &dyn Backend, timeout: Timeout, outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u64>> {
-    match outcome {
-        Ok(Err(_)) if timeout.is_try() => Err(timed_out(backend, timeout)),
-        Err(error) if !timeout.is_try() && error.kind() == ErrorKind::Unavailable => Ok(Err(0)),
-        outcome => outcome,
-    }
-}
-
-/// This is a child, perhaps of a signal's handler: what was asked, its answer and the place in the line are its parent's.
-pub(crate) fn forked() -> Error {
-    Error::new(ErrorKind::Forked, "acquire", "the wait belongs to the parent process")
-        .with_help("acquire in this process")
-}
-
-/// Why nobody answers.
-#[cfg(feature = "redis")]
-pub(crate) enum Unanswered {
-    /// A signal's handler has forked, and this is the child: what was answered is its parent's.
-    Forked,
-    /// The thread that was to answer has ended by a bug.
-    Ended,
-}
-
-/// So often who waits for another thread's answer looks whether it is a child.
-#[cfg(feature = "redis")]
-const LOOK: std::time::Duration = std::time::Duration::from_millis(250);
-
-/// What another thread of the library answers, which a forked child does not have.
-#[cfg(feature = "redis")]
-pub(crate) fn answer<T>(from: &Receiver<T>, is_ours: impl Fn() -> bool) -> Result<T, Unanswered> {
-    loop {
-        let answer = from.recv_timeout(LOOK);
-        if !is_ours() {
-            return Err(Unanswered::Forked);
-        }
-        match answer {
-            Ok(answer) => return Ok(answer),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return Err(Unanswered::Ended),
-        }
-    }
-}
-
-fn timed_out(backend: &dyn Backend, limit: Timeout) -> Error {
-    if let Some(reason) = backend.unserved() {
-        return reason;
-    }
-    let owner = backend.describe_owner().map(|owner| format!(": {owner}")).unwrap_or_default();
-    match limit.limit() {
-        Some(limit) if !limit.is_zero() => Error::new(
-            ErrorKind::Timeout,
-            "acquire",
-            format!("not acquired within {:.3} s{owner}", limit.as_secs_f64()),
-        ),
-        _ => Error::new(ErrorKind::Timeout, "acquire", format!("not free{owner}")),
-    }
-}
-
-/// A wait under way, as those see it who may end it: not a child, whose parent waits.
-#[derive(Clone)]
-pub(crate) struct Pending {
-    waiter: Weak<Waiter>,
-    backend: Weak<dyn Backend>,
-    epoch: u32,
-}
-
-impl Pending {
-    fn of(waiter: &Arc<Waiter>, backend: &Arc<dyn Backend>) -> Pending {
-        Pending { waiter: Arc::downgrade(waiter), backend: Arc::downgrade(backend), epoch: fork::epoch() }
-    }
-
-    /// Ends the wait with `error`, unless it has an outcome; whether it was ended here.
-    pub(crate) fn end(&self, error: Error) -> bool {
-        self.end_with(|_| error)
-    }
-
-    fn end_with(&self, error: impl FnOnce(&dyn Backend) -> Error) -> bool {
-        if self.epoch != fork::epoch() {
-            return false;
-        }
-        let (Some(waiter), Some(backend)) = (self.waiter.upgrade(), self.backend.upgrade()) else { return false };
-        if !waiter.is_waiting() {
-            return false;
-        }
-        let ended = waiter.end(error(&*backend), || backend.leave(&waiter));
-        if ended {
-            backend.nudge(&waiter);
-        }
-        ended
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.epoch != fork::epoch() || !self.waiter.upgrade().is_some_and(|waiter| waiter.is_waiting())
-    }
-}
+use crate::timeout::{Timeout, earlier};
+use crate::waiter::{Audience, Notify, Waiter, forked};
 
 /// How an acquisition waits.
 #[derive(Default)]
@@ -397,7 +34,7 @@ impl Default for Timeout {
     }
 }
 
-const INTERRUPT_SLICE: std::time::Duration = std::time::Duration::from_millis(200);
+const INTERRUPT_SLICE: Duration = Duration::from_millis(200);
 
 /// Waits on the caller's thread. `register` makes the wait known to whoever may close the mutex.
 #[inline]
@@ -448,11 +85,7 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
             continue;
         }
         let slice = interrupt.as_ref().map(|_| Instant::now() + INTERRUPT_SLICE);
-        let until = match (deadline, slice) {
-            (Some(deadline), Some(slice)) => Some(deadline.min(slice)),
-            (deadline, slice) => deadline.or(slice),
-        };
-        let woken = backend.wait(&waiter, until);
+        let woken = backend.wait(&waiter, earlier(deadline, slice));
         let interrupted = woken != Woken::Changed
             && interrupt.as_mut().is_some_and(|go_on| {
                 // It is the program's own code, and may panic.
@@ -478,6 +111,47 @@ fn block_slowly(backend: &Arc<dyn Backend>, waiting: Waiting<'_>, register: impl
     }
 }
 
+/// Before it waits: the grant, or the ticket to wait with. A server that is away may come back within the time there
+/// is: the line waits for it.
+fn first_try(
+    backend: &dyn Backend,
+    timeout: Timeout,
+    deadline: Option<Instant>,
+    sleeps: bool,
+) -> Result<Result<Grant, u64>> {
+    let outcome = if timeout.is_try() {
+        backend.try_take().map(|grant| grant.ok_or(0))
+    } else {
+        backend.take_or_line_up(deadline, sleeps)
+    };
+    tried(backend, timeout, outcome)
+}
+
+/// What such an outcome comes to.
+fn tried(backend: &dyn Backend, timeout: Timeout, outcome: Result<Result<Grant, u64>>) -> Result<Result<Grant, u64>> {
+    match outcome {
+        Ok(Err(_)) if timeout.is_try() => Err(timed_out(backend, timeout)),
+        Err(error) if !timeout.is_try() && error.kind() == ErrorKind::Unavailable => Ok(Err(0)),
+        outcome => outcome,
+    }
+}
+
+/// TIMEOUT, or why nobody could be served.
+fn timed_out(backend: &dyn Backend, limit: Timeout) -> Error {
+    if let Some(reason) = backend.unserved() {
+        return reason;
+    }
+    let owner = backend.describe_owner().map(|owner| format!(": {owner}")).unwrap_or_default();
+    match limit.limit() {
+        Some(limit) if !limit.is_zero() => Error::new(
+            ErrorKind::Timeout,
+            "acquire",
+            format!("not acquired within {:.3} s{owner}", limit.as_secs_f64()),
+        ),
+        _ => Error::new(ErrorKind::Timeout, "acquire", format!("not free{owner}")),
+    }
+}
+
 /// Waits without a thread: `notify` is called once, on the callback thread, or for `inline` on any thread. What asks a
 /// server is done `away` from here.
 pub(crate) fn start(
@@ -489,43 +163,37 @@ pub(crate) fn start(
     away: impl FnOnce(Job),
 ) -> Pending {
     let audience = if inline { Audience::Inline(notify) } else { Audience::Callback(notify) };
-    let deadline = timeout.deadline();
-    let waiter = Waiter::new(audience, timeout, deadline, 0, false);
+    let waiter = Waiter::new(audience, timeout, timeout.deadline(), 0, false);
     let pending = Pending::of(&waiter, backend);
     register(pending.clone());
-    set_out(backend, &waiter, timeout, deadline, away);
+    set_out(backend, &waiter, away);
     pending
 }
 
 /// Has the first try made: here, or, if it asks a server, `away`.
-fn set_out(
-    backend: &Arc<dyn Backend>,
-    waiter: &Arc<Waiter>,
-    timeout: Timeout,
-    deadline: Option<Instant>,
-    away: impl FnOnce(Job),
-) {
+fn set_out(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, away: impl FnOnce(Job)) {
     if !backend.is_remote() {
-        let outcome = first_try(&**backend, timeout, deadline, false);
-        return go_on(backend, waiter, timeout, deadline, outcome);
+        let outcome = first_try(&**backend, waiter.timeout, waiter.deadline, false);
+        return go_on(backend, waiter, outcome);
     }
     // Those ahead may be kept by their server for longer than this one waits.
-    if let Some(deadline) = deadline.filter(|_| !timeout.is_try()) {
-        end_at(backend, waiter, timeout, deadline);
+    if !waiter.timeout.is_try() {
+        end_in_time(backend, waiter);
     }
     let (backend, waiter) = (backend.clone(), waiter.clone());
     away(Box::new(move || {
         // From here on the try knows when to end, and why it came to nothing.
         clock::cancel(waiter.timer.swap(0, Ordering::AcqRel));
         if waiter.is_waiting() {
-            let outcome = first_try(&*backend, timeout, deadline, false);
-            go_on(&backend, &waiter, timeout, deadline, outcome);
+            let outcome = first_try(&*backend, waiter.timeout, waiter.deadline, false);
+            go_on(&backend, &waiter, outcome);
         }
     }));
 }
 
-fn timer(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, at: Instant) -> Result<u64> {
-    let pending = Pending::of(waiter, backend);
+/// The clock's number of what ends the wait `at` then.
+fn timer(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, at: Instant) -> Result<u64> {
+    let (pending, timeout) = (Pending::of(waiter, backend), waiter.timeout);
     clock::at(
         at,
         Box::new(move || {
@@ -534,9 +202,10 @@ fn timer(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, at:
     )
 }
 
-/// Its timeout ends the wait at `deadline`.
-fn end_at(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, deadline: Instant) {
-    match timer(backend, waiter, timeout, deadline) {
+/// Its timeout, if it has one, ends the wait.
+fn end_in_time(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>) {
+    let Some(deadline) = waiter.deadline else { return };
+    match timer(backend, waiter, deadline) {
         Ok(timer) => clock::cancel(waiter.timer.swap(timer, Ordering::AcqRel)),
         Err(error) => {
             waiter.end(error, || backend.leave(waiter));
@@ -550,16 +219,16 @@ fn end_at(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, de
 
 /// How long after its deadline a wait that is asked for elsewhere is ended, if nobody comes to ask for it: one that was begun in time
 /// mostly ends by then, and knows why it came to nothing.
-const UNBEGUN: std::time::Duration = std::time::Duration::from_millis(700);
+const UNBEGUN: Duration = Duration::from_millis(700);
 
 /// Ends the wait not long after `deadline` if it has not come so far as to be ended at it.
-fn end_unbegun(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, timeout: Timeout, deadline: Instant) {
+fn end_unbegun(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, deadline: Instant) {
     if waiter.timer.load(Ordering::Acquire) != 0 {
         return;
     }
     let at = deadline.checked_add(UNBEGUN).unwrap_or(deadline);
     // Without a thread for it the engine alone ends it.
-    let Ok(timer) = timer(backend, waiter, timeout, at) else { return };
+    let Ok(timer) = timer(backend, waiter, at) else { return };
     let is_first = waiter.timer.compare_exchange(0, timer, Ordering::AcqRel, Ordering::Acquire).is_ok();
     if !is_first || !waiter.is_waiting() {
         clock::cancel(timer);
@@ -582,29 +251,23 @@ pub(crate) fn start_on(
     register(pending.clone());
     let (engine, asked) = (backend.clone(), waiter.clone());
     let then = Box::new(move |outcome: Result<Result<Grant, u64>>| {
-        go_on(&engine, &asked, timeout, deadline, tried(&*engine, timeout, outcome));
+        go_on(&engine, &asked, tried(&*engine, timeout, outcome));
         drop(place);
     });
     let late = backend.ask_take(on, waits, deadline.filter(|_| waits), then);
     // Threads may be kept by other servers for longer than this one waits.
     if let Some(deadline) = deadline.filter(|_| late && waits && waiter.is_waiting()) {
-        end_unbegun(backend, &waiter, timeout, deadline);
+        end_unbegun(backend, &waiter, deadline);
     }
     pending
 }
 
 /// After its first try.
-fn go_on(
-    backend: &Arc<dyn Backend>,
-    waiter: &Arc<Waiter>,
-    timeout: Timeout,
-    deadline: Option<Instant>,
-    outcome: Result<Result<Grant, u64>>,
-) {
+fn go_on(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, outcome: Result<Result<Grant, u64>>) {
     let outcome = match outcome {
         Ok(Ok(grant)) => Ok(grant),
         Err(error) => Err(error),
-        Ok(Err(ticket)) => match begin(backend, waiter, ticket, timeout, deadline) {
+        Ok(Err(ticket)) => match begin(backend, waiter, ticket) {
             Ok(()) => return,
             Err(error) => Err(error),
         },
@@ -614,18 +277,10 @@ fn go_on(
     }
 }
 
-fn begin(
-    backend: &Arc<dyn Backend>,
-    waiter: &Arc<Waiter>,
-    ticket: u64,
-    timeout: Timeout,
-    deadline: Option<Instant>,
-) -> Result<()> {
+fn begin(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, ticket: u64) -> Result<()> {
     waiter.ticket.store(ticket, Ordering::Release);
     backend.join(waiter)?;
-    if let Some(deadline) = deadline {
-        end_at(backend, waiter, timeout, deadline);
-    }
+    end_in_time(backend, waiter);
     // It may have ended between its registration and its joining.
     if !waiter.is_waiting() {
         backend.leave(waiter);
@@ -650,7 +305,7 @@ impl FutureWait {
         let waiter = Waiter::new(Audience::Future(None), Timeout::FOREVER, None, 0, false);
         let wait = FutureWait { backend: backend.clone(), waiter, epoch: fork::epoch() };
         register(Pending::of(&wait.waiter, backend));
-        set_out(backend, &wait.waiter, Timeout::FOREVER, None, away);
+        set_out(backend, &wait.waiter, away);
         wait
     }
 
@@ -658,15 +313,7 @@ impl FutureWait {
         if self.epoch != fork::epoch() {
             return Some(Err(forked()));
         }
-        let mut state = self.waiter.state.lock();
-        if let State::Waiting(Audience::Future(known)) | State::Ending(Audience::Future(known)) = &mut *state {
-            if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
-                *known = Some(waker.clone());
-            }
-            return None;
-        }
-        drop(state);
-        self.waiter.take()
+        self.waiter.poll(waker)
     }
 }
 
@@ -699,36 +346,9 @@ impl Drop for Leaves<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-
     use super::*;
     use crate::Mutex;
-
-    /// Who hears that its wait has ended may end the process: a place in a server's line would stay behind.
-    #[test]
-    fn who_waited_hears_of_the_end_after_the_engine() {
-        let (told, heard) = channel();
-        let audiences = [
-            Audience::Thread,
-            Audience::Future(None),
-            Audience::Callback(Box::new(move |_| told.send(()).expect("the test waits"))),
-        ];
-        for audience in audiences {
-            let is_callback = matches!(audience, Audience::Callback(_));
-            let waiter = Waiter::new(audience, Timeout::FOREVER, None, 0, false);
-            let ended = waiter.end(canceled(), || {
-                assert!(!waiter.is_waiting() && waiter.take().is_none() && heard.try_recv().is_err());
-                assert!(waiter.settle(Ok(Grant { token: 1, abandoned: false })).is_err(), "a late grant goes back");
-                assert!(!waiter.end(canceled(), || panic!("it leaves once")));
-            });
-            assert!(ended && !waiter.end(canceled(), || panic!("it is over")));
-            if is_callback {
-                heard.recv().expect("it is told");
-            } else {
-                assert!(waiter.take().is_some_and(|outcome| outcome.is_err()));
-            }
-        }
-    }
+    use crate::sync::atomic::AtomicBool;
 
     #[test]
     fn a_future_that_moves_while_its_wait_ends_is_woken_where_it_is() {

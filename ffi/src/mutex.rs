@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int};
 
+use ipcmutex_core::text::cut;
 use ipcmutex_core::{Mutex, Result, State, Status, Timeout, Waiting};
 
 use crate::boundary::{Call, call};
@@ -175,11 +176,8 @@ fn in_c(size: u32, status: &Status) -> ipcmutex_status_t {
 /// Cut between characters, never inside one; always ended by a NUL.
 fn name(text: &str) -> [c_char; 64] {
     let mut place = [0; 64];
-    let mut end = text.len().min(place.len() - 1);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    for (to, from) in place.iter_mut().zip(text[..end].bytes().take_while(|byte| *byte != 0)) {
+    let text = cut(text, place.len() - 1);
+    for (to, from) in place.iter_mut().zip(text.bytes().take_while(|byte| *byte != 0)) {
         *to = from as c_char;
     }
     place

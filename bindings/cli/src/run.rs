@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use ipcmutex::url::{LockUrl, Target};
+use ipcmutex::url::LockUrl;
 use ipcmutex::{Error, ErrorKind, Hold, Mutex, Result, Timeout, Waiting};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
@@ -96,7 +96,7 @@ fn wait_for(child: &mut Child, pid: Pid, watch: &Watch) -> Result<ExitStatus> {
 
 /// Opens the lock, and says what is left of the time to wait: to open one of a server's may take as long. A try waits for that.
 fn open(url: LockUrl, timeout: Timeout, watch: &Arc<Watch>) -> Result<(Mutex, Timeout)> {
-    if !matches!(url.target(), Target::Redis(_)) {
+    if !url.is_remote() {
         return Ok((Mutex::open_url(url)?, timeout));
     }
     let (begun, shown) = (Instant::now(), url.redacted().clone());

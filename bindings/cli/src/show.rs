@@ -7,7 +7,8 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use ipcmutex::list::{self, Listed};
-use ipcmutex::url::{LockUrl, Target};
+use ipcmutex::text::printable;
+use ipcmutex::url::LockUrl;
 use ipcmutex::{Error, ErrorKind, Mutex, Numbers, Result, State, Status, WAIT_BOUNDS};
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ pub(crate) fn status(args: &args::Status) -> Result<i32> {
     if args.watch {
         return watch::watch(sight, args.json);
     }
-    if args.numbers && matches!(sight.url.target(), Target::Redis(_)) {
+    if args.numbers && sight.url.is_remote() {
         return Err(Error::new(
             ErrorKind::Unsupported,
             "status",
@@ -182,11 +183,6 @@ fn row(found: &Listed) -> [String; COLUMNS.len()] {
             [error.kind().name().to_owned(), printable(error.message()), none(), none(), none(), printable(&found.url)]
         }
     }
-}
-
-/// Others wrote it, and a terminal obeys what it is shown.
-fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 /// The two largest units, as `ps` and `uptime` round.

@@ -1,6 +1,6 @@
 //! What is asked of an open lock, and of the URL of one.
 
-use ipcmutex::url::{LockUrl, Target, rooted};
+use ipcmutex::url::{LockUrl, rooted};
 use ipcmutex::{Timeout, Waiting};
 use napi::bindgen_prelude::Function;
 use napi_derive::napi;
@@ -25,7 +25,7 @@ pub struct Described {
 pub fn describe(url: String) -> Result<Described> {
     let url = rooted(&url);
     let parsed = LockUrl::parse(&url).map_err(raise)?;
-    let (shown, remote) = (parsed.redacted().to_string(), matches!(parsed.target(), Target::Redis(_)));
+    let (shown, remote) = (parsed.redacted().to_string(), parsed.is_remote());
     Ok(Described { url, shown, remote })
 }
 

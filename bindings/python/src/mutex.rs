@@ -59,8 +59,7 @@ impl Block {
 pub(crate) fn describe(py: Python<'_>, url: &Bound<'_, PyString>) -> PyResult<(String, String, bool)> {
     let url = rooted(argument::url(url)?);
     let parsed = LockUrl::parse(&url).or_raise(py)?;
-    let remote = matches!(parsed.target(), ipcmutex::url::Target::Redis(_));
-    Ok((url, parsed.redacted().to_string(), remote))
+    Ok((url, parsed.redacted().to_string(), parsed.is_remote()))
 }
 
 fn open(py: Python<'_>, url: &str) -> PyResult<ipcmutex::Mutex> {

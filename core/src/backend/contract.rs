@@ -7,7 +7,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event_loop::EventLoop;
 use crate::numbers::Numbers;
 use crate::sys::futex::Woken;
-use crate::wait::Waiter;
+use crate::text::printable;
+use crate::waiter::Waiter;
 
 /// One acquisition that an engine has granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Status {
     pub fn describe(&self) -> String {
         let mut text = match (&self.owner, self.state) {
             (Some(owner), State::Held) => {
-                format!("held by pid {} on {} ({})", owner.pid, escaped(&owner.host), escaped(&owner.label))
+                format!("held by pid {} on {} ({})", owner.pid, printable(&owner.host), printable(&owner.label))
             }
             _ => self.state.name().to_owned(),
         };
@@ -93,11 +94,6 @@ impl Status {
         text.push_str(&format!(", {} waiting", self.waiters));
         text
     }
-}
-
-/// Text of another process, made safe for a terminal and a log.
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 /// An open lock in one engine.

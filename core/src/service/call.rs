@@ -1,46 +1,27 @@
-//! Callbacks of the user, in order, on a thread of their own: they may block or call back in without stopping
-//! what the library itself must do in time.
+//! Telling others: each kind in order, on a thread of its own, which may block without stopping what the library itself must do in time.
 
-use std::collections::VecDeque;
+use super::Job;
+use super::lane::Lane;
+use crate::sync::thread;
 
-use crate::sync::{Guarded, thread};
-use crate::sys::fork::PerProcess;
+static CALLBACKS: Lane = Lane::new();
+static DELIVERIES: Lane = Lane::new();
 
-type Job = Box<dyn FnOnce() + Send>;
-
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    running: bool,
-}
-
-static QUEUE: PerProcess<Guarded<Queue>> = PerProcess::new();
-
-/// Runs `job` soon, after those that came before. If no thread can be started it runs here: late is worse than near.
+/// Runs a callback of the user's soon, after those that came before: it may block, or call back in. If no thread can be started it runs
+/// here: late is worse than near.
 pub(crate) fn run(job: Job) {
-    let queue = QUEUE.get_or_init(Guarded::default);
-    let mut state = queue.lock();
-    state.jobs.push_back(job);
-    if state.running {
-        return;
-    }
-    state.running = true;
-    drop(state);
-    if thread::spawn("ipcmutex-call", thread::FULL_STACK, drain).is_err() {
-        drain();
-    }
+    tell(&CALLBACKS, "ipcmutex-call", job);
 }
 
-fn drain() {
-    let Some(queue) = QUEUE.get() else { return };
-    loop {
-        let mut state = queue.lock();
-        let Some(job) = state.jobs.pop_front() else {
-            state.running = false;
-            return;
-        };
-        drop(state);
-        // A panic of one callback must not end the others.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+/// Runs `job` soon, after those that were given here before, on a thread of the library's own that takes no signals:
+/// for telling an event loop of outcomes, which must wait neither for a server nor for a callback of the user's. If no
+/// thread can be started it runs here.
+pub fn deliver(job: impl FnOnce() + Send + 'static) {
+    tell(&DELIVERIES, "ipcmutex-tell", Box::new(job));
+}
+
+fn tell(lane: &'static Lane, thread: &'static str, job: Job) {
+    if lane.push(job) && thread::spawn(thread, thread::FULL_STACK, || lane.drain()).is_err() {
+        lane.drain();
     }
 }

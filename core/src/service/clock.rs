@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use super::{Job, run};
 use crate::error::Result;
 use crate::sync::Guarded;
 use crate::sys::fork::PerProcess;
 use crate::sys::{futex, thread};
-
-type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Clock {
@@ -96,7 +95,7 @@ fn tick() {
         let job = timers.by_time.remove(&(when, id));
         drop(timers);
         if let Some(job) = job {
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+            run(job);
         }
     }
 }

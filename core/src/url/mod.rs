@@ -94,6 +94,11 @@ impl LockUrl {
         &self.target
     }
 
+    /// Whether opening, acquiring and releasing talk to a server, and may take as long as a network does.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.target, Target::Redis(_))
+    }
+
     /// Who goes first.
     pub fn fairness(&self) -> Fairness {
         self.fair

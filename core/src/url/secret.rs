@@ -5,6 +5,7 @@ use std::fmt;
 use percent_encoding::percent_decode_str;
 
 use super::query::{COMMON_KEYS, REDIS_KEYS, SENTINEL_SECRET};
+use crate::text::printable;
 
 /// A password. It never shows itself.
 #[derive(Clone, PartialEq)]
@@ -77,12 +78,7 @@ fn hide_before(end: usize, text: &str) -> String {
         (None, Some(at)) => format!("{}:***{}", text[..at].split(':').next().unwrap_or(""), &text[at..]),
         _ => text.to_owned(),
     };
-    let hidden = redact_query(hidden);
-    let mut shown = String::new();
-    for c in hidden.chars() {
-        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-    }
-    shown
+    printable(&redact_query(hidden))
 }
 
 /// Hides the secret in the query: up to the next key that is known, for an `&` in it tears it apart.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::site::{Site, earlier};
+use super::site::Site;
 use crate::sync::Guarded;
 use crate::sys::fork::PerProcess;
 use crate::sys::{futex, thread};
+use crate::timeout::earlier;
 
 struct Ringer {
     sites: Guarded<Vec<Arc<Site>>>,

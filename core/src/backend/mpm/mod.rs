@@ -84,14 +84,14 @@ use self::site::{Label, Site};
 use self::word::{ABANDONED, Word};
 use crate::backend::contract::{Backend, Grant, OnLost, Owner, State, Status};
 use crate::backend::open::Origin;
-use crate::error::{Error, Result, lost};
+use crate::error::{Error, Result, broken};
 use crate::identity::identity;
 use crate::service::clock;
 use crate::sys::file::is_byte_locked;
 use crate::sys::futex::Woken;
 use crate::sys::page::Latest;
 use crate::url::{Fairness, FilePlace, FileTarget, LockUrl};
-use crate::wait::Waiter;
+use crate::waiter::Waiter;
 
 /// The default directory as it is for this process, if `target` is in it.
 pub(crate) fn origin(target: &FileTarget) -> Result<Origin> {
@@ -185,7 +185,7 @@ impl Mpm {
             outcome.is_some()
         });
         outcome.unwrap_or_else(|| {
-            let error = lost("release", "somebody broke the lock");
+            let error = broken("release");
             let _everywhere = self.sites.find(|site| {
                 site.losses.tell(token, &error);
                 false
@@ -281,13 +281,13 @@ impl Backend for Mpm {
     fn check(&self, token: u64) -> Result<()> {
         match self.site_of(token) {
             Some(site) => site.check(token),
-            None => Err(lost("check", "somebody broke the lock")),
+            None => Err(broken("check")),
         }
     }
 
     fn on_lost(&self, token: u64, notify: OnLost) -> Result<()> {
         let Some(site) = self.site_of(token) else {
-            crate::service::call::run(Box::new(move || notify(lost("on_lost", "somebody broke the lock"))));
+            crate::service::call::run(Box::new(move || notify(broken("on_lost"))));
             return Ok(());
         };
         let number = site.losses.listen(token, notify);
@@ -353,8 +353,7 @@ fn read(view: &(impl layout::View + ?Sized), lives: impl Fn(u16) -> bool) -> Sta
 /// What can be seen of the lock file at `path`, without opening the lock.
 fn inspect(path: &Path) -> Result<Status> {
     let failed = |error| Error::from_errno("status", path.display(), error);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = fs::open(path, flags, Mode::empty()).map_err(failed)?;
+    let file = fs::open(path, place::CAREFULLY | OFlags::RDONLY, Mode::empty()).map_err(failed)?;
     let len = fs::fstat(&file).map_err(failed)?.st_size as usize;
     let mut bytes = vec![0; len.min(layout::MAX_LEN)];
     let mut done = 0;

@@ -119,6 +119,10 @@ pub(super) struct Opened {
     pub(super) mapping_keeps: bool,
 }
 
+/// How anything at a lock file's path is opened: it may be what it should not be.
+pub(super) const CAREFULLY: OFlags =
+    OFlags::NOFOLLOW.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
 /// Opens a lock file, and makes it if it is not there.
 pub(super) fn open(path: &Path, target: &FileTarget) -> Result<Opened> {
     let parent = path.parent().unwrap_or(Path::new("/"));
@@ -130,7 +134,7 @@ pub(super) fn open(path: &Path, target: &FileTarget) -> Result<Opened> {
         }
         Err(error) => return Err(Error::from_errno("open", format_args!("the folder {}", parent.display()), error)),
     }
-    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = CAREFULLY | OFlags::RDWR;
     // Open first, create only what is missing: O_CREAT on somebody else's file in a sticky directory is EACCES even for root.
     // For a long path a string is allocated, which is not for behind the gate.
     let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| explain(path, Errno::INVAL))?;

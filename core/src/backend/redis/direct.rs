@@ -34,7 +34,7 @@ use crate::numbers::count;
 use crate::sync::Guarded;
 use crate::sys::futex::Woken;
 use crate::sys::thread;
-use crate::wait::{self, Waiter};
+use crate::waiter::{self, Waiter};
 
 /// For how long a lock that was found taken is expected to be taken again, in ns.
 const CONTENDED: u64 = 1_000_000_000;
@@ -242,7 +242,7 @@ impl Lock {
         let (answer, sent) = self.ask_by_ear(&mut ear, &token, 0, self.limit(deadline));
         if !engine.is_ours() {
             // As in `take_as`.
-            return Some(Err(wait::forked()));
+            return Some(Err(waiter::forked()));
         }
         match answer {
             Ok(Taken::Refused(refusal)) => {
@@ -319,7 +319,7 @@ impl Lock {
         let direct = &self.engine.direct;
         let Some(mut wait) = direct.waiting(waiter.ticket.load(Ordering::Acquire)) else {
             // To connect may take PATIENT twice: who waits no longer than that leaves it to the next one.
-            let has_time = waiter.deadline().is_none_or(|end| end > Instant::now() + 2 * PATIENT);
+            let has_time = waiter.deadline.is_none_or(|end| end > Instant::now() + 2 * PATIENT);
             if has_time && direct.wanted.swap(false, Ordering::Relaxed) {
                 self.engine.prepare_ear();
                 if !self.engine.is_ours() {
@@ -400,7 +400,7 @@ impl Lock {
 
     /// Takes what was granted, or looks whether it is free; `None` if it is to be waited for still.
     fn confirm(self: &Arc<Lock>, wait: &mut Wait, waiter: &Waiter, looking: bool) -> Option<Next> {
-        let limit = self.limit(waiter.deadline());
+        let limit = self.limit(waiter.deadline);
         let (answer, sent) = self.ask_by_ear(&mut wait.ear, &wait.token, wait.ticket, limit);
         if !self.engine.is_ours() {
             return Some(Next::Woken(Woken::Interrupted));

@@ -7,7 +7,8 @@ use super::keys::Keys;
 use super::lease;
 use super::lock::Lock;
 use super::token::Token;
-use crate::error::{Error, lost};
+use crate::error::{Error, broken, lost};
+use crate::sync::Guarded;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 /// Why a hold is gone.
@@ -25,14 +26,11 @@ impl Loss {
     }
 
     pub(super) fn error(self, operation: &'static str) -> Error {
-        lost(
-            operation,
-            match self {
-                Loss::Expired => "the lease ran out without a renewal",
-                Loss::Gone => "the key was deleted, or somebody else has it",
-                Loss::Broken => "somebody broke the lock",
-            },
-        )
+        match self {
+            Loss::Expired => lost(operation, "the lease ran out without a renewal"),
+            Loss::Gone => lost(operation, "the key was deleted, or somebody else has it"),
+            Loss::Broken => broken(operation),
+        }
     }
 }
 
@@ -166,5 +164,49 @@ impl Hold {
     /// A random byte of its own, for spreading timers.
     pub(super) fn spread(&self) -> u8 {
         self.token.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0)
+    }
+}
+
+impl AsRef<Hold> for Hold {
+    fn as_ref(&self) -> &Hold {
+        self
+    }
+}
+
+/// Holds that were lost and not yet released, remembered for the release.
+const REMEMBERED: usize = 64;
+
+/// The holds of an open lock that were not released yet.
+pub(super) struct Holds<T>(Guarded<Vec<Arc<T>>>);
+
+impl<T> Default for Holds<T> {
+    fn default() -> Holds<T> {
+        Holds(Guarded::default())
+    }
+}
+
+impl<T: AsRef<Hold>> Holds<T> {
+    pub(super) fn add(&self, hold: Arc<T>) {
+        let mut holds = self.0.lock();
+        if holds.len() >= REMEMBERED
+            && let Some(at) = holds.iter().position(|hold| T::as_ref(hold).loss().is_some())
+        {
+            holds.remove(at);
+        }
+        holds.push(hold);
+    }
+
+    pub(super) fn find(&self, fence: u64) -> Option<Arc<T>> {
+        self.0.lock().iter().find(|hold| T::as_ref(hold).fence == fence).cloned()
+    }
+
+    pub(super) fn remove(&self, fence: u64) -> Option<Arc<T>> {
+        let mut holds = self.0.lock();
+        let at = holds.iter().position(|hold| T::as_ref(hold).fence == fence)?;
+        Some(holds.swap_remove(at))
+    }
+
+    pub(super) fn take(&self) -> Vec<Arc<T>> {
+        std::mem::take(&mut *self.0.lock())
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::engine::{Debt, Engine};
-use super::hold::{Hold, Loss};
+use super::hold::{Hold, Holds, Loss};
 use super::keys::Keys;
 use super::lease;
 use super::token::Token;
@@ -18,15 +18,14 @@ use crate::error::{Error, ErrorKind, Result, forked};
 use crate::event_loop::EventLoop;
 use crate::loss::Losses;
 use crate::numbers::{Tally, count};
+use crate::service::answer::{self, Unanswered};
 use crate::service::call;
 use crate::sync::Guarded;
 use crate::sys::exit;
 use crate::sys::futex::Woken;
 use crate::url::RedisTarget;
-use crate::wait::{self, Unanswered, Waiter};
+use crate::waiter::Waiter;
 
-/// Holds that were lost and not yet released, remembered for the release.
-const REMEMBERED: usize = 64;
 /// What was seen longer ago than this is told as what it was then.
 const FRESH: Duration = Duration::from_secs(1);
 /// How long, from when the process begins to end, its other threads take nothing: by then most processes are gone.
@@ -63,7 +62,7 @@ pub(super) struct Lock {
     floor: AtomicU64,
     /// When it was last found taken by a thread that then waited.
     pub(super) contended: AtomicU64,
-    holds: Guarded<Vec<Arc<Hold>>>,
+    pub(super) holds: Holds<Hold>,
     /// What the last refused take said, and when.
     seen: Guarded<Option<(Instant, Status)>>,
     /// What the last take of this process that was not answered failed with, whichever handle's it was.
@@ -88,7 +87,7 @@ impl Lock {
             tally: Tally::default(),
             floor: AtomicU64::new(0),
             contended: AtomicU64::new(0),
-            holds: Guarded::default(),
+            holds: Holds::default(),
             seen: Guarded::default(),
             trouble,
         }
@@ -142,30 +141,14 @@ impl Lock {
             self.engine.owe(token, self.debt(Ending::Undone));
             return Err(error);
         }
-        let mut holds = self.holds.lock();
-        if holds.len() >= REMEMBERED
-            && let Some(at) = holds.iter().position(|hold| hold.loss().is_some())
-        {
-            holds.remove(at);
-        }
-        holds.push(hold);
+        self.holds.add(hold);
         count(&self.tally.acquisitions);
         Ok(Grant { token: fence, abandoned })
     }
 
-    fn find(&self, fence: u64) -> Option<Arc<Hold>> {
-        self.holds.lock().iter().find(|hold| hold.fence == fence).cloned()
-    }
-
-    pub(super) fn remove(&self, fence: u64) -> Option<Arc<Hold>> {
-        let mut holds = self.holds.lock();
-        let at = holds.iter().position(|hold| hold.fence == fence)?;
-        Some(holds.swap_remove(at))
-    }
-
     /// The hold if it can still be relied on; else LOST. No I/O.
     fn relied_on(&self, operation: &'static str, fence: u64) -> Result<Arc<Hold>> {
-        let hold = self.find(fence).ok_or_else(|| Loss::Gone.error(operation))?;
+        let hold = self.holds.find(fence).ok_or_else(|| Loss::Gone.error(operation))?;
         if hold.is_live() && hold.left().is_none() {
             self.engine.lose(&hold, Loss::Expired);
         }
@@ -194,7 +177,7 @@ impl Lock {
 
     /// Undoes a grant that reached nobody.
     pub(super) fn give_back(&self, grant: Grant) {
-        let Some(hold) = self.remove(grant.token) else { return };
+        let Some(hold) = self.holds.remove(grant.token) else { return };
         hold.end();
         self.losses.forget(grant.token);
         self.engine.owe(&hold.token, self.debt_of(&hold, Ending::Undone));
@@ -330,7 +313,7 @@ impl Backend for Redis {
         let (answer, answered) = std::sync::mpsc::sync_channel(1);
         let engine = &self.0.engine;
         engine.post(Event::Extend { hold, ttl, answer })?;
-        match wait::answer(&answered, || engine.is_ours()) {
+        match answer::of(&answered, || engine.is_ours()) {
             Ok(told) => told?,
             Err(Unanswered::Forked) => return Err(forked("extend")),
             Err(Unanswered::Ended) => {
@@ -344,12 +327,12 @@ impl Backend for Redis {
     }
 
     fn valid_for(&self, token: u64) -> Option<Duration> {
-        Some(self.0.find(token).and_then(|hold| hold.left()).unwrap_or_default())
+        Some(self.0.holds.find(token).and_then(|hold| hold.left()).unwrap_or_default())
     }
 
     fn on_lost(&self, token: u64, notify: OnLost) -> Result<()> {
         let lock = &self.0;
-        let Some(hold) = lock.find(token) else {
+        let Some(hold) = lock.holds.find(token) else {
             call::run(Box::new(move || notify(Loss::Gone.error("on_lost"))));
             return Ok(());
         };
@@ -386,8 +369,7 @@ impl Drop for Redis {
         if !self.0.engine.is_ours() {
             return;
         }
-        let holds = std::mem::take(&mut *self.0.holds.lock());
-        for hold in holds {
+        for hold in self.0.holds.take() {
             if hold.end() {
                 self.0.engine.owe(&hold.token, self.0.debt_of(&hold, Ending::Released));
                 self.0.engine.unwatch(&hold);

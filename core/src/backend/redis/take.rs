@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result, forked};
 use crate::event_loop::EventLoop;
 use crate::numbers::count;
 use crate::service::offload::offload;
-use crate::wait;
+use crate::waiter;
 
 /// A take that may be sent.
 struct Attempt {
@@ -110,7 +110,7 @@ impl Lock {
         };
         if !engine.is_ours() {
             // Signals were kept back while it was asked: a handler has forked just now.
-            return Err(wait::forked());
+            return Err(waiter::forked());
         }
         match answer {
             Ok(taken) => self.taken(attempt, taken, sent, deadline),
@@ -160,7 +160,7 @@ impl Lock {
                     let witnessed = engine.witness(self, token, Instant::now(), deadline);
                     if !engine.is_ours() {
                         // As in `take_as`: it is the parent's hold.
-                        return Err(wait::forked());
+                        return Err(waiter::forked());
                     }
                     if let Err(error) = witnessed {
                         engine.owe(token, self.debt(Ending::Undone));
@@ -285,7 +285,7 @@ impl Lock {
 
     /// Ends the hold on this side.
     fn ended(self: &Arc<Lock>, fence: u64) -> Result<Ended> {
-        let Some(hold) = self.remove(fence) else { return Err(Loss::Gone.error("release")) };
+        let Some(hold) = self.holds.remove(fence) else { return Err(Loss::Gone.error("release")) };
         if let Err(loss) = self.end(&hold) {
             if loss == Loss::Expired {
                 // By the server's clock it may stand a little longer: nobody needs to wait for that.

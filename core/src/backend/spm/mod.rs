@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::contract::{Backend, Grant, OnLost, Owner, State, Status};
-use crate::error::{Result, lost};
+use crate::error::{Result, broken};
 use crate::identity::identity;
 use crate::sync::Guarded;
 use crate::sys::copies::{Guest, Guesting, Remote};
 use crate::sys::futex::Woken;
 use crate::url::{Fairness, LockUrl};
-use crate::wait::Waiter;
+use crate::waiter::Waiter;
 
 pub(crate) fn open(id: &str, url: &LockUrl) -> Result<Arc<dyn Backend>> {
     let lock = Arc::new(Remote::open::<lock::Lock>(id));
@@ -57,10 +57,6 @@ impl Guesting for Listener {
     fn is_blocking(&self) -> bool {
         false
     }
-}
-
-fn broken(operation: &'static str) -> crate::error::Error {
-    lost(operation, "somebody broke the lock")
 }
 
 fn id_of(waiter: &Arc<Waiter>) -> usize {

@@ -11,7 +11,8 @@ use super::places::close_in_child;
 use super::{Done, ForkGate, PerProcess, epoch};
 use crate::backend::contract::{Grant, OnLost, Status};
 use crate::sys::futex;
-use crate::wait::{Waiter, Waiting, block};
+use crate::wait::{Waiting, block};
+use crate::waiter::Waiter;
 
 /// Whether `body`, run in a child, says so. It calls only what is safe after a fork in a threaded process: system calls, malloc, and the
 /// library.

@@ -8,13 +8,14 @@ use super::super::layout::{self, Cell};
 use super::super::word::{ABANDONED, HAND_OVER, LINE, State, Word};
 use super::super::{Mpm, bells, pulse};
 use super::open::damaged;
-use super::{CLAIM_MS, Entry, Local, Look, PATIENCE, Site, earlier, now_us};
+use super::{CLAIM_MS, Entry, Local, Look, PATIENCE, Site, now_us};
 use crate::backend::contract::Grant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::numbers;
 use crate::sys::coarse_ms;
 use crate::sys::futex::{self, Woken};
-use crate::wait::Waiter;
+use crate::timeout::earlier;
+use crate::waiter::Waiter;
 
 impl Site {
     /// The slow half of a release in this tick of the clock: somebody waits, or the hold is gone (`false`).

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{self, Mode, OFlags};
 
@@ -18,14 +18,14 @@ use super::layout::{self, BLOCK};
 use super::place::{self, Identity};
 use super::word::{self, ABANDONED, HAND_OVER, LINE, State, Word};
 use crate::backend::contract::Grant;
-use crate::error::{Error, Result, lost};
+use crate::error::{Error, Result, broken, lost};
 use crate::loss::{self, Losses};
 use crate::sync::Guarded;
 use crate::sys::coarse_ms;
 use crate::sys::file::is_byte_locked;
 use crate::sys::fork::OwnFile;
 use crate::sys::page::Mapping;
-use crate::wait::Waiter;
+use crate::waiter::Waiter;
 
 /// How long newcomers may take a free lock in passing while somebody waits.
 const PATIENCE: Duration = Duration::from_millis(1);
@@ -82,11 +82,6 @@ struct Local {
 fn now_us() -> u32 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     (now.tv_sec as u64).wrapping_mul(1_000_000).wrapping_add(now.tv_nsec as u64 / 1000) as u32 | 1
-}
-
-/// The earlier of two, of which each may be never.
-pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }
 
 /// How closely a waiter looks at the word.
@@ -217,7 +212,7 @@ impl Site {
     /// On entry: whoever still listens, to a hold that was broken without having noticed; a release would have ended the listening.
     #[cold]
     fn tell_broken(&self) {
-        self.losses.tell_all(&lost("on_lost", "somebody broke the lock"));
+        self.losses.tell_all(&broken("on_lost"));
     }
 
     /// The word, if it says that this process has the hold with `token`. Nothing but the word says so: what a thread noted
@@ -234,8 +229,7 @@ impl Site {
         if slot == self.slot || slot == 0 {
             return false;
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = match fs::open(&self.path, flags, Mode::empty()) {
+        let file = match fs::open(&self.path, place::CAREFULLY | OFlags::RDONLY, Mode::empty()) {
             Ok(file) => file,
             Err(error) => {
                 self.blind.store(error.raw_os_error(), Relaxed);
@@ -463,7 +457,7 @@ impl Site {
         let listeners = self.losses.take(token);
         let tick = coarse_ms();
         let outcome = if !self.pass_on(hold, abandoned, tick) {
-            Err(lost("release", "somebody broke the lock"))
+            Err(broken("release"))
         } else if !self.is_here_at(tick) {
             Err(self.gone("release"))
         } else {
@@ -485,7 +479,7 @@ impl Site {
         if self.vanished.load(Acquire) {
             return Err(self.gone("check"));
         }
-        self.hold(token).map(drop).ok_or_else(|| lost("check", "somebody broke the lock"))
+        self.hold(token).map(drop).ok_or_else(|| broken("check"))
     }
 
     /// [`Site::check`], and a look at the path: for who is to be told of a loss without asking.

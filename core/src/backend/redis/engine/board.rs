@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::numbers::count;
 use crate::sync::MutexGuard;
 use crate::sys::thread;
-use crate::wait::Waiter;
+use crate::waiter::Waiter;
 
 pub(crate) struct Board {
     /// To the background thread, while there is one.

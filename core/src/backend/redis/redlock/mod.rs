@@ -31,7 +31,7 @@ pub(super) use self::owed::farewell;
 use self::quorum::{Dial, Quorum, Voters};
 use self::round::{Rounds, Took, Won, gather};
 use super::engine::bug;
-use super::hold::{Hold, Loss};
+use super::hold::{Hold, Holds, Loss};
 use super::keys::Keys;
 use super::lease::{self, AGAIN, jitter};
 use super::lock::describe_seen;
@@ -47,7 +47,7 @@ use crate::service::call;
 use crate::service::offload::offload;
 use crate::sync::Guarded;
 use crate::url::RedisTarget;
-use crate::wait::{self, Waiter};
+use crate::waiter::{self, Waiter};
 
 /// How long an acquisition without a timeout waits for a majority that is not there.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -70,6 +70,12 @@ struct Held {
     alone: AtomicBool,
 }
 
+impl AsRef<Hold> for Held {
+    fn as_ref(&self) -> &Hold {
+        &self.hold
+    }
+}
+
 struct Queue {
     waiters: VecDeque<(u64, Arc<Waiter>)>,
     /// Somebody of the thread looks after them.
@@ -84,7 +90,7 @@ struct Lock {
     floor: AtomicU64,
     losses: Losses,
     tally: Tally,
-    holds: Guarded<Vec<Arc<Held>>>,
+    holds: Holds<Held>,
     queue: Guarded<Queue>,
     /// A hold of this process has ended: it is worth a try.
     freed: Notify,
@@ -115,7 +121,7 @@ pub(super) fn open(target: &RedisTarget, key: &str, info: String) -> Result<Arc<
         floor: AtomicU64::new(0),
         losses: Losses::default(),
         tally: Tally::default(),
-        holds: Guarded::default(),
+        holds: Holds::default(),
         queue: Guarded::new(Queue { waiters: VecDeque::new(), served: false }),
         freed: Notify::new(),
         seen: Guarded::default(),
@@ -225,7 +231,7 @@ impl Lock {
         })?;
         let told = told.recv_timeout(left.map_or(ANSWER, |left| left.min(ANSWER)));
         if !self.quorum.is_ours() {
-            return Err(wait::forked());
+            return Err(waiter::forked());
         }
         match told {
             Ok(outcome) => Ok(outcome?.ok_or(0)),
@@ -263,19 +269,9 @@ impl Lock {
             return Ok(None);
         }
         self.quorum.keep(&held)?;
-        self.holds.lock().push(held);
+        self.holds.add(held);
         count(&self.tally.acquisitions);
         Ok(Some(Grant { token: won.fence, abandoned: won.abandoned }))
-    }
-
-    fn find(&self, fence: u64) -> Option<Arc<Held>> {
-        self.holds.lock().iter().find(|held| held.hold.fence == fence).cloned()
-    }
-
-    fn remove(&self, fence: u64) -> Option<Arc<Held>> {
-        let mut holds = self.holds.lock();
-        let at = holds.iter().position(|held| held.hold.fence == fence)?;
-        Some(holds.swap_remove(at))
     }
 
     fn lose(&self, held: &Held, loss: Loss) {
@@ -288,7 +284,7 @@ impl Lock {
     }
 
     fn relied_on(&self, operation: &'static str, fence: u64) -> Result<Arc<Held>> {
-        let held = self.find(fence).ok_or_else(|| Loss::Gone.error(operation))?;
+        let held = self.holds.find(fence).ok_or_else(|| Loss::Gone.error(operation))?;
         if held.hold.is_live() && held.hold.left().is_none() {
             self.lose(&held, Loss::Expired);
         }
@@ -302,7 +298,7 @@ impl Lock {
 
     /// Ends the hold on this side: what is to be released, unless the end of the process has.
     fn ended(&self, token: u64) -> Result<Option<Arc<Held>>> {
-        let Some(held) = self.remove(token) else { return Err(Loss::Gone.error("release")) };
+        let Some(held) = self.holds.remove(token) else { return Err(Loss::Gone.error("release")) };
         if held.hold.left().is_none() {
             self.lose(&held, Loss::Expired);
         }
@@ -361,7 +357,7 @@ impl Lock {
     }
 
     fn give_back(&self, grant: Grant) {
-        if let Some(held) = self.remove(grant.token)
+        if let Some(held) = self.holds.remove(grant.token)
             && held.hold.end()
         {
             self.losses.forget(grant.token);
@@ -523,11 +519,11 @@ impl Backend for Redlock {
     }
 
     fn valid_for(&self, token: u64) -> Option<Duration> {
-        Some(self.0.find(token).and_then(|held| held.hold.left()).unwrap_or_default())
+        Some(self.0.holds.find(token).and_then(|held| held.hold.left()).unwrap_or_default())
     }
 
     fn on_lost(&self, token: u64, notify: OnLost) -> Result<()> {
-        let Some(held) = self.0.find(token) else {
+        let Some(held) = self.0.holds.find(token) else {
             call::run(Box::new(move || notify(Loss::Gone.error("on_lost"))));
             return Ok(());
         };
@@ -570,8 +566,7 @@ impl Drop for Redlock {
         if !self.0.quorum.is_ours() {
             return;
         }
-        let holds = std::mem::take(&mut *self.0.holds.lock());
-        for held in holds {
+        for held in self.0.holds.take() {
             if held.hold.end() {
                 self.0.let_go(held, Ending::Released);
             }

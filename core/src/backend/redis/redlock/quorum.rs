@@ -19,10 +19,11 @@ use super::super::server::{ANSWER, Learned, Server, Task, event_loop};
 use super::super::wire::{self, Scripts};
 use super::keep::Board;
 use crate::error::Result;
+use crate::service::answer::{self, Unanswered};
 use crate::sync::Guarded;
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::thread;
-use crate::wait::{self, Unanswered};
+use crate::waiter;
 
 /// How long the last ones may take when a majority has answered that cannot decide alone.
 pub(super) const GRACE: Duration = Duration::from_millis(50);
@@ -106,8 +107,8 @@ impl Quorum {
                 let _ = answer.send(work.await);
             })
         })?;
-        wait::answer(&answered, || self.is_ours()).map_err(|unanswered| match unanswered {
-            Unanswered::Forked => wait::forked(),
+        answer::of(&answered, || self.is_ours()).map_err(|unanswered| match unanswered {
+            Unanswered::Forked => waiter::forked(),
             Unanswered::Ended => bug(),
         })
     }

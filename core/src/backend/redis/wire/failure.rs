@@ -3,6 +3,7 @@
 use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::error::{Error, ErrorKind};
+use crate::text::{cut, printable};
 
 /// For an answer that no question of ours had: the connection is not to be believed any more, and no other is meant.
 pub(crate) fn unasked(error: Error) -> RedisError {
@@ -117,13 +118,8 @@ pub(crate) fn failed(operation: &'static str, server: &str, secrets: &[&str], er
     // Of a command that it does not know, AUTH among them, a server repeats what stands behind it, in part and changed.
     let text = text.split(", with args beginning with").next().unwrap_or_default();
     let (kind, help) = kind_of(error, text);
-    let text: String = secrets
-        .iter()
-        .fold(text.to_owned(), |text, secret| hidden(&text, secret))
-        .chars()
-        .take(300)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect();
+    let text = secrets.iter().fold(text.to_owned(), |text, secret| hidden(&text, secret));
+    let text = printable(cut(&text, 300));
     let answered = is_answer(error) || error.kind() == redis::ErrorKind::AuthenticationFailed;
     let message = if answered {
         format!("the server {server} answered: {text}")

@@ -8,6 +8,7 @@ use crate::backend::contract::{Owner, State, Status};
 use crate::error::{Error, ErrorKind, Result};
 use crate::identity::MAX_NAME_BYTES;
 use crate::numbers::Numbers;
+use crate::text::cut;
 
 /// What a take came to.
 #[derive(Debug, PartialEq)]
@@ -168,11 +169,7 @@ pub(crate) fn info(owner: &Owner) -> String {
 fn owner(info: &str) -> Option<Owner> {
     let mut parts = info.splitn(3, ' ');
     let (pid, host, label) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
-    let cut = |text: &str| {
-        let end = (0..=MAX_NAME_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
-        text[..end].to_owned()
-    };
-    Some(Owner { host: cut(host), pid, label: cut(label) })
+    Some(Owner { host: cut(host, MAX_NAME_BYTES).to_owned(), pid, label: cut(label, MAX_NAME_BYTES).to_owned() })
 }
 
 /// A message on this process's channel.

@@ -25,7 +25,7 @@ use crate::backend::redis::token::{Token, new_token};
 use crate::backend::redis::wire::Ending;
 use crate::error::{Error, ErrorKind, Result};
 use crate::numbers::count;
-use crate::wait::Waiter;
+use crate::waiter::Waiter;
 
 /// One waiter of this process.
 pub(super) struct Entry {

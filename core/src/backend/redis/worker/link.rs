@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Event, PATIENCE, State, Worker, earlier};
+use super::{Event, PATIENCE, State, Worker};
 use crate::backend::redis::lease::{self, jitter};
 use crate::backend::redis::server::{Link, Road};
 use crate::backend::redis::token::Token;
 use crate::error::{Error, ErrorKind};
+use crate::timeout::earlier;
 
 impl Worker {
     pub(super) fn is_link_needed(&mut self) -> bool {

@@ -48,7 +48,8 @@ use super::server::{self, Heard, Link};
 use super::token::Token;
 use super::wire::{self, Message};
 use crate::error::{Error, ErrorKind, Result};
-use crate::wait::Waiter;
+use crate::timeout::earlier;
+use crate::waiter::Waiter;
 
 /// How long an acquisition without a timeout waits for a server that does not serve, at least.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -208,13 +209,6 @@ pub(super) fn work(
     }
     // A name may still be being looked up on a thread of the runtime; nobody waits for it.
     runtime.shutdown_background();
-}
-
-fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (a, b) => a.or(b),
-    }
 }
 
 impl Worker {

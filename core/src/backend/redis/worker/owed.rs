@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Event, Worker, earlier};
+use super::{Event, Worker};
 use crate::backend::redis::lease;
 use crate::backend::redis::token::Token;
+use crate::timeout::earlier;
 
 impl Worker {
     pub(super) fn pay(&mut self, token: &Token) {
