@@ -28,14 +28,14 @@ const WATCHED: inotify::WatchFlags = inotify::WatchFlags::CLOSE_WRITE
 #[derive(Default)]
 struct Pulse {
     sites: Vec<Watched>,
-    /// Sites that nobody has looked at yet: what happened before the watch was there tells no event.
-    fresh: Vec<Arc<Site>>,
     files: Option<Arc<Files>>,
 }
 
 struct Watched {
     site: Arc<Site>,
     watch: Option<i32>,
+    /// Nobody has looked at it yet: what happened before the watch was there tells no event.
+    fresh: bool,
     /// When to look next, event or not.
     next: Instant,
     second_looks: Vec<Instant>,
@@ -93,8 +93,7 @@ pub(super) fn watch(site: Arc<Site>) -> bool {
         }
     };
     let watch = files.watch(&site.path);
-    pulse.fresh.push(site.clone());
-    pulse.sites.push(Watched { site, watch, next: soon(), second_looks: Vec::new() });
+    pulse.sites.push(Watched { site, watch, fresh: true, next: soon(), second_looks: Vec::new() });
     files.ring();
     true
 }
@@ -150,9 +149,13 @@ fn run(mut files: Arc<Files>) {
         for (site, event) in due {
             site.recheck(event);
         }
-        let fresh = {
+        let fresh: Vec<Arc<Site>> = {
             let mut state = pulse.lock();
-            std::mem::take(&mut state.fresh)
+            let fresh = state
+                .sites
+                .iter_mut()
+                .filter_map(|watched| std::mem::take(&mut watched.fresh).then(|| watched.site.clone()));
+            fresh.collect()
         };
         for site in fresh {
             look(pulse, &site);

@@ -624,6 +624,23 @@ mod tests {
         (folder, site)
     }
 
+    #[test]
+    fn who_stops_watching_before_the_thread_has_begun_keeps_nothing_open() {
+        for _ in 0..100 {
+            let (_folder, site) = site();
+            let watched = Arc::downgrade(&site);
+            assert!(pulse::watch(site.clone()));
+            pulse::forget(&site);
+            drop(site);
+            let end = Instant::now() + Duration::from_secs(20);
+            // The thread may be looking at it.
+            while watched.strong_count() != 0 {
+                assert!(Instant::now() < end, "it is kept");
+                std::thread::yield_now();
+            }
+        }
+    }
+
     /// Who has ended its wait may have left the line when its thread finds that the wait was no short one.
     #[test]
     fn an_empty_line_is_not_watched() {
