@@ -267,4 +267,29 @@ mod tests {
         assert_eq!(mutex.left(0).check().unwrap_err().kind(), ErrorKind::NotOwner);
         assert_eq!(mutex.left(0).release().unwrap_err().kind(), ErrorKind::NotOwner);
     }
+
+    struct Asks(Mutex, std::sync::mpsc::Sender<()>);
+
+    impl Drop for Asks {
+        fn drop(&mut self) {
+            self.0.status().expect("it answers");
+            self.1.send(()).expect("it is waited for");
+        }
+    }
+
+    #[test]
+    fn what_a_listener_has_may_ask_the_lock_when_it_is_let_go_of() {
+        let folder = tempfile::tempdir().unwrap();
+        for url in ["spm:listener-asks".to_owned(), format!("mpm:{}", folder.path().join("lock").display())] {
+            let mutex = Mutex::open(&url).unwrap();
+            let (asked, told) = std::sync::mpsc::channel();
+            let asks = Asks(mutex.clone(), asked);
+            let hold = mutex.acquire().unwrap();
+            hold.on_lost(move |_| drop(asks)).unwrap();
+            let releases = std::thread::spawn(move || hold.release());
+            told.recv_timeout(std::time::Duration::from_secs(20))
+                .unwrap_or_else(|_| panic!("{url}: it waits for itself"));
+            releases.join().unwrap().unwrap();
+        }
+    }
 }

@@ -56,6 +56,15 @@ struct Line {
     watchers: Vec<(u64, Guest)>,
 }
 
+impl Line {
+    /// Those who watch the hold with `token`, which has ended. What they have is let go of outside the lock.
+    fn let_go(&mut self, token: u64) -> Vec<(u64, Guest)> {
+        let gone: Vec<_> = self.watchers.extract_if(.., |(watched, _)| *watched == token).collect();
+        WATCHED.fetch_sub(gone.len() as u64, Ordering::AcqRel);
+        gone
+    }
+}
+
 struct Member {
     guest: Guest,
     strict: bool,
@@ -280,14 +289,8 @@ impl SharedLock for Lock {
         // Who begins to watch meanwhile is counted before it looks whether the hold still stands: it is seen here, or sees. Of a hold
         // that was broken it is told by who broke it.
         if released && WATCHED.load(Ordering::SeqCst) != 0 {
-            let mut line = self.line.lock();
-            line.watchers.retain(|(watched, _)| {
-                let stays = *watched != token;
-                if !stays {
-                    WATCHED.fetch_sub(1, Ordering::AcqRel);
-                }
-                stays
-            });
+            let gone = self.line.lock().let_go(token);
+            drop(gone);
         }
         released
     }
@@ -325,13 +328,8 @@ impl SharedLock for Lock {
             return true; // It ended by itself meanwhile; there was somebody.
         }
         count(&self.tally.losses);
-        let mut line = self.line.lock();
-        let (told, kept) = std::mem::take(&mut line.watchers).into_iter().partition(|(watched, _)| *watched == token);
-        line.watchers = kept;
-        drop(line);
-        let told: Vec<(u64, Guest)> = told;
+        let told = self.line.lock().let_go(token);
         for (_, guest) in told {
-            WATCHED.fetch_sub(1, Ordering::AcqRel);
             guest.lost();
         }
         true
