@@ -419,7 +419,8 @@ pub(crate) fn own_object() -> Option<&'static CStr> {
     // SAFETY: an address of ours is asked for, and the answer is only read if it was filled.
     let base = unsafe {
         let mut info: libc::Dl_info = std::mem::zeroed();
-        if libc::dladdr(std::ptr::from_ref(&ipcmutex_spm_v1).cast(), &mut info) == 0 {
+        // Of nothing that is exported: the loader may give another copy's in its place.
+        if libc::dladdr(own_object as *const c_void, &mut info) == 0 {
             return None;
         }
         info.dli_fbase as u64

@@ -1,10 +1,12 @@
-/* With one plugin: closes it; its code must stay, for threads of the library may run in it. With three, each with a copy of the library:
+/* With one plugin: closes it; its code must stay, for threads of the library may run in it, also where FIRST names another one that was loaded
+ * before, for all to find. With three, each with a copy of the library:
  * closes the first, which did nothing, once the second has used its copy; the third must find the second's locks all the same. With two,
  * as who looks for plugins does: closes the first and loads it again before anybody has used any. */
 #include <dlfcn.h>
 #include <ipcmutex.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 static void *plugin;
 
@@ -49,6 +51,8 @@ static int two(char **words) {
 int main(int count, char **words) {
     pthread_t thread;
     void *failed;
+    const char *first = getenv("FIRST");
+    if (first != NULL && dlopen(first, RTLD_NOW | RTLD_GLOBAL) == NULL) return 1;
     if (count == 5) return three(words);
     if (count == 4) return two(words);
     if (count != 3 || (plugin = load(words[1])) == NULL) return 1;
