@@ -17,8 +17,8 @@ pub(crate) mod thread;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Before the program does anything: handlers for a fork come before the program's own, and the loader is asked before any fork, and while
-/// nobody who opens a mutex can be waited for by who has the loader.
+/// Before the program does anything: handlers for a fork come before the program's own, also before those that its constructors put in
+/// place, and the loader is asked before any fork, and while nobody who opens a mutex can be waited for by who has the loader.
 #[cfg(target_os = "linux")]
 extern "C" fn at_load() {
     fork::put_handlers_in_place();
@@ -31,7 +31,7 @@ extern "C" fn at_load() {
 #[cfg(target_os = "linux")]
 #[used]
 // SAFETY: the loader, or the program's start, calls what is listed there, once; libc may be used by then.
-#[unsafe(link_section = ".init_array")]
+#[unsafe(link_section = ".init_array.00101")]
 static AT_LOAD: extern "C" fn() = at_load;
 
 /// CLOCK_MONOTONIC in ms, as exact as the kernel's tick (1 to 10 ms), for the price of a load.

@@ -1,4 +1,5 @@
-/* (engine) The program's own fork handlers use the library, and fork, too, while another thread opens what they open. */
+/* (engine) The program's own fork handlers use the library, and fork, too, while another thread opens what they open; also those that are put
+   in place before main begins. */
 #include "check.h"
 
 #include <sys/wait.h>
@@ -32,9 +33,10 @@ static void *use_often(void *none) {
   return none;
 }
 
+__attribute__((constructor)) static void begin(void) { CHECK(pthread_atfork(prepare, parent, child) == 0); }
+
 int main(int count, char **words) {
   if (count > 1) engine = words[1];
-  CHECK(pthread_atfork(prepare, parent, child) == 0);
   kept = open_lock("kept");
   CHECK(pthread_atfork(prepare, parent, child) == 0);
   ready = 1;
