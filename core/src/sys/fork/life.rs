@@ -179,7 +179,11 @@ impl Life {
 /// Keeps this process from forking (by `fork`; a raw `clone` runs no handlers) until it is dropped, unless this thread is just forking: then
 /// a handler of the program is at work, before or after the fork itself. For a few system calls, which take no lock and allocate
 /// nothing: whoever forks may have any lock. So long signals wait, too: one whose handler forks would give its child what is open here.
-pub(crate) struct ForkGate(#[expect(dead_code, reason = "it is dropped")] Undisturbed);
+pub(crate) struct ForkGate {
+    /// Whose it is: to ask again costs a call.
+    me: u32,
+    _undisturbed: Undisturbed,
+}
 
 impl ForkGate {
     pub(crate) fn enter() -> ForkGate {
@@ -188,7 +192,7 @@ impl ForkGate {
         loop {
             let undisturbed = Undisturbed::enter();
             match life.enter(me, waited) {
-                Ok(()) => return ForkGate(undisturbed),
+                Ok(()) => return ForkGate { me, _undisturbed: undisturbed },
                 Err(now) => {
                     // Who has it may wait for a handler of this thread.
                     drop(undisturbed);
@@ -203,7 +207,7 @@ impl ForkGate {
 impl Drop for ForkGate {
     fn drop(&mut self) {
         if let Some(life) = life() {
-            life.leave(me());
+            life.leave(self.me);
         }
     }
 }
