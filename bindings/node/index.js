@@ -80,34 +80,35 @@ function later (start) {
     stop it. Counted since it last turned: who seldom takes a lock never waits for that.  */
 const AT_ONCE_MS = 5
 let since = null
+/*  Who lets it have its turn. All go on at once, in their order, and before anybody who comes later.  */
+let turning = []
 
 /*  Whether the event loop is to have its turn first.  */
 function isTurn () {
     const now = performance.now()
     if (since === null) {
         since = now
-        setImmediate(() => { since = null })
+        setImmediate(() => {
+            since = null
+            const resolves = turning
+            turning = []
+            for (const resolve of resolves) {
+                resolve()
+            }
+        })
     }
     return now - since >= AT_ONCE_MS
 }
 
-/*  What was settled at once; a promise if the event loop is to have its turn first.  */
-const settled = (taken) => isTurn() ? new Promise((resolve) => setImmediate(resolve, taken)) : taken
+/*  Its turn. Nothing may be held meanwhile: it may last, and others would wait for all of it.  */
+const turn = () => new Promise((resolve) => { turning.push(resolve) })
 
 /*  Waits in line; `signal` ends it.  */
 function wait (native, timeout, signal) {
     const id = ++lastId
-    let taken
-    try {
-        taken = events.acquire(id, native.id, timeout)
-    } catch (error) {
-        if (isTurn()) {
-            return new Promise((_, reject) => setImmediate(reject, error))
-        }
-        throw error
-    }
+    const taken = events.acquire(id, native.id, timeout)
     if (taken !== null) {
-        return settled(taken)
+        return taken
     }
     return new Promise((resolve, reject) => {
         const finish = () => {
@@ -368,9 +369,12 @@ class Mutex {
 
     async tryAcquire () {
         const native = await this.#opened("acquire")
+        if (isTurn()) {
+            await turn()
+            this.#stillOpened(native)
+        }
         if (!this.#remote) {
-            const taken = settled(addon.tryAcquire(native.id))
-            return this.#adopt(native, taken instanceof Promise ? await taken : taken)
+            return this.#adopt(native, addon.tryAcquire(native.id))
         }
         try {
             return this.#adopt(native, await wait(native, 0, undefined))
@@ -473,8 +477,15 @@ class Mutex {
                 timeout = Math.max(0, timeout - (performance.now() - since))
             }
         }
+        if (isTurn()) {
+            const since = performance.now()
+            await turn()
+            throwIfAborted(signal)
+            this.#stillOpened(native)
+            timeout = Math.max(0, timeout - (performance.now() - since))
+        }
         let taken = this.#remote ? null : addon.tryAcquire(native.id)
-        taken = taken === null ? wait(native, timeout, signal) : settled(taken)
+        taken ??= wait(native, timeout, signal)
         return this.#adopt(native, taken instanceof Promise ? await taken : taken)
     }
 
@@ -565,6 +576,13 @@ class Mutex {
             throw this.#notOpened(operation)
         }
         throw failure(CODES.NOT_OWNER, `${operation} ${this.#shown}: still not acquired; acquire it first`)
+    }
+
+    /*  An acquisition was under way when it was closed.  */
+    #stillOpened (native) {
+        if (native !== this.#native) {
+            throw this.#notOpened("acquire")
+        }
     }
 
     #late (timeout) {

@@ -28,6 +28,7 @@ test("n5 a signal of a library needs no throwIfAborted", async () => {
 test("n5 an abort ends the wait with signal.reason, and leaves the line", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const hold = await mutex.acquire()
+    await new Promise(setImmediate) // the first acquisition of a turn is in line at once
     const controller = new AbortController()
     let heard = false
     controller.signal.onabort = () => { heard = true }
@@ -57,7 +58,11 @@ test("n5 no listener stays behind", async () => {
     signal.addEventListener = (...args) => { listening++; addEventListener.apply(signal, args) }
     signal.removeEventListener = (...args) => { listening--; removeEventListener.apply(signal, args) }
     const hold = await mutex.acquire()
-    const waits = [mutex.acquire({ signal }), mutex.acquire({ signal, timeout: 10 })]
+    const waits = []
+    for (const timeout of [Infinity, 10]) {
+        await new Promise(setImmediate) // the first acquisition of a turn is in line at once
+        waits.push(mutex.acquire({ signal, timeout }))
+    }
     assert.strictEqual(listening, 2)
     await assert.rejects(waits[1])
     await hold.release()

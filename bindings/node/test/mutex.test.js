@@ -93,6 +93,69 @@ test("the event loop has its turn while nothing is done but try, or take a free 
     }
 })
 
+/*  So that the next acquisition of this turn of the event loop lets it have its turn first.  */
+async function busy (mutex) {
+    await new Promise(setImmediate)
+    await (await mutex.acquire()).release()
+    for (const end = performance.now() + 6; performance.now() < end;);
+}
+
+test("nothing is held while the event loop has its turn", { timeout: 60000 }, async () => {
+    for (const url of [`spm:${name()}`, `mpm:${name()}`]) {
+        const [one, two] = [new Mutex(url), new Mutex(url)]
+        for (const take of ["acquire", "tryAcquire"]) {
+            await busy(one)
+            const taking = one[take]()
+            await null // a tryAcquire takes after that
+            two.acquireSync({ timeout: 1000 })
+            two.releaseSync()
+            await (await taking).release()
+        }
+        /*  Who comes when the event loop has had its turn is behind those who let it have it.  */
+        const order = []
+        const take = async (mutex, who) => {
+            const hold = await mutex.acquire()
+            order.push(who)
+            await hold.release()
+        }
+        await busy(one)
+        const last = new Promise((resolve) => setImmediate(() => resolve(take(one, 3))))
+        await Promise.all([take(one, 1), take(two, 2), last])
+        assert.deepStrictEqual(order, [1, 2, 3])
+    }
+})
+
+test("whom the event loop's turn comes before hears of a close, an abort and a timeout meanwhile", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const other = new Mutex(mutex.url)
+    const abort = new AbortController()
+    await busy(mutex)
+    let waiting = mutex.acquire({ signal: abort.signal })
+    abort.abort("enough")
+    await assert.rejects(waiting, (reason) => reason === "enough")
+
+    await busy(mutex)
+    waiting = mutex.acquire({ timeout: 1 })
+    const hold = other.acquireSync()
+    await assert.rejects(waiting, code("TIMEOUT"))
+    await hold.release()
+
+    for (const take of ["acquire", "tryAcquire"]) {
+        await busy(mutex)
+        waiting = mutex[take]()
+        const closing = mutex.close()
+        await assert.rejects(waiting, code("CLOSED"))
+        await closing
+        await mutex.open()
+        await busy(mutex)
+        waiting = mutex[take]()
+        await mutex.close()
+        await mutex.open()
+        await assert.rejects(waiting, code("CLOSED"))
+    }
+    assert.strictEqual((await mutex.status()).state, "free")
+})
+
 test("two objects of one URL exclude each other, and tokens rise", async () => {
     const url = `spm:${name()}`
     const [one, two] = [new Mutex(url), new Mutex(url)]
