@@ -69,7 +69,7 @@ declare namespace Mutex {
     export interface AcquireOptions {
         /** Milliseconds; 0 tries, absent or Infinity waits for ever. */
         timeout?: number
-        /** Ends the wait, which then rejects with `signal.reason`. */
+        /** Ends the wait, which then rejects with `signal.reason`, or with an AbortError if it has none. */
         signal?: AbortSignal | null
     }
     export interface Status {

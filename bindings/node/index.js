@@ -103,6 +103,11 @@ function isTurn () {
 /*  Its turn. Nothing may be held meanwhile: it may last, and others would wait for all of it.  */
 const turn = () => new Promise((resolve) => { turning.push(resolve) })
 
+/*  Why `signal` has aborted. An old library's does not say.  */
+function reasonOf (signal) {
+    return signal.reason === undefined ? new DOMException("This operation was aborted", "AbortError") : signal.reason
+}
+
 /*  Waits in line; `signal` ends it.  */
 function wait (native, timeout, signal) {
     const id = ++lastId
@@ -119,7 +124,7 @@ function wait (native, timeout, signal) {
             /*  If it has an outcome already, that one comes, and the signal changes nothing.  */
             if (events.cancel(id)) {
                 finish()
-                reject(signal.reason)
+                reject(reasonOf(signal))
             }
         }
         begin(id, (error, taken) => {
@@ -140,7 +145,7 @@ function unlessEnded (promise, timeout, signal, late) {
         return promise
     }
     return new Promise((resolve, reject) => {
-        const onAbort = () => reject(signal.reason)
+        const onAbort = () => reject(reasonOf(signal))
         signal?.addEventListener("abort", onAbort, { once: true })
         const timer = timed ? setTimeout(() => reject(late()), timeout) : undefined
         promise.then(resolve, reject).finally(() => {
@@ -174,7 +179,7 @@ function checked (operation, options) {
 /*  A signal's own throwIfAborted() is younger than what else it can, and not every library's has it.  */
 function throwIfAborted (signal) {
     if (signal?.aborted) {
-        throw signal.reason
+        throw reasonOf(signal)
     }
 }
 

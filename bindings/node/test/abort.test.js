@@ -25,6 +25,18 @@ test("n5 a signal of a library needs no throwIfAborted", async () => {
     await hold.release()
 })
 
+test("n5 a signal of a library needs no reason", async () => {
+    const mutex = new Mutex(`spm:${name()}`)
+    const hold = await mutex.acquire()
+    const signal = Object.assign(new EventTarget(), { aborted: false })
+    const waiting = mutex.acquire({ signal })
+    signal.aborted = true
+    signal.dispatchEvent(new Event("abort"))
+    await assert.rejects(waiting, { name: "AbortError" })
+    await assert.rejects(mutex.acquire({ signal }), { name: "AbortError" })
+    await hold.release()
+})
+
 test("n5 an abort ends the wait with signal.reason, and leaves the line", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const hold = await mutex.acquire()
