@@ -178,7 +178,8 @@ fn a_watch_ends_when_nobody_reads_any_more() {
     assert_eq!(watch.wait().unwrap().code(), Some(141));
 }
 
-/// As what a program of Node's or an inetd starts has it: that its peer is gone is a hangup and no error.
+/// As what a program of Node's starts has it: that its peer is gone is a hangup and no error. Of a TCP connection that is not so: who
+/// closes one may still read, and is found to be gone when something is written.
 #[test]
 fn a_watch_ends_when_the_peer_of_its_socket_is_gone() {
     let place = Place::new();

@@ -45,7 +45,8 @@ pub(super) fn watch(mut sight: Sight, json: bool) -> Result<i32> {
     }
 }
 
-/// Whether whoever reads a pipe, or a socket, is gone: while there is no news, no write tells. Else it lasts the whole period.
+/// Whether whoever reads a pipe, or a socket of this host, is gone: while there is no news, no write tells, and of a TCP connection nothing
+/// else does. Else it lasts the whole period.
 fn is_unread_within(period: Duration) -> bool {
     let out = std::io::stdout();
     let mut seen = [PollFd::new(&out, PollFlags::empty())];
