@@ -164,8 +164,8 @@ impl Hold {
         Ok(&self.mutex)
     }
 
-    /// Leaves the hold to its mutex, which knows it by its token: [`Mutex::left`]. For a binding whose own objects are the
-    /// holds. The mutex releases it when it is closed or dropped, if nobody did before.
+    /// Leaves the hold to its mutex, which knows it by its token: [`Mutex::left`](crate::Mutex::left). For a binding
+    /// whose own objects are the holds. The mutex releases it when it is closed or dropped, if nobody did before.
     pub fn leave(mut self) -> u64 {
         self.left = true;
         self.token
