@@ -18,7 +18,7 @@ pub(crate) mod thread;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Before the program does anything: handlers for a fork come before the program's own, also before those that its constructors put in
-/// place, and the loader is asked before any fork, and while nobody who opens a mutex can be waited for by who has the loader.
+/// place (but for the very first of them), and the loader is asked before any fork, and while nobody who opens a mutex can be waited for by who has the loader.
 #[cfg(target_os = "linux")]
 extern "C" fn at_load() {
     fork::put_handlers_in_place();

@@ -33,7 +33,8 @@ static int sleeps(pid_t thread) {
   return call == SYS_futex;
 }
 
-__attribute__((constructor)) static void begin(void) {
+/* Before the library's own. */
+__attribute__((constructor(101))) static void begin(void) {
   if (pthread_create(&opens, NULL, open_first, NULL) != 0) return;
   while (!sleeps(__atomic_load_n(&number, __ATOMIC_ACQUIRE))) usleep(1000);
   pid_t child = fork();

@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <cstdlib>
+#include <initializer_list>
 #include <thread>
 
 namespace {
@@ -33,6 +34,18 @@ class Held {
 };
 
 Held of_threads("spm:statics"), of_processes("mpm:statics");
+
+/* Before the library's own constructor, where that is linked in. */
+struct Early {
+  Early() {
+    for (const char *url : {"spm:statics-early", "mpm:statics-early"}) {
+      ipcmutex_t mutex;
+      OK(ipcmutex_open(url, &mutex));
+      OK(ipcmutex_try_acquire(mutex));
+      OK(ipcmutex_close(mutex));
+    }
+  }
+} early __attribute__((init_priority(101)));
 
 /* A thread's own objects go before the statics, and with them whatever the library keeps for the thread. */
 struct OfThread {
