@@ -8,7 +8,7 @@ use ipcmutex::url::LockUrl;
 use ipcmutex::{ErrorKind, Hold, Mutex, State, Timeout};
 use ipcmutex_tests::agent::{Agent, Language};
 use ipcmutex_tests::certificates::Authority;
-use ipcmutex_tests::cluster::Cluster;
+use ipcmutex_tests::cluster::{CONFIG, Cluster};
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::secrets;
 use ipcmutex_tests::servers::{Redis, Reply};
@@ -874,6 +874,80 @@ fn a_node_that_knows_better_leads_to_no_other_cluster() {
         assert_eq!(stranger.info("commandstats", "cmdstat_evalsha"), "", "{reset}: it was not asked for a lock");
         hold.release().expect("released");
     }
+}
+
+fn is_told(node: &Redis, words: &[&str]) {
+    assert_eq!(node.command(words).text(), "OK", "{words:?}");
+}
+
+fn meets(node: &Redis, other: &Redis) {
+    let address = other.address();
+    let (host, port) = address.split_once(':').expect("host:port");
+    is_told(node, &["CLUSTER", "MEET", host, port, &other.second_port().to_string()]);
+}
+
+/// They forget it, and what it had.
+fn forget(node: &Redis, others: &[Redis]) {
+    let id = node.command(&["CLUSTER", "MYID"]);
+    others.iter().for_each(|other| is_told(other, &["CLUSTER", "FORGET", id.text()]));
+}
+
+#[test]
+fn a_master_whose_replica_is_a_cluster_of_its_own_now_is_believed() {
+    needs_redis!(7, 0);
+    let password = secrets::password("the-cluster");
+    let login = format!("masterauth {password}");
+    let cluster = Cluster::with(1, &[&login]);
+    let (master, replica) = (&cluster.nodes[0], Redis::with(Some(&password), &[CONFIG, &[&login]].concat()));
+    let [master_id, replica_id] = [master, &replica].map(|node| node.command(&["CLUSTER", "MYID"]));
+    meets(&replica, master);
+    until("they have met", || replica.command(&["CLUSTER", "REPLICATE", master_id.text()]).text() == "OK");
+    until("it is told of", || format!("{:?}", master.command(&["CLUSTER", "SLOTS"])).contains(replica_id.text()));
+    let both = format!("{},{}", master.address(), replica.address());
+    let tries = open(&cluster.url("left?ttl=60s").replace(&master.address(), &both));
+    is_told(master, &["SET", "ipcmutex:left", "somebody", "PX", "600000"]);
+    assert!(tries.try_acquire().expect("asked").is_none());
+    forget(&replica, &cluster.nodes);
+    is_told(&replica, &["CLUSTER", "RESET", "SOFT"]);
+    is_told(&replica, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    serves_all(&replica);
+    serves_all(master);
+    ends_connections(master);
+    assert!(tries.try_acquire().expect("asked where it is").is_none(), "held");
+}
+
+/// All that was known of the cluster when it was last asked for is gone: it is one of the new nodes that tells.
+#[test]
+fn a_node_that_a_slot_has_moved_to_is_asked_when_all_others_are_gone() {
+    needs_redis!(7, 0);
+    let mut cluster = Cluster::start(2);
+    let id = ids_on(&cluster, 1).next().expect("one");
+    let key = format!("ipcmutex:{id}");
+    let slot = cluster.slot(&key);
+    for _ in 0..2 {
+        let node = Redis::with(Some(&secrets::password("the-cluster")), CONFIG);
+        meets(&node, &cluster.nodes[0]);
+        cluster.nodes.push(node);
+    }
+    until("they have met", || cluster.is_whole());
+    let tries = open(&cluster.url(&format!("{id}?ttl=60s")));
+    is_told(&cluster.nodes[1], &["SET", &key, "somebody", "PX", "600000"]);
+    assert!(tries.try_acquire().expect("asked").is_none());
+    cluster.begin_move(&key, 1, 2);
+    cluster.end_move(&key, 1, 2);
+    assert!(tries.try_acquire().expect("sent on").is_none());
+    let (old, new) = cluster.nodes.split_at_mut(2);
+    for node in old {
+        forget(node, new);
+        node.kill();
+    }
+    // The slot has its node already.
+    let (below, above) = ((slot - 1).to_string(), (slot + 1).to_string());
+    is_told(&new[0], &["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
+    is_told(&new[1], &["CLUSTER", "ADDSLOTSRANGE", "8192", &below, &above, "16383"]);
+    new.iter().for_each(serves_all);
+    ends_connections(&new[0]);
+    assert!(tries.try_acquire().expect("asked where it is").is_none(), "held");
 }
 
 #[test]

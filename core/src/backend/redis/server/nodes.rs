@@ -61,11 +61,18 @@ impl Server {
     /// of the one that is known: its nodes may all have been replaced, and a process that begins now would believe it too.
     pub(super) fn survey(&self, learned: &Learned, doubted: Option<&Address>, limit: Duration) -> RedisResult<()> {
         let Place::Cluster(seeds) = &self.place else { return Err(unknown()) };
-        let known = learned.nodes();
+        let mut known = learned.nodes();
+        let corrected = learned.slots.lock().nodes();
+        for node in corrected {
+            // Those we were sent to since may be all that are left.
+            if !known.contains(&node) {
+                known.push(node);
+            }
+        }
         let mut asked: Vec<&Address> = known.iter().chain(seeds.iter().filter(|seed| !known.contains(seed))).collect();
         asked.sort_by_key(|node| doubted == Some(*node));
         let each = (limit / asked.len() as u32).max(Duration::from_millis(200));
-        let (mut failure, mut strange) = (None, None::<(usize, Slots, &Address)>);
+        let (mut failure, mut strange) = (None, None::<((usize, bool), Slots, &Address)>);
         let found = |slots: Slots, node: &Address| {
             // The one that is there is the first to be asked again.
             let mut nodes = slots.nodes();
@@ -89,6 +96,8 @@ impl Server {
                         found(slots, node);
                         return Ok(());
                     }
+                    // Before who was never known to have a slot, such as a replica that has left, goes who was, doubted or not.
+                    let shared = (shared, known.contains(node));
                     if strange.as_ref().is_none_or(|(most, ..)| shared > *most) {
                         strange = Some((shared, slots, node));
                     }

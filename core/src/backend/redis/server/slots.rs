@@ -105,9 +105,12 @@ impl Slots {
     /// What a server at the address of `node` that was connected to just now makes of itself, when asked for the slots: whether it is
     /// of the cluster that is known. The address may be another server's by now: whoever has it would give away what others hold.
     ///
+    /// If it is, those it tells of are known from then on: nodes may be replaced one by one. Who has what stays as it is, since that may
+    /// have been corrected since.
+    ///
     /// # Errors
     /// That of an address where nobody is, if it is no node, or one that knows of none that has a slot.
-    pub(super) fn are_those_of(&self, node: &Address, said: RedisResult<Value>) -> RedisResult<bool> {
+    pub(super) fn are_those_of(&mut self, node: &Address, said: RedisResult<Value>) -> RedisResult<bool> {
         let slots = match said {
             Ok(reply) => Slots::read(&reply, node),
             Err(error) if error.is_io_error() => return Err(error),
@@ -116,7 +119,12 @@ impl Slots {
             Err(_) => return Ok(true),
         };
         let nobody = || io::Error::new(io::ErrorKind::ConnectionRefused, format!("{node} is no node of a cluster"));
-        Ok(slots.ok_or_else(nobody)?.are_kin_of(self))
+        let slots = slots.ok_or_else(nobody)?;
+        let is_kin = slots.are_kin_of(self);
+        if is_kin {
+            self.ids = slots.ids;
+        }
+        Ok(is_kin)
     }
 
     /// `slot` has moved; whether so many have that a survey is due.
@@ -187,6 +195,22 @@ mod tests {
             assert!(!stranger.are_kin_of(&known) && stranger.are_kin_of(&Slots::default()));
         }
         assert!(of(&[&["a"], &["x"], &["y"]]).are_kin_of(&of(&[&["a"]])), "of one that was alone");
+    }
+
+    #[test]
+    fn a_node_that_is_connected_to_tells_who_is_known() {
+        let node = Address::Tcp("h".to_owned(), 1);
+        let said = |ids: &[&str]| {
+            let text = |text: &str| Value::BulkString(text.into());
+            let nodes = ids.iter().map(|id| Value::Array(vec![text("h"), Value::Int(1), text(id)]));
+            Value::Array(vec![Value::Array([Value::Int(0), Value::Int(9)].into_iter().chain(nodes).collect())])
+        };
+        let mut known = Slots::read(&said(&["a", "b", "c"]), &node).expect("slots");
+        let mut is_believed = |ids: &[&str]| known.are_those_of(&node, Ok(said(ids))).expect("a node");
+        assert!(!is_believed(&["c", "x"]) && !is_believed(&["x"]));
+        // One after the other is replaced.
+        assert!(is_believed(&["b", "c", "d"]) && is_believed(&["c", "d", "e"]) && is_believed(&["d", "e", "f"]));
+        assert!(!is_believed(&["a", "b", "c"]), "those who have left");
     }
 
     #[test]
