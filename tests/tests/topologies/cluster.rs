@@ -1,6 +1,8 @@
 //! Cluster: all keys of a lock on one node, also while their slot moves to another.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::TcpListener;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -774,6 +776,35 @@ fn another_server_at_the_address_of_a_node_that_wants_another_login_keeps_nobody
     for link_first in [false, true] {
         with_a_stranger(&["CONFIG", "SET", "requirepass", &secrets::password("another")], link_first);
     }
+}
+
+#[test]
+fn what_is_no_redis_at_the_address_of_a_node_costs_its_own_locks_alone() {
+    needs_redis!(7, 0);
+    let mut cluster = Cluster::start(3);
+    let [well, sick] = [0, 1].map(|node| ids_on(&cluster, node).next().expect("one"));
+    let kept = open(&cluster.url(&format!("{well}?ttl=4s"))).acquire().expect("acquired");
+    let waiting = open(&cluster.url(&format!("{sick}?ttl=60s")));
+    is_told(&cluster.nodes[1], &["SET", &format!("ipcmutex:{sick}"), "somebody", "PX", "600000"]);
+    let wait = waiting.acquire_callback(Timeout::FOREVER, drop).expect("it begins");
+    until("it waits", || waits(&waiting) == 1);
+    let address = cluster.nodes[1].address();
+    cluster.nodes[1].kill();
+    let listener = TcpListener::bind(&address).expect("nobody is there");
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            let _ = client.write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n");
+            let _ = tell.send(());
+        }
+    });
+    for _ in 0..3 {
+        told.recv_timeout(LONG).expect("who waits asks there again and again");
+        until_renewed(&kept);
+    }
+    assert_eq!(kind_of(waiting.try_acquire()), ErrorKind::Unavailable);
+    wait.cancel();
+    kept.release().expect("its node was there all the time");
 }
 
 /// A node has failed over, nobody has asked for what it had since, and another server, which is told this, has its address.

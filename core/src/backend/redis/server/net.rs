@@ -13,7 +13,7 @@ use super::Server;
 use super::dial::Address;
 use super::learned::Learned;
 use super::multiplex::{Hear, Heard, Task};
-use super::nodes::{AGAIN, HOPS, PATIENCE, SPARED, down, is_down, passes, slots, unknown};
+use super::nodes::{AGAIN, HOPS, PATIENCE, SPARED, down, is_down, nobody, passes, slots, unknown};
 use super::runtime::elsewhere;
 use super::slots::{Redirect, redirect, slot_of};
 use crate::sync::Guarded;
@@ -197,7 +197,8 @@ impl Net {
     }
 
     async fn dial(&self, node: &Address) -> RedisResult<(MultiplexedConnection, Task)> {
-        let (mut connection, driver) = self.server.multiplex_at(&self.learned, node, self.hear.clone()).await?;
+        let made = self.server.multiplex_at(&self.learned, node, self.hear.clone()).await;
+        let (mut connection, driver) = made.map_err(|error| nobody(node, error))?;
         let said = slots().query_async(&mut connection).await;
         if !self.learned.slots.lock().are_those_of(node, said)? {
             return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());

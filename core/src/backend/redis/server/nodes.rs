@@ -47,6 +47,14 @@ pub(super) fn down(node: &Address) -> RedisError {
     (redis::ErrorKind::Server(what), "Hash slot not served", format!("the node {node} cannot be reached")).into()
 }
 
+/// What is at the address of `node`, and does not speak as a server does, is as good as nobody.
+pub(super) fn nobody(node: &Address, error: RedisError) -> RedisError {
+    if error.is_io_error() || wire::is_answer(&error) || wire::is_wrong_password(&error) {
+        return error;
+    }
+    io::Error::new(io::ErrorKind::ConnectionRefused, format!("{node} is no node of a cluster: {error}")).into()
+}
+
 pub(super) fn unknown() -> RedisError {
     (redis::ErrorKind::Server(redis::ServerErrorKind::ClusterDown), "Hash slot not served by any node").into()
 }
@@ -403,7 +411,8 @@ impl Nodes {
             Some(connection) => connection,
             place => {
                 let limit = self.all.server.connect_timeout.min(self.left());
-                let mut single = self.all.server.open_at(&self.all.learned, node, limit)?;
+                let mut single =
+                    self.all.server.open_at(&self.all.learned, node, limit).map_err(|it| nobody(node, it))?;
                 let said = slots().query(&mut single);
                 is_kin = self.all.learned.slots.lock().are_those_of(node, said)?;
                 place.insert((single, self.all.made.fetch_add(1, Ordering::Relaxed)))
