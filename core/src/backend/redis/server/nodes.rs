@@ -138,11 +138,19 @@ struct All {
     learned: Arc<Learned>,
     /// This one did not answer, and may have a successor; or it has told that many slots have moved.
     doubted: Guarded<Option<Address>>,
-    /// When it was last begun to ask where the slots are, and when and how that ended.
-    surveyed: Turns<Option<(Instant, Instant, RedisResult<()>)>>,
+    surveyed: Turns<Option<Surveyed>>,
     seats: Guarded<HashMap<Address, Arc<Turns<Seat>>>>,
     /// How many connections there have been.
     made: AtomicU64,
+}
+
+/// How it was last asked where the slots are.
+struct Surveyed {
+    begun: Instant,
+    ended: Instant,
+    /// How long it was waited for. Who would wait for longer shares no failure.
+    limit: Duration,
+    found: RedisResult<()>,
 }
 
 /// Whoever has it asks this node.
@@ -215,15 +223,19 @@ impl Nodes {
         let found = match all.surveyed.lock_by(end) {
             None => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
             Some(mut last) => match &*last {
-                Some((begun, at, found)) if *begun > self.asked && at.elapsed() < SPARED => {
+                Some(last)
+                    if last.begun > self.asked
+                        && last.ended.elapsed() < SPARED
+                        && (last.found.is_ok() || last.limit >= self.limit) =>
+                {
                     // It may be older than the doubt, which is left to the next call.
                     all.doubt(doubted);
-                    return found.clone();
+                    return last.found.clone();
                 }
                 _ => {
-                    let begun = Instant::now();
-                    let found = all.survey(doubted, self.limit);
-                    *last = Some((begun, Instant::now(), found.clone()));
+                    let (begun, limit) = (Instant::now(), self.limit);
+                    let found = all.survey(doubted, limit);
+                    *last = Some(Surveyed { begun, ended: Instant::now(), limit, found: found.clone() });
                     found
                 }
             },
@@ -442,4 +454,45 @@ fn say(single: &mut Single, asking: bool, command: &Cmd) -> RedisResult<Value> {
         redis::cmd("ASKING").query::<()>(single)?;
     }
     single.req_command(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::url::{LockUrl, Target};
+
+    #[test]
+    fn who_has_time_does_not_share_the_failure_of_who_had_little() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its address").port();
+        let url = LockUrl::parse(&format!("rpm+redis+cluster://127.0.0.1:{port}/x")).expect("a URL");
+        let Target::Redis(target) = url.target() else { panic!("of Redis") };
+        let server = Server::of(target).expect("a server");
+        let (learned, doubted, surveyed) = (Arc::default(), Guarded::default(), Turns::default());
+        let all = All { server, learned, doubted, surveyed, seats: Guarded::default(), made: AtomicU64::new(0) };
+        let patient = Nodes::on(Arc::new(all));
+        let mut hasty = patient.another();
+        hasty.set_limit(Duration::from_millis(1));
+        hasty.survey(None).expect_err("nobody answers");
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().map_while(Result::ok) {
+                let mut buffer = [0; 4096];
+                while let Some(read) = client.read(&mut buffer).ok().filter(|read| *read > 0) {
+                    let asked = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                    let mut answer = "+OK\r\n".repeat(asked.matches("SETINFO").count());
+                    if asked.contains("SLOTS") {
+                        answer += &format!("*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$0\r\n\r\n:{port}\r\n$1\r\na\r\n");
+                    }
+                    if client.write_all(answer.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        patient.survey(None).expect("it is answered");
+        assert!(patient.masters() == [Address::Tcp("127.0.0.1".to_owned(), port)]);
+    }
 }
