@@ -341,25 +341,32 @@ fn a_sentinel_that_has_not_heard_of_a_failover_leads_nobody_back() {
 #[test]
 fn the_master_again_is_found_though_a_sentinel_is_behind() {
     needs_redis!();
-    let [old, new] = [(); 2].map(|()| Redis::with(None, &[]));
-    let (behind, ahead) = (Seeming::new(&new.address(), false), Seeming::new(&old.address(), true));
-    let second = ahead.address.replace("127.0.0.1", "localhost");
-    let sentinels = format!("{},{second},{}", ahead.address, behind.address);
-    let url = |id: &str| format!("rpm+redis+sentinel://{sentinels}/main/{id}?ttl=60s");
-    let (mutex, kept) = (open(&url("again")), open(&url("kept")).acquire().expect("acquired"));
-    until("somebody listens", || ahead.is_heard());
-    ahead.switch(&new.address());
-    until("the new one", || {
-        let before = new.commands();
-        mutex.status().is_ok() && new.commands() > before
-    });
-    drop(kept);
-    ahead.shared.lock().expect("no panic").master = old.address();
-    let address = old.address();
-    let (host, port) = address.split_once(':').expect("host:port");
-    assert_eq!(new.command(&["REPLICAOF", host, port]).text(), "OK");
-    mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released where it was taken");
-    assert_eq!(old.command(&["EXISTS", "{ipcmutex:again}:state"]).number(), 1, "it was acquired there");
+    for tries in [false, true] {
+        let [old, new] = [(); 2].map(|()| Redis::with(None, &[]));
+        let (behind, ahead) = (Seeming::new(&new.address(), false), Seeming::new(&old.address(), true));
+        let second = ahead.address.replace("127.0.0.1", "localhost");
+        let sentinels = if tries {
+            format!("{},{},{second}", behind.address, ahead.address)
+        } else {
+            format!("{},{second},{}", ahead.address, behind.address)
+        };
+        let url = |id: &str| format!("rpm+redis+sentinel://{sentinels}/main/{id}?ttl=60s");
+        let (mutex, kept) = (open(&url("again")), open(&url("kept")).acquire().expect("acquired"));
+        until("somebody listens", || ahead.is_heard());
+        ahead.switch(&new.address());
+        until("the new one", || {
+            let before = new.commands();
+            mutex.status().is_ok() && new.commands() > before
+        });
+        drop(kept);
+        ahead.shared.lock().expect("no panic").master = old.address();
+        let address = old.address();
+        let (host, port) = address.split_once(':').expect("host:port");
+        assert_eq!(new.command(&["REPLICAOF", host, port]).text(), "OK");
+        let hold = if tries { mutex.try_acquire().map(Option::unwrap) } else { mutex.acquire_with(within(LONG)) };
+        hold.expect("acquired").release().expect("released where it was taken");
+        assert_eq!(old.command(&["EXISTS", "{ipcmutex:again}:state"]).number(), 1, "it was acquired there");
+    }
 }
 
 /// The connection on which it would wait the next time is made meanwhile, and whom the Sentinel names is asked whether it

@@ -160,13 +160,13 @@ impl Server {
             return Nodes::open(self, learned, limit).map(|nodes| Connection::Cluster(Box::new(nodes)));
         }
         let seen = learned.changes();
-        let mut address = self.locate(learned, limit)?;
+        let address = self.locate(learned, limit)?;
         let mut single = self.connect_to(learned, &address, seen, limit);
         if single.is_err() && learned.is_doubted(&address) {
-            // Perhaps another Sentinel knows better.
-            address = self.locate(learned, limit)?;
-            if !learned.is_doubted(&address) {
-                single = self.connect_to(learned, &address, seen, limit);
+            // Perhaps another Sentinel knows better. Whom most of them name may be the master again, though it was replaced once.
+            let better = self.locate(learned, limit)?;
+            if better != address {
+                single = self.connect_to(learned, &better, seen, limit);
             }
         }
         Ok(Connection::One(single?, learned.clone()))
