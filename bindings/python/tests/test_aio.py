@@ -679,6 +679,54 @@ async def test_the_loop_turns_though_it_does_nothing_but_try(url: str, is_free: 
         await other.release()
 
 
+class Clock:
+    """What the module takes for the time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = time.monotonic()
+        monkeypatch.setattr(_aio, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("is_block", [False, True])
+async def test_nothing_is_held_while_the_loop_has_its_turn(mpm: str, monkeypatch: pytest.MonkeyPatch, is_block: bool) -> None:
+    mutex, other, clock = AsyncMutex(mpm), Mutex(mpm), Clock(monkeypatch)
+    free: list[bool] = []
+
+    def look() -> None:
+        free.append(other.acquire(blocking=False))  # a call that waits here would wait for ever
+        if free[-1]:
+            other.release()
+
+    for _ in range(3):
+        asyncio.get_running_loop().call_soon(look)
+        for _ in range(2):
+            if is_block:
+                async with mutex:
+                    clock.now += 0.006
+            else:
+                assert await mutex.acquire(False)
+                await mutex.release()
+                clock.now += 0.006
+    assert free == [True] * 3
+
+
+async def test_the_turn_of_the_loop_counts_for_the_timeout(mpm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutex, other, clock = AsyncMutex(mpm), Mutex(mpm), Clock(monkeypatch)
+
+    def busy() -> None:
+        clock.now += 1000
+
+    async with mutex:
+        clock.now += 0.006
+    other.acquire()
+    asyncio.get_running_loop().call_soon(busy)
+    assert not await mutex.acquire(timeout=1000)
+    other.release()
+
+
 async def test_the_loop_turns_though_it_does_nothing_but_take_a_free_lock(redis: str) -> None:
     mutex = AsyncMutex(f"rpm+{redis}?id=nothing-but")
     for _ in range(20):  # by then the loop has a connection of its own

@@ -79,7 +79,7 @@ class _Loop:
         self._since: float | None = None
 
     def is_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Whether it is to turn first, after 5 ms of acquisitions that were settled at once: else a task that does nothing else would stop it.
+        """Whether it is to turn first, after 5 ms of acquisitions: those that are settled at once would keep it from that.
 
         Counted since it last turned: who seldom takes a lock never waits for that.
         """
@@ -393,16 +393,18 @@ class AsyncMutex:
         return NotOwner(f"{operation} {self._shown}: still not acquired: nothing is held through this handle")
 
     async def _take(self, blocking: bool, timeout: float | None) -> Hold:
-        mutex = self._opened()
-        if mutex is None:
-            # To wait for the opening is to wait; a try lasts as long as that does. What is no time to wait is refused below.
+        loop, event_loop = asyncio.get_running_loop(), _event_loop()
+        mutex, is_turn = self._opened(), event_loop.is_turn(loop)
+        if mutex is None or is_turn:
+            # To wait for the opening, or while the loop turns, is to wait; a try lasts as long as that. What is no time to wait is refused below.
             begun, limit = time.monotonic(), None
             if blocking and isinstance(timeout, (int, float)) and 0 < timeout <= threading.TIMEOUT_MAX:
                 limit = timeout
             mutex = await self._mutex("acquire", limit)
+            if is_turn:  # before it takes the lock: others would wait for all that the loop has to do, or that for the lock
+                await asyncio.sleep(0)
             if limit is not None:
                 timeout = max(0.0, limit - (time.monotonic() - begun))
-        loop = asyncio.get_running_loop()
         arrival: asyncio.Future[None] = loop.create_future()
         granted: list[Hold] = []  # until somebody takes it: the waiter, or who sees that nobody waits any more
         waiting = True
@@ -438,12 +440,9 @@ class AsyncMutex:
                 except RuntimeError:  # the loop is closed: nobody waits any more
                     give_back()
 
-        event_loop = _event_loop()
         started: Hold | Wait | None = None
         try:
             started = mutex._start(blocking, timeout, event_loop.known, done)
-            if (isinstance(started, Hold) or arrival.done()) and event_loop.is_turn(loop):
-                await asyncio.sleep(0)
             if isinstance(started, Hold):
                 return started
             await arrival
