@@ -15,10 +15,12 @@ import socket
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -577,18 +579,290 @@ async def test_an_abandoned_generator_leaves_its_block_while_its_task_goes_on(ur
             pass
 
 
-async def test_an_interrupt_on_the_way_into_a_block_leaves_nothing_held(mpm: str) -> None:
+class Late(_aio._Exit):
+    """As from CPython 3.15 on: a weak reference is cleared only after the finalizers of what is collected."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self, mutex: AsyncMutex) -> None:
+        super().__init__(mutex)
+        self.seen: Any = lambda: self
+
+
+@pytest.fixture
+def uncollected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is collected but where the test does; what goes wrong there is said to nobody."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    gc.disable()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            yield
+    finally:
+        gc.enable()
+
+
+@contextlib.asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        raise KeyError("translated") from error
+
+
+@contextlib.asynccontextmanager
+async def cleaned_up() -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        await asyncio.sleep(0)
+
+
+def abandoned(mutex: AsyncMutex, inside: Callable[[], Any]) -> None:
+    """A task that is in a block when its loop is closed; to be collected."""
+    entered = []
+
+    async def work() -> None:
+        async with mutex, inside() as group:
+            if group is not None:
+                group.create_task(asyncio.Event().wait())
+            entered.append(1)
+            await asyncio.Event().wait()
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(work())
+    loop.run_until_complete(turns_until(lambda: entered))
+    assert not task.done()
+    loop.close()
+
+
+INSIDE = [translated, cleaned_up, *([asyncio.TaskGroup] if sys.version_info >= (3, 11) else [])]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("inside", INSIDE)
+@pytest.mark.usefixtures("uncollected")
+def test_a_collected_task_leaves_its_own_block_whatever_it_raises(
+    url: str, monkeypatch: pytest.MonkeyPatch, inside: Callable[[], Any], is_late: bool
+) -> None:
+    if is_late:
+        monkeypatch.setattr(_aio, "_Exit", Late)
+    mutex, other = AsyncMutex(url), Mutex(url)
+    abandoned(mutex, inside)
+    other.break_lock()
+
+    async def second() -> None:
+        async with mutex:
+            gc.collect()
+            assert not other.acquire(blocking=False)
+        assert other.acquire(timeout=10)
+        other.release()
+
+    asyncio.run(second())
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+@pytest.mark.usefixtures("uncollected")
+def test_a_generator_leaves_its_block_after_a_task_was_collected_that_never_did(url: str, inside: Callable[[], Any]) -> None:
+    mutex, other = AsyncMutex(url), Mutex(url)
+    abandoned(mutex, inside)
+    gc.collect()
+
+    async def generator() -> AsyncIterator[None]:
+        async with mutex:
+            yield
+
+    async def leave_early() -> None:
+        blocks = generator()
+        await blocks.__anext__()
+        assert not other.acquire(blocking=False)
+        await blocks.aclose()  # type: ignore[attr-defined]
+        assert other.acquire(timeout=10)
+        other.release()
+
+    asyncio.run(leave_early())
+
+
+async def entered_by_a_helper(mutex: AsyncMutex) -> Callable[..., Any]:
+    async def enter() -> None:
+        await mutex.__aenter__()
+
+    async def leave() -> None:
+        await mutex.__aexit__(None, None, None)
+
+    await enter()
+    return leave
+
+
+async def entered_by_one_for_both_ways(mutex: AsyncMutex) -> Callable[..., Any]:
+    async def go(is_in: bool) -> None:
+        await (mutex.__aenter__() if is_in else mutex.__aexit__(None, None, None))
+
+    await go(True)
+    return lambda: go(False)
+
+
+async def entered_by_a_stack(mutex: AsyncMutex) -> Callable[..., Any]:
+    stack = contextlib.AsyncExitStack()
+    await stack.enter_async_context(mutex)
+    return stack.aclose
+
+
+async def entered_by_one_who_keeps_the_exit(mutex: AsyncMutex) -> Callable[..., Any]:
+    async def both() -> Any:
+        return await mutex.__aenter__(), mutex.__aexit__
+
+    _, leave = await both()
+    return lambda: leave(None, None, None)
+
+
+async def entered_by_one_who_drops_the_exit(mutex: AsyncMutex) -> Callable[..., Any]:
+    async def both() -> None:
+        enter, leave = mutex.__aenter__, mutex.__aexit__
+        assert callable(leave)
+        await enter()
+
+    await both()
+    return lambda: mutex.__aexit__(None, None, None)
+
+
+class Sub(AsyncMutex):
+    async def __aenter__(self) -> AsyncHold:
+        return await super().__aenter__()
+
+    async def __aexit__(self, *what: Any) -> None:
+        await super().__aexit__(*what)
+
+
+async def entered_by_a_subclass(mutex: AsyncMutex) -> Callable[..., Any]:
+    stack = contextlib.AsyncExitStack()
+
+    @contextlib.asynccontextmanager
+    async def block() -> AsyncIterator[None]:
+        async with mutex:
+            yield
+
+    await stack.enter_async_context(block())
+    return stack.aclose
+
+
+@pytest.mark.parametrize(
+    "entered",
+    [
+        entered_by_a_helper,
+        entered_by_one_for_both_ways,
+        entered_by_a_stack,
+        entered_by_one_who_keeps_the_exit,
+        entered_by_one_who_drops_the_exit,
+        entered_by_a_subclass,
+    ],
+)
+async def test_each_leaves_its_own_block_however_it_entered(url: str, entered: Callable[..., Any]) -> None:
+    mutex, other = (Sub if entered is entered_by_a_subclass else AsyncMutex)(url), Mutex(url)
+    inside: list[int] = []
+    go_on = [asyncio.Event() for _ in range(4)]
+
+    async def work(turn: int) -> None:
+        leave = await entered(mutex)
+        inside.append(turn)
+        await go_on[turn].wait()
+        if turn == 2:
+            with pytest.raises(LockLost):
+                await leave()
+        else:
+            await leave()
+
+    tasks = []
+    for turn in range(4):
+        tasks.append(asyncio.create_task(work(turn)))
+        await (lined_up(mutex, turn) if turn else turns_until(lambda: inside))
+    for turn in 0, 1:
+        assert inside == list(range(turn + 1))
+        gc.collect()
+        assert not other.acquire(blocking=False)
+        go_on[turn].set()
+        await tasks[turn]
+        await turns_until(lambda: turn + 2 == len(inside))
+    # Of two who are inside it is the one that lost the lock who leaves.
+    await mutex.break_lock()
+    await turns_until(lambda: len(inside) == 4)
+    go_on[2].set()
+    await tasks[2]
+    assert not other.acquire(blocking=False)
+    go_on[3].set()
+    await tasks[3]
+    assert other.acquire(timeout=10)
+    other.release()
+
+
+@pytest.mark.parametrize("is_statement", [False, True])
+async def test_an_interrupt_on_the_way_into_a_block_leaves_nothing_held(
+    mpm: str, monkeypatch: pytest.MonkeyPatch, is_statement: bool
+) -> None:
     class Interrupted(AsyncMutex):
         def _enter(self, block: Any) -> None:
             super()._enter(block)
             raise KeyboardInterrupt
 
+    class Exit(_aio._Exit):
+        __slots__ = ()
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if isinstance(value, AsyncHold):
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(_aio, "_Exit", Exit)
     mutex = Interrupted(mpm)
-    with pytest.raises(KeyboardInterrupt):
-        async with mutex:
-            pass
-    assert not await mutex.locked()
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        if is_statement:
+            async with mutex:
+                pass
+        else:
+            async with contextlib.AsyncExitStack() as stack:
+                await stack.enter_async_context(mutex)
+    assert not await mutex.locked(), interrupted
     assert not mutex._entered
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_y2_an_interrupt_on_the_way_out_of_a_block_leaves_nothing_held(url: str) -> None:
+    """Python runs the handlers of signals where a function begins, too: before any of its code can catch what they raise."""
+    mutex, other = AsyncMutex(url), Mutex(url)
+
+    def interrupted(after: int) -> bool:
+        begun = 0
+
+        def interrupt(frame: FrameType, event: str, _: object) -> None:
+            nonlocal begun
+            begun += event == "call" and frame.f_code.co_filename == _aio.__file__
+            if begun > after:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        async def work() -> None:
+            async with mutex:
+                sys.setprofile(interrupt)
+            sys.setprofile(None)
+
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(work())
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.setprofile(None)
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+        return False
+
+    after = 0
+    while interrupted(after):
+        gc.collect()
+        assert other.acquire(timeout=10), after
+        other.release()
+        after += 1
+    assert after > 0
 
 
 def test_a_loop_that_is_closed_while_an_acquire_opens_is_told_of_nothing(name: str, child: Callable[..., Child]) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future as Outcome
-from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from types import FrameType, TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
 
 from . import _decorate
 from ._ipcmutex import (
@@ -278,8 +279,74 @@ class _Holding:
         return self._hold.__aexit__(kind, error, traceback)
 
 
+class _Exit:
+    """What one `async with mutex:` got as the mutex's `__aexit__`: nobody else can leave its block.
+
+    It gets it before it enters, and keeps it until it calls it. Nothing else keeps it, and the hold: they go with a coroutine that never goes on.
+    """
+
+    __slots__ = ("__weakref__", "hold", "mutex", "seen")
+
+    def __init__(self, mutex: AsyncMutex) -> None:
+        self.mutex = mutex
+        self.hold: AsyncHold | None = None
+        self.seen = weakref.ref(self)
+
+    def __call__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        hold, self.hold = self.hold, None
+        if hold is None:  # nothing was entered by it
+            return AsyncMutex.__aexit__(self.mutex, kind, error, traceback)
+        if self.seen() is None:
+            # The coroutine is collected, in the midst of whatever other, and cannot wait: the hold goes with it.
+            return _nothing()
+        return hold.__aexit__(kind, error, traceback)
+
+
+class _Got(threading.local):
+    """Which exit was got last in this thread, in which frame and where there."""
+
+    last: tuple[weakref.ref[_Exit], int, int] | None = None
+
+    # Up to 3.13 `async with` gets its exit and enters in one instruction, from then on in a few: fewer bytes than getting it takes otherwise.
+    _reach = 0 if sys.version_info < (3, 14) else 16
+
+    def exit(self, mutex: AsyncMutex, frame: FrameType) -> _Exit | None:
+        """That of the `async with` which enters now; None if it is not one that does."""
+        last, self.last = self.last, None
+        if last is None:
+            return None
+        seen, known, at = last
+        exit = seen()
+        if exit is None or exit.mutex is not mutex or known != id(frame) or not 0 <= frame.f_lasti - at <= self._reach:
+            return None
+        return exit
+
+
+_got = _Got()
+
+
+class _Exits:
+    """The method `__aexit__`, which is another for each who gets it of an object."""
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+
+    def __get__(self, mutex: AsyncMutex | None, _: type[AsyncMutex] | None = None) -> Callable[..., Any]:
+        if mutex is None:
+            return self._method
+        exit, frame = _Exit(mutex), sys._getframe(1)
+        _got.last = exit.seen, id(frame), frame.f_lasti
+        return exit
+
+
+def _one_each(method: Callable[P, R]) -> Callable[P, R]:
+    return cast(Callable[P, R], _Exits(method))
+
+
 class _Block:
-    """An `async with mutex:` that was entered.
+    """What was entered in another way than by an `async with mutex:`, as by an AsyncExitStack or the methods of a subclass.
 
     Nothing but its task keeps it: one that never goes on, for its loop was closed, is collected, and the hold with it.
     """
@@ -544,14 +611,21 @@ class AsyncMutex:
         """The URL, its secret shown as ***."""
         return self._shown
 
-    async def __aenter__(self) -> AsyncHold:
+    def __aenter__(self) -> Coroutine[Any, Any, AsyncHold]:
+        return self._entering(_got.exit(self, sys._getframe(1)))
+
+    async def _entering(self, exit: _Exit | None) -> AsyncHold:
         hold = AsyncHold(await self._take(True, None), self._remote)
-        block = _Block(self, hold, asyncio.current_task())
+        block = _Block(self, hold, asyncio.current_task()) if exit is None else None
         try:
-            self._enter(block)
+            if exit is not None:
+                exit.hold = hold
+            if block is not None:
+                self._enter(block)
             return hold
         except BaseException:  # the handler of a signal's: the block is not entered, and nobody else releases
-            self._leave(block)
+            if block is not None:
+                self._leave(block)
             self._give_back(hold._hold)
             raise
 
@@ -567,6 +641,7 @@ class AsyncMutex:
         if block.task is None or not block.task.remove_done_callback(block):
             _remove(self._outliving, block)
 
+    @_one_each
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
