@@ -1001,6 +1001,15 @@ async def test_the_turn_of_the_loop_counts_for_the_timeout(mpm: str, monkeypatch
     other.release()
 
 
+async def test_the_loop_turns_though_it_does_nothing_but_ask(url: str) -> None:
+    mutex, turned = AsyncMutex(url), asyncio.Event()
+    asyncio.get_running_loop().call_soon(turned.set)
+    since = time.monotonic()
+    while not turned.is_set():
+        assert time.monotonic() - since < 10
+        assert not await mutex.locked()
+
+
 async def test_the_loop_turns_though_it_does_nothing_but_take_a_free_lock(redis: str) -> None:
     mutex = AsyncMutex(f"rpm+{redis}?id=nothing-but")
     for _ in range(20):  # by then the loop has a connection of its own

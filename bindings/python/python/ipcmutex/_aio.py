@@ -591,6 +591,8 @@ class AsyncMutex:
     async def status(self) -> Status:
         """Who holds the lock, and how many wait."""
         mutex = await self._mutex("status")
+        if _event_loop().is_turn(loop := asyncio.get_running_loop()):  # who asks until it is free would keep the loop from that
+            await asyncio.sleep(0)
         return await _result(_run(self._remote, mutex.status))
 
     async def break_lock(self) -> bool:
