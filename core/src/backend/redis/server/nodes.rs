@@ -49,7 +49,8 @@ pub(super) fn down(node: &Address) -> RedisError {
 
 /// What is at the address of `node`, and does not speak as a server does, is as good as nobody.
 pub(super) fn nobody(node: &Address, error: RedisError) -> RedisError {
-    if error.is_io_error() || wire::is_answer(&error) || wire::is_wrong_password(&error) {
+    let says = wire::is_answer(&error) || wire::is_wrong_password(&error) || wire::is_without_resp3(&error);
+    if says || error.is_io_error() {
         return error;
     }
     io::Error::new(io::ErrorKind::ConnectionRefused, format!("{node} is no node of a cluster: {error}")).into()
@@ -70,13 +71,10 @@ impl Server {
     pub(super) fn survey(&self, learned: &Learned, doubted: Option<&Address>, limit: Duration) -> RedisResult<()> {
         let Place::Cluster(seeds) = &self.place else { return Err(unknown()) };
         let mut known = learned.nodes();
-        let corrected = learned.slots.lock().nodes();
-        for node in corrected {
-            // Those we were sent to since may be all that are left.
-            if !known.contains(&node) {
-                known.push(node);
-            }
-        }
+        // Those we were sent to since may be all that are left.
+        let mut sent_to = learned.slots.lock().nodes();
+        sent_to.retain(|node| !known.contains(node));
+        known.extend_from_slice(&sent_to);
         let mut asked: Vec<&Address> = known.iter().chain(seeds.iter().filter(|seed| !known.contains(seed))).collect();
         asked.sort_by_key(|node| doubted == Some(*node));
         let each = (limit / asked.len() as u32).max(Duration::from_millis(200));
@@ -103,6 +101,11 @@ impl Server {
                     if kin {
                         found(slots, node);
                         return Ok(());
+                    }
+                    if shared == 0 && sent_to.contains(node) && !seeds.contains(node) {
+                        // Nor would a process that begins now ask it.
+                        failure = wire::telling(failure, unknown());
+                        continue;
                     }
                     // Before who was never known to have a slot, such as a replica that has left, goes who was, doubted or not.
                     let shared = (shared, known.contains(node));
@@ -226,14 +229,14 @@ impl Nodes {
                 Some(last)
                     if last.begun > self.asked
                         && last.ended.elapsed() < SPARED
-                        && (last.found.is_ok() || last.limit >= self.limit) =>
+                        && (last.found.is_ok() || last.limit >= self.left()) =>
                 {
                     // It may be older than the doubt, which is left to the next call.
                     all.doubt(doubted);
                     return last.found.clone();
                 }
                 _ => {
-                    let (begun, limit) = (Instant::now(), self.limit);
+                    let (begun, limit) = (Instant::now(), self.left());
                     let found = all.survey(doubted, limit);
                     *last = Some(Surveyed { begun, ended: Instant::now(), limit, found: found.clone() });
                     found
