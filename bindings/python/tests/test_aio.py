@@ -579,13 +579,37 @@ async def test_an_abandoned_generator_leaves_its_block_while_its_task_goes_on(ur
             pass
 
 
+@pytest.mark.usefixtures("uncollected")
+async def test_a_generator_that_is_collected_in_a_cycle_leaves_its_block(url: str) -> None:
+    """Whoever else has the hold in sight."""
+    mutex, other, kept = AsyncMutex(url), Mutex(url), []  # type: ignore[var-annotated]
+
+    async def generator() -> AsyncIterator[None]:
+        async with mutex as hold:
+            kept.append(hold)
+            yield
+
+    async def abandon() -> None:
+        blocks = generator()
+        await blocks.__anext__()
+        cycle: list[Any] = [blocks]
+        cycle.append(cycle)
+
+    await abandon()
+    assert not other.acquire(blocking=False)
+    gc.collect()
+    async with asyncio.timeout(10) if sys.version_info >= (3, 11) else contextlib.AsyncExitStack():
+        async with mutex:
+            pass
+
+
 class Late(_aio._Exit):
     """As from CPython 3.15 on: a weak reference is cleared only after the finalizers of what is collected."""
 
     __slots__ = ("seen",)
 
-    def __init__(self, mutex: AsyncMutex) -> None:
-        super().__init__(mutex)
+    def __init__(self, mutex: AsyncMutex, is_generators: bool) -> None:
+        super().__init__(mutex, is_generators)
         self.seen: Any = lambda: self
 
 
@@ -992,13 +1016,64 @@ async def test_the_turn_of_the_loop_counts_for_the_timeout(mpm: str, monkeypatch
 
     def busy() -> None:
         clock.now += 1000
+        assert other.acquire(blocking=False)
 
     async with mutex:
         clock.now += 0.006
-    other.acquire()
     asyncio.get_running_loop().call_soon(busy)
     assert not await mutex.acquire(timeout=1000)
     other.release()
+
+
+async def test_who_waits_in_line_does_so_while_the_loop_has_its_turn(mpm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutex, other, clock = AsyncMutex(mpm), Mutex(mpm), Clock(monkeypatch)
+    async with mutex:
+        clock.now += 0.006
+    hold = other.hold()
+
+    def busy() -> None:
+        clock.now += 1000
+        hold.release()
+        assert not other.acquire(blocking=False)  # it was handed over
+
+    asyncio.get_running_loop().call_soon(busy)
+    assert await mutex.acquire(timeout=1000)
+    await mutex.release()
+
+
+@pytest.mark.parametrize("kind", ["spm", "mpm"])
+async def test_who_lets_the_loop_turn_is_not_overtaken(name: str, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    url = f"{kind}:{name}"
+    mutex, again, clock = AsyncMutex(url), AsyncMutex(url), Clock(monkeypatch)
+    order = []
+
+    async def take(mutex: AsyncMutex, who: int) -> None:
+        async with mutex:
+            order.append(who)
+
+    async with mutex:
+        later = asyncio.create_task(take(again, 2))
+        clock.now += 0.006
+    await take(mutex, 1)
+    await later
+    assert order == [1, 2]
+
+
+def test_a_block_is_entered_and_left_where_no_frame_of_python_calls(name: str, child: Callable[..., Child]) -> None:
+    code, out, err = child(
+        """
+        import _thread, operator, queue, sys
+        from ipcmutex import AsyncMutex
+        mutex, got = AsyncMutex("spm:" + sys.argv[1]), queue.SimpleQueue()
+        sys.unraisablehook = lambda failed: got.put(failed.exc_value)
+        _thread.start_new_thread(map(got.put, map(operator.methodcaller("__aenter__"), [mutex])).__next__, ())
+        got.get(timeout=60).close()
+        _thread.start_new_thread(map(got.put, map(operator.attrgetter("__aexit__"), [mutex])).__next__, ())
+        assert callable(got.get(timeout=60))
+        """,
+        name,
+    ).end()
+    assert code == 0, out + err
 
 
 async def test_the_loop_turns_though_it_does_nothing_but_ask(url: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import os
 import sys
 import threading
@@ -73,11 +74,12 @@ def _run(remote: bool, job: Callable[[], T]) -> Outcome[T]:
 class _Loop:
     """What is known of an event loop."""
 
-    __slots__ = ("_since", "known")
+    __slots__ = ("_since", "_turning", "known")
 
     def __init__(self, watch: Callable[[Watched], None]) -> None:
         self.known = EventLoop(watch)  # by the library
         self._since: float | None = None
+        self._turning: list[str] = []  # the URLs of those who let it turn first
 
     def is_turn(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether it is to turn first, after 5 ms of acquisitions: those that are settled at once would keep it from that.
@@ -92,6 +94,17 @@ class _Loop:
 
     def _turned(self) -> None:
         self._since = None
+
+    def is_turning(self, url: str) -> bool:
+        """Whether somebody who came earlier for that lock lets it turn: who comes now is behind."""
+        return url in self._turning
+
+    async def turn(self, url: str) -> None:
+        self._turning.append(url)
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._turning.remove(url)
 
 
 _event_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = weakref.WeakKeyDictionary()
@@ -285,10 +298,11 @@ class _Exit:
     It gets it before it enters, and keeps it until it calls it. Nothing else keeps it, and the hold: they go with a coroutine that never goes on.
     """
 
-    __slots__ = ("__weakref__", "hold", "mutex", "seen")
+    __slots__ = ("__weakref__", "hold", "is_generators", "mutex", "seen")
 
-    def __init__(self, mutex: AsyncMutex) -> None:
+    def __init__(self, mutex: AsyncMutex, is_generators: bool) -> None:
         self.mutex = mutex
+        self.is_generators = is_generators
         self.hold: AsyncHold | None = None
         self.seen = weakref.ref(self)
 
@@ -298,8 +312,9 @@ class _Exit:
         hold, self.hold = self.hold, None
         if hold is None:  # nothing was entered by it
             return AsyncMutex.__aexit__(self.mutex, kind, error, traceback)
-        if self.seen() is None:
+        if self.seen() is None and not self.is_generators:
             # The coroutine is collected, in the midst of whatever other, and cannot wait: the hold goes with it.
+            # An async generator that is, is closed by its loop, in a task of its own.
             return _nothing()
         return hold.__aexit__(kind, error, traceback)
 
@@ -309,22 +324,30 @@ class _Got(threading.local):
 
     last: tuple[weakref.ref[_Exit], int, int] | None = None
 
-    # Up to 3.13 `async with` gets its exit and enters in one instruction, from then on in a few: fewer bytes than getting it takes otherwise.
-    _reach = 0 if sys.version_info < (3, 14) else 16
+    # Up to 3.13 `async with` gets its exit and enters in one instruction, then (3.14 and 3.15) enters 8 bytes after it got it.
+    _reach = 0 if sys.version_info < (3, 14) else 8
 
-    def exit(self, mutex: AsyncMutex, frame: FrameType) -> _Exit | None:
+    def exit(self, mutex: AsyncMutex, frame: FrameType | None) -> _Exit | None:
         """That of the `async with` which enters now; None if it is not one that does."""
         last, self.last = self.last, None
-        if last is None:
+        if last is None or frame is None:
             return None
         seen, known, at = last
         exit = seen()
-        if exit is None or exit.mutex is not mutex or known != id(frame) or not 0 <= frame.f_lasti - at <= self._reach:
+        if exit is None or exit.mutex is not mutex or known != id(frame) or frame.f_lasti - at != self._reach:
             return None
         return exit
 
 
 _got = _Got()
+
+
+def _caller() -> FrameType | None:
+    """The frame that calls what calls this; None if none of Python does."""
+    try:
+        return sys._getframe(2)
+    except ValueError:
+        return None
 
 
 class _Exits:
@@ -336,7 +359,10 @@ class _Exits:
     def __get__(self, mutex: AsyncMutex | None, _: type[AsyncMutex] | None = None) -> Callable[..., Any]:
         if mutex is None:
             return self._method
-        exit, frame = _Exit(mutex), sys._getframe(1)
+        frame = _caller()
+        if frame is None:
+            return _Exit(mutex, False)
+        exit = _Exit(mutex, bool(frame.f_code.co_flags & inspect.CO_ASYNC_GENERATOR))
         _got.last = exit.seen, id(frame), frame.f_lasti
         return exit
 
@@ -459,9 +485,20 @@ class AsyncMutex:
             return self._not_opened(operation)
         return NotOwner(f"{operation} {self._shown}: still not acquired: nothing is held through this handle")
 
+    def _is_in_line(self, mutex: Mutex | None) -> bool:
+        """Whether who waits for it now stands in line: the loop turns then in any case, and what is no time for that is refused below."""
+        if mutex is None or self._remote:
+            return False
+        try:
+            return mutex.status().state == "held"
+        except IpcMutexError:  # the acquisition tells
+            return False
+
     async def _take(self, blocking: bool, timeout: float | None) -> Hold:
         loop, event_loop = asyncio.get_running_loop(), _event_loop()
-        mutex, is_turn = self._opened(), event_loop.is_turn(loop)
+        mutex = self._opened()
+        is_turn = event_loop.is_turn(loop) and not (blocking and timeout != 0 and self._is_in_line(mutex))
+        is_turn = is_turn or event_loop.is_turning(self._url)
         if mutex is None or is_turn:
             # To wait for the opening, or while the loop turns, is to wait; a try lasts as long as that. What is no time to wait is refused below.
             begun, limit = time.monotonic(), None
@@ -469,7 +506,7 @@ class AsyncMutex:
                 limit = timeout
             mutex = await self._mutex("acquire", limit)
             if is_turn:  # before it takes the lock: others would wait for all that the loop has to do, or that for the lock
-                await asyncio.sleep(0)
+                await event_loop.turn(self._url)
             if limit is not None:
                 timeout = max(0.0, limit - (time.monotonic() - begun))
         arrival: asyncio.Future[None] = loop.create_future()
@@ -591,7 +628,7 @@ class AsyncMutex:
     async def status(self) -> Status:
         """Who holds the lock, and how many wait."""
         mutex = await self._mutex("status")
-        if _event_loop().is_turn(loop := asyncio.get_running_loop()):  # who asks until it is free would keep the loop from that
+        if _event_loop().is_turn(asyncio.get_running_loop()):  # who asks until it is free would keep the loop from that
             await asyncio.sleep(0)
         return await _result(_run(self._remote, mutex.status))
 
@@ -614,7 +651,7 @@ class AsyncMutex:
         return self._shown
 
     def __aenter__(self) -> Coroutine[Any, Any, AsyncHold]:
-        return self._entering(_got.exit(self, sys._getframe(1)))
+        return self._entering(_got.exit(self, _caller()))
 
     async def _entering(self, exit: _Exit | None) -> AsyncHold:
         hold = AsyncHold(await self._take(True, None), self._remote)
