@@ -80,7 +80,7 @@ function later (start) {
     stop it. Counted since it last turned: who seldom takes a lock never waits for that.  */
 const AT_ONCE_MS = 5
 let since = null
-/*  Who lets it have its turn. All go on at once, in their order, and before anybody who comes later.  */
+/*  Who lets it have its turn, and for which lock. All go on at once, in their order, and before anybody who comes later.  */
 let turning = []
 
 /*  Whether the event loop is to have its turn first.  */
@@ -90,9 +90,9 @@ function isTurn () {
         since = now
         setImmediate(() => {
             since = null
-            const resolves = turning
+            const last = turning
             turning = []
-            for (const resolve of resolves) {
+            for (const { resolve } of last) {
                 resolve()
             }
         })
@@ -101,7 +101,7 @@ function isTurn () {
 }
 
 /*  Its turn. Nothing may be held meanwhile: it may last, and others would wait for all of it.  */
-const turn = () => new Promise((resolve) => { turning.push(resolve) })
+const turn = (url) => new Promise((resolve) => { turning.push({ resolve, url }) })
 
 /*  Why `signal` has aborted. An old library's does not say.  */
 function reasonOf (signal) {
@@ -375,8 +375,8 @@ class Mutex {
     async tryAcquire () {
         const native = await this.#opened("acquire")
         if (isTurn()) {
-            await turn()
-            this.#stillOpened(native)
+            await turn(this.#url)
+            this.#stillOpened("acquire", native)
         }
         if (!this.#remote) {
             return this.#adopt(native, addon.tryAcquire(native.id))
@@ -438,6 +438,11 @@ class Mutex {
 
     async status () {
         const native = await this.#opened("status")
+        if (isTurn()) {
+            /*  Who asks until it is free would keep the event loop from that.  */
+            await turn()
+            this.#stillOpened("status", native)
+        }
         return this.#remote ? await later((call) => events.status(call, native.id)) : addon.status(native.id)
     }
 
@@ -482,16 +487,28 @@ class Mutex {
                 timeout = Math.max(0, timeout - (performance.now() - since))
             }
         }
-        if (isTurn()) {
+        if (isTurn() && (timeout === 0 || !this.#isInLine(native))) {
             const since = performance.now()
-            await turn()
+            await turn(this.#url)
             throwIfAborted(signal)
-            this.#stillOpened(native)
+            this.#stillOpened("acquire", native)
             timeout = Math.max(0, timeout - (performance.now() - since))
         }
         let taken = this.#remote ? null : addon.tryAcquire(native.id)
         taken ??= wait(native, timeout, signal)
         return this.#adopt(native, taken instanceof Promise ? await taken : taken)
+    }
+
+    /*  Whether who waits for it now stands in line, and not before those who came earlier: the event loop has its turn then in any case.  */
+    #isInLine (native) {
+        if (this.#remote || turning.some(({ url }) => url === this.#url)) {
+            return false
+        }
+        try {
+            return addon.status(native.id).state === "held"
+        } catch {
+            return false // the acquisition tells
+        }
     }
 
     #adopt (native, taken) {
@@ -583,10 +600,10 @@ class Mutex {
         throw failure(CODES.NOT_OWNER, `${operation} ${this.#shown}: still not acquired; acquire it first`)
     }
 
-    /*  An acquisition was under way when it was closed.  */
-    #stillOpened (native) {
+    /*  The operation was under way when it was closed.  */
+    #stillOpened (operation, native) {
         if (native !== this.#native) {
-            throw this.#notOpened("acquire")
+            throw this.#notOpened(operation)
         }
     }
 

@@ -79,7 +79,10 @@ test("the event loop has its turn while nothing is done but try, or take a free 
         while ((tried = await mutex.tryAcquire()) === null) {
             assert.ok(performance.now() - since < 30000)
         }
-        await tried.release()
+        setTimeout(() => tried.release(), 20)
+        while ((await mutex.status()).state === "held") {
+            assert.ok(performance.now() - since < 30000)
+        }
         for (const take of ["acquire", "tryAcquire"]) {
             let turned = false
             setTimeout(() => { turned = true }, 20)
@@ -125,6 +128,33 @@ test("nothing is held while the event loop has its turn", { timeout: 60000 }, as
     }
 })
 
+test("who waits in line does so while the event loop has its turn, but behind those who let it have it", async () => {
+    for (const url of [`spm:${name()}`, `mpm:${name()}`]) {
+        const [mutex, other] = [new Mutex(url), new Mutex(url)]
+        await busy(mutex)
+        let hold = other.acquireSync()
+        const waiting = mutex.acquire({ timeout: 30000 })
+        await null
+        await hold.release()
+        assert.throws(() => other.acquireSync({ timeout: 0 }), code("TIMEOUT")) // it was handed over
+        await (await waiting).release()
+
+        await busy(mutex)
+        const order = []
+        const take = async (who) => {
+            const hold = await mutex.acquire()
+            order.push(who)
+            await hold.release()
+        }
+        const first = take(1)
+        hold = other.acquireSync()
+        const second = take(2)
+        hold.release()
+        await Promise.all([first, second])
+        assert.deepStrictEqual(order, [1, 2])
+    }
+})
+
 test("whom the event loop's turn comes before hears of a close, an abort and a timeout meanwhile", async () => {
     const mutex = new Mutex(`spm:${name()}`)
     const other = new Mutex(mutex.url)
@@ -140,7 +170,7 @@ test("whom the event loop's turn comes before hears of a close, an abort and a t
     await assert.rejects(waiting, code("TIMEOUT"))
     await hold.release()
 
-    for (const take of ["acquire", "tryAcquire"]) {
+    for (const take of ["acquire", "tryAcquire", "status"]) {
         await busy(mutex)
         waiting = mutex[take]()
         const closing = mutex.close()
