@@ -1,5 +1,6 @@
 //! One process at one lock file: its slot, its mapping, its waiters. The handles of the process share it.
 
+mod hand_over;
 mod line;
 mod open;
 
