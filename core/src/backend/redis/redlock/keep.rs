@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use super::super::hold::Loss;
 use super::super::lease::{self, AGAIN, BATCH, TOGETHER};
 use super::super::wire;
-use super::Held;
+use super::lock::Held;
 use super::quorum::{Dial, Quorum, Vote, Voters};
 use super::round::Poll;
 use crate::error::{Error, Result};

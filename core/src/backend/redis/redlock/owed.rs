@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::Held;
+use super::lock::Held;
 use super::quorum::Quorum;
 use super::round::Rounds;
 use crate::backend::redis::token::Token;
