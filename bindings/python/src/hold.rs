@@ -1,5 +1,6 @@
 //! `Hold`: one acquisition.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
 
 use ipcmutex::ErrorKind;
@@ -24,6 +25,8 @@ pub(crate) struct Hold {
     remote: bool,
     /// An event loop's.
     looped: bool,
+    /// Its release said so.
+    lost: AtomicBool,
     /// Kept here and not in core, so that the garbage collector sees them: they often refer to the hold.
     callbacks: StdMutex<Vec<Py<PyAny>>>,
 }
@@ -31,7 +34,7 @@ pub(crate) struct Hold {
 impl Hold {
     #[inline]
     pub(crate) fn new(core: ipcmutex::Hold, remote: bool) -> Hold {
-        Hold { core, remote, looped: false, callbacks: StdMutex::new(Vec::new()) }
+        Hold { core, remote, looped: false, lost: AtomicBool::new(false), callbacks: StdMutex::new(Vec::new()) }
     }
 
     /// One that an event loop took: its thread waits for no server, not to release what it has lost sight of either.
@@ -57,9 +60,16 @@ impl Hold {
 
     pub(crate) fn end(&self, py: Python<'_>) -> PyResult<()> {
         let ended = if self.remote { guest::detached(py, || self.core.end()) } else { self.core.end() };
+        self.note_loss(&ended);
         ended.or_raise(py)?;
         self.forget_callbacks();
         Ok(())
+    }
+
+    fn note_loss(&self, ended: &ipcmutex::Result<()>) {
+        if ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::Lost) {
+            self.lost.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Releases at the end of a `with` block. What the block raised goes first: a failed release is noted on it.
@@ -111,7 +121,7 @@ impl Hold {
     /// Whether it was lost. No I/O.
     #[getter]
     fn lost(&self) -> bool {
-        self.core.check().is_err_and(|error| error.kind() == ErrorKind::Lost)
+        self.lost.load(Ordering::Relaxed) || self.core.check().is_err_and(|error| error.kind() == ErrorKind::Lost)
     }
 
     /// Raises LockLost if it was lost, NotOwner if it was released. No I/O.
@@ -155,8 +165,14 @@ impl Hold {
 
     /// For AsyncHold: release() begins, and done(None, error) is called once.
     #[pyo3(name = "_release_on")]
-    fn release_on(&self, py: Python<'_>, on: &EventLoop, done: Py<PyAny>) -> PyResult<()> {
-        event::told_here(py, || self.core.release_on(on.core(), event::released(done))).1
+    fn release_on(slf: &Bound<'_, Hold>, on: &EventLoop, done: Py<PyAny>) -> PyResult<()> {
+        let (hold, told) = (slf.clone().unbind(), event::released(done));
+        let ended = move |outcome| {
+            hold.get().note_loss(&outcome);
+            told(outcome);
+        };
+        let core = &slf.get().core;
+        event::told_here(slf.py(), || core.release_on(on.core(), ended)).1
     }
 
     fn __enter__(slf: Bound<'_, Hold>) -> Bound<'_, Hold> {
@@ -175,7 +191,7 @@ impl Hold {
     fn __repr__(&self) -> String {
         let state = match self.core.check() {
             Ok(()) => "held",
-            Err(error) if error.kind() == ErrorKind::Lost => "lost",
+            Err(_) if self.lost() => "lost",
             Err(_) => "ended",
         };
         format!("<{state} ipcmutex.Hold of {}, token {}>", self.core.mutex().url().redacted(), self.core.token())

@@ -1011,33 +1011,21 @@ async def test_nothing_is_held_while_the_loop_has_its_turn(mpm: str, monkeypatch
     assert free == [True] * 3
 
 
-async def test_the_turn_of_the_loop_counts_for_the_timeout(mpm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutex, other, clock = AsyncMutex(mpm), Mutex(mpm), Clock(monkeypatch)
+async def test_a_wait_that_is_shorter_than_the_turn_of_the_loop_is_one(url: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, mutex, other, clock = AsyncMutex(f"spm:{name}-before"), AsyncMutex(url), AsyncMutex(url), Clock(monkeypatch)
+    hold = await other.hold()
+    releases = []
 
     def busy() -> None:
         clock.now += 1000
-        assert other.acquire(blocking=False)
+        asyncio.get_running_loop().call_soon(lambda: releases.append(asyncio.ensure_future(hold.release())))
 
-    async with mutex:
+    await asyncio.sleep(0)
+    async with before:
         clock.now += 0.006
     asyncio.get_running_loop().call_soon(busy)
-    assert not await mutex.acquire(timeout=1000)
-    other.release()
-
-
-async def test_who_waits_in_line_does_so_while_the_loop_has_its_turn(mpm: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutex, other, clock = AsyncMutex(mpm), Mutex(mpm), Clock(monkeypatch)
-    async with mutex:
-        clock.now += 0.006
-    hold = other.hold()
-
-    def busy() -> None:
-        clock.now += 1000
-        hold.release()
-        assert not other.acquire(blocking=False)  # it was handed over
-
-    asyncio.get_running_loop().call_soon(busy)
-    assert await mutex.acquire(timeout=1000)
+    assert await mutex.acquire(timeout=60)
+    await asyncio.gather(*releases)
     await mutex.release()
 
 
@@ -1057,6 +1045,7 @@ async def test_who_lets_the_loop_turn_is_not_overtaken(name: str, monkeypatch: p
     await take(mutex, 1)
     await later
     assert order == [1, 2]
+    assert not _aio._event_loop()._turning
 
 
 def test_a_block_is_entered_and_left_where_no_frame_of_python_calls(name: str, child: Callable[..., Child]) -> None:
@@ -1182,3 +1171,19 @@ def test_what_two_handlers_of_signals_raise_at_once_loses_no_outcome(redis: str,
     assert error is None
     assert isinstance(hold, Hold)
     hold.release()
+
+
+async def test_a_loss_that_the_release_tells_of_is_remembered(url: str) -> None:
+    mutex, other = AsyncMutex(url), Mutex(url)
+    with pytest.raises(LockLost):
+        async with mutex.hold() as hold:
+            other.break_lock()
+    assert hold.lost
+    with pytest.raises(ZeroDivisionError):
+        with other.hold() as held:
+            await mutex.break_lock()
+            1 / 0  # goes first
+    assert held.lost
+    with other.hold() as held:
+        pass
+    assert not held.lost

@@ -312,10 +312,13 @@ class _Exit:
         hold, self.hold = self.hold, None
         if hold is None:  # nothing was entered by it
             return AsyncMutex.__aexit__(self.mutex, kind, error, traceback)
-        if self.seen() is None and not self.is_generators:
+        if self.seen() is None:
             # The coroutine is collected, in the midst of whatever other, and cannot wait: the hold goes with it.
-            # An async generator that is, is closed by its loop, in a task of its own.
-            return _nothing()
+            if not self.is_generators:
+                return _nothing()
+            # Its loop closes an async generator, in a task of its own, unless a coroutine is collected that is in it.
+            outcome = _run(hold._remote, lambda: hold._hold.__exit__(kind, error, traceback))
+            return _result(outcome) if outcome.done() else _nothing()
         return hold.__aexit__(kind, error, traceback)
 
 
@@ -485,30 +488,21 @@ class AsyncMutex:
             return self._not_opened(operation)
         return NotOwner(f"{operation} {self._shown}: still not acquired: nothing is held through this handle")
 
-    def _is_in_line(self, mutex: Mutex | None) -> bool:
-        """Whether who waits for it now stands in line: the loop turns then in any case, and what is no time for that is refused below."""
-        if mutex is None or self._remote:
-            return False
-        try:
-            return mutex.status().state == "held"
-        except IpcMutexError:  # the acquisition tells
-            return False
-
     async def _take(self, blocking: bool, timeout: float | None) -> Hold:
         loop, event_loop = asyncio.get_running_loop(), _event_loop()
-        mutex = self._opened()
-        is_turn = event_loop.is_turn(loop) and not (blocking and timeout != 0 and self._is_in_line(mutex))
-        is_turn = is_turn or event_loop.is_turning(self._url)
-        if mutex is None or is_turn:
-            # To wait for the opening, or while the loop turns, is to wait; a try lasts as long as that. What is no time to wait is refused below.
+        mutex, is_turn = self._opened(), event_loop.is_turn(loop) or event_loop.is_turning(self._url)
+        if mutex is None:
+            # To wait for the opening is to wait; a try lasts as long as that. What is no time to wait is refused below.
             begun, limit = time.monotonic(), None
             if blocking and isinstance(timeout, (int, float)) and 0 < timeout <= threading.TIMEOUT_MAX:
                 limit = timeout
             mutex = await self._mutex("acquire", limit)
-            if is_turn:  # before it takes the lock: others would wait for all that the loop has to do, or that for the lock
-                await event_loop.turn(self._url)
             if limit is not None:
                 timeout = max(0.0, limit - (time.monotonic() - begun))
+        if is_turn:
+            # Before it takes the lock: others would wait for all that the loop has to do, or that for the lock. It is no part of the
+            # timeout: a wait that is shorter would become a try, and never get a busy lock.
+            await event_loop.turn(self._url)
         arrival: asyncio.Future[None] = loop.create_future()
         granted: list[Hold] = []  # until somebody takes it: the waiter, or who sees that nobody waits any more
         waiting = True
