@@ -80,7 +80,7 @@ function later (start) {
     stop it. Counted since it last turned: who seldom takes a lock never waits for that.  */
 const AT_ONCE_MS = 5
 let since = null
-/*  Who lets it have its turn, and for which lock. All go on at once, in their order, and before anybody who comes later.  */
+/*  Who lets it have its turn. All go on at once, in their order, and before anybody who comes later.  */
 let turning = []
 
 /*  Whether the event loop is to have its turn first.  */
@@ -90,9 +90,9 @@ function isTurn () {
         since = now
         setImmediate(() => {
             since = null
-            const last = turning
+            const resolves = turning
             turning = []
-            for (const { resolve } of last) {
+            for (const resolve of resolves) {
                 resolve()
             }
         })
@@ -101,7 +101,7 @@ function isTurn () {
 }
 
 /*  Its turn. Nothing may be held meanwhile: it may last, and others would wait for all of it.  */
-const turn = (url) => new Promise((resolve) => { turning.push({ resolve, url }) })
+const turn = () => new Promise((resolve) => { turning.push(resolve) })
 
 /*  Why `signal` has aborted. An old library's does not say.  */
 function reasonOf (signal) {
@@ -280,6 +280,14 @@ class Hold {
                 events.onLost(watch, id, this.token)
             }
         }
+        /*  It may be lost in this turn of the event loop, and told in a later one.  */
+        if (!this.#released && !this.#controller.signal.aborted) {
+            try {
+                this.check()
+            } catch (error) {
+                lose(this, error)
+            }
+        }
         return this.#controller.signal
     }
 
@@ -375,7 +383,7 @@ class Mutex {
     async tryAcquire () {
         const native = await this.#opened("acquire")
         if (isTurn()) {
-            await turn(this.#url)
+            await turn()
             this.#stillOpened("acquire", native)
         }
         if (!this.#remote) {
@@ -487,28 +495,15 @@ class Mutex {
                 timeout = Math.max(0, timeout - (performance.now() - since))
             }
         }
-        if (isTurn() && (timeout === 0 || !this.#isInLine(native))) {
-            const since = performance.now()
-            await turn(this.#url)
+        if (isTurn()) {
+            /*  No part of the timeout: a wait that is shorter would become a try, and never get a busy lock.  */
+            await turn()
             throwIfAborted(signal)
             this.#stillOpened("acquire", native)
-            timeout = Math.max(0, timeout - (performance.now() - since))
         }
         let taken = this.#remote ? null : addon.tryAcquire(native.id)
         taken ??= wait(native, timeout, signal)
         return this.#adopt(native, taken instanceof Promise ? await taken : taken)
-    }
-
-    /*  Whether who waits for it now stands in line, and not before those who came earlier: the event loop has its turn then in any case.  */
-    #isInLine (native) {
-        if (this.#remote || turning.some(({ url }) => url === this.#url)) {
-            return false
-        }
-        try {
-            return addon.status(native.id).state === "held"
-        } catch {
-            return false // the acquisition tells
-        }
     }
 
     #adopt (native, taken) {
