@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use ipcmutex::{ErrorKind, Mutex};
+use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::certificates::{Authority, Certificate};
 use ipcmutex_tests::proxy::Proxy;
 use ipcmutex_tests::secrets;
@@ -36,6 +37,26 @@ fn a_verified_server_carries_a_lock() {
     carries_a_lock(&url(&redis, "localhost", &format!("{ca}&protocol=2")));
     // To name an authority is to ask for TLS: with a scheme that does not say so, too.
     carries_a_lock(&url(&redis, "localhost", &ca).replace("rediss", "redis"));
+}
+
+#[test]
+fn the_environment_may_name_a_server_with_tls() {
+    needs_redis!();
+    let authority = Authority::new();
+    let redis = Redis::with_tls(&authority, &authority.sign("server", "localhost", true), false);
+    let server = url(&redis, "localhost", "").replace("rpm+", "").replace("/tls?", "");
+    let told_of = |server: &str| {
+        let known = authority.file().into_os_string();
+        Agent::start_with(Language::Rust, &[("REDIS_URL", server.as_ref()), ("SSL_CERT_FILE", &known), talkative()])
+    };
+    for server in [server.clone(), server.replace("rediss", "valkeys")] {
+        let agent = told_of(&server);
+        agent.open(1, "rpm+redis:///env").ok();
+        agent.call("acquire 1 forever").ok();
+        agent.call("release 1").ok();
+    }
+    let refused = told_of(&format!("{server}#insecure")).open(1, "rpm+redis:///env").err(ErrorKind::Invalid);
+    assert!(refused.text.contains("asks not to verify"), "{}", refused.text);
 }
 
 #[test]

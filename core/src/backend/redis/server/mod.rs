@@ -50,6 +50,8 @@ use super::wire::{self, forbids_scripts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::url::{RedisTarget, Topology};
 
+/// The schemes of `$REDIS_URL` that mean TLS.
+const TLS_SCHEMES: [&str; 2] = ["rediss", "valkeys"];
 /// How long to try to connect unless the URL says (`connect_timeout=`).
 const CONNECT: Duration = Duration::from_secs(2);
 /// No answer is given up sooner than this, whatever was asked for: else a short wait on a slow line would cut it.
@@ -180,22 +182,27 @@ impl Server {
     /// `$REDIS_URL` as other Redis programs read it. It may hold a secret, so it is never repeated.
     /// What the lock's URL says itself comes first.
     fn read_environment(&mut self, url: &str, db: Option<i64>) -> Result<()> {
-        let info = url.into_connection_info().map_err(|_| {
+        // The library that reads it knows no TLS: that is ours.
+        let tls =
+            url.split_once("://").filter(|(scheme, _)| TLS_SCHEMES.iter().any(|tls| scheme.eq_ignore_ascii_case(tls)));
+        if tls.is_some_and(|(_, rest)| rest.ends_with("#insecure")) {
+            return Err(Error::new(ErrorKind::Invalid, "open", "$REDIS_URL asks not to verify the server")
+                .with_help("certificates are always verified; name your authority with ?ca="));
+        }
+        let read = tls
+            .map_or_else(|| url.into_connection_info(), |(_, rest)| format!("redis://{rest}").into_connection_info());
+        let info = read.map_err(|_| {
             Error::new(ErrorKind::Invalid, "open", "$REDIS_URL is not a Redis URL")
-                .with_help("write redis://[user:secret@]host[:port][/db] or unix:///path")
+                .with_help("write redis://[user:secret@]host[:port][/db], rediss:// for TLS, or unix:///path")
         })?;
+        if tls.is_some() {
+            self.tls.get_or_insert(Tls { ca: None, identity: None });
+        }
         let address = match info.addr() {
             ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
             ConnectionAddr::Unix(_) if self.tls.is_some() => return Err(no_tls()),
             ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
-            ConnectionAddr::TcpTls { host, port, insecure: false, .. } => {
-                self.tls.get_or_insert(Tls { ca: None, identity: None });
-                Address::Tcp(host.clone(), *port)
-            }
-            _ => {
-                return Err(Error::new(ErrorKind::Invalid, "open", "$REDIS_URL asks not to verify the server")
-                    .with_help("certificates are always verified; name your authority with ?ca="));
-            }
+            _ => return Err(Error::new(ErrorKind::Invalid, "open", "$REDIS_URL names no address")),
         };
         self.place = Place::One(address);
         let login = info.redis_settings();
