@@ -50,10 +50,10 @@ pub(crate) struct Run {
     #[command(flatten)]
     pub(crate) limit: Limit,
     /// Lease, for a Redis URL alone [default: 10]
-    #[arg(long, value_name = "SECS", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", allow_negative_numbers = true, value_parser = seconds)]
     pub(crate) ttl: Option<Duration>,
     /// Lock lost: TERM, then KILL after
-    #[arg(long, value_name = "SECS", value_parser = seconds, default_value = "5")]
+    #[arg(long, value_name = "SECS", allow_negative_numbers = true, value_parser = seconds, default_value = "5")]
     pub(crate) kill_after: Duration,
     /// A name, a path or a URL; see `ipcmutex --help`
     #[arg(value_hint = ValueHint::FilePath)]
@@ -79,10 +79,10 @@ pub(crate) struct Limit {
     #[arg(short = 'n', long = "no-wait", aliases = ["nonblock", "nb"], conflicts_with = "wait")]
     no_wait: bool,
     /// Wait at most this long (fractions possible)
-    #[arg(short, long, value_name = "SECS", value_parser = seconds, alias = "timeout")]
+    #[arg(short, long, value_name = "SECS", allow_negative_numbers = true, value_parser = seconds, alias = "timeout")]
     wait: Option<Duration>,
     /// Exit code if it was not acquired
-    #[arg(short = 'E', long, value_name = "CODE", default_value = "1")]
+    #[arg(short = 'E', long, value_name = "CODE", allow_negative_numbers = true, default_value = "1")]
     pub(crate) conflict_exit_code: u8,
 }
 

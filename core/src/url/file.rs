@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::query::{Query, decode, flag};
 use super::{invalid, plain_id};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const FILE_KEYS: &[&str] = &["mode", "remotefs"];
 
@@ -40,7 +40,10 @@ pub(super) fn target(scheme: &str, body: &str, query: &Query) -> Result<FileTarg
     } else if scheme == "file" {
         return Err(invalid("`file:` needs a path").with_help("write file:/path/to/lock, or mpm:<id> for a name"));
     } else {
-        FilePlace::Id(plain_id(&decode(path, "id")?)?)
+        let id = plain_id(&decode(path, "id")?);
+        let is_path =
+            |error: Error| if path.contains('/') { error.with_help("a path begins with `/` or `./`") } else { error };
+        FilePlace::Id(id.map_err(is_path)?)
     };
     let mode = query.read("mode", "an octal mode such as 0660, without a right for others", |value| {
         u32::from_str_radix(value, 8).ok().filter(|mode| mode & !0o660 == 0 && mode & 0o600 == 0o600)

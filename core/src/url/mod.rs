@@ -201,7 +201,7 @@ fn check_id(id: &str, extra: &[char]) -> Result<()> {
     } else if id.len() > MAX_ID_BYTES {
         Some(format!("it is {} bytes long", id.len()))
     } else if id.contains("..") || id == "." {
-        Some("`..` is refused".to_owned())
+        Some("`..` is refused, and so is `.` alone".to_owned())
     } else {
         id.chars()
             .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') || extra.contains(c)))

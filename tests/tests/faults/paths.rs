@@ -290,7 +290,8 @@ fn p6_the_default_folder_is_ours_or_none() {
     agent(&[("IPCMUTEX_DIR", Path::new("own"))]).open(1, &id).err(ErrorKind::Invalid);
     agent(&[("IPCMUTEX_DIR", &dir.join("missing/own"))]).open(1, &id).err(ErrorKind::Io);
     // Not the next best: a folder that comes later would split the lock in two.
-    agent(&[("XDG_RUNTIME_DIR", &dir.join("missing"))]).open(1, &id).err(ErrorKind::Io);
+    let missing = agent(&[("XDG_RUNTIME_DIR", &dir.join("missing"))]).open(1, &id).err(ErrorKind::Io);
+    assert!(missing.text.contains("/missing: ") && missing.text.contains("IPCMUTEX_DIR"), "{}", missing.text);
     symlink(dir.join("own"), dir.join("link")).unwrap();
     agent(&[("IPCMUTEX_DIR", &dir.join("link"))]).open(1, &id).err(ErrorKind::Unsafe);
     fs::write(dir.join("file"), "").unwrap();

@@ -66,7 +66,8 @@ pub(super) fn default_dir() -> Result<PathBuf> {
         // Not made yet; but where it could not be made either, as in a login that is over, that is to be said.
         Err(Errno::NOENT) => {
             let parent = dir.parent().unwrap_or(Path::new("/"));
-            fs::stat(parent).map_err(|error| refused(&dir, error))?;
+            fs::stat(parent)
+                .map_err(|error| refused(parent, error).with_help("make it, or set IPCMUTEX_DIR to another place"))?;
         }
         Err(error) => return Err(refused(&dir, error)),
     }
