@@ -78,6 +78,8 @@ struct Plan {
     drip: Duration,
     /// Every new connection is refused.
     closed: bool,
+    /// Every new connection waits.
+    waits: bool,
     /// Where new connections lead.
     server: String,
     /// The proxy is dropped.
@@ -122,7 +124,12 @@ impl Proxy {
         let of = shared.clone();
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let plan = of.plan();
+                let mut plan = of.plan();
+                while plan.waits && !plan.done {
+                    drop(plan);
+                    std::thread::sleep(Duration::from_millis(1));
+                    plan = of.plan();
+                }
                 let (closed, done, server) = (plan.closed, plan.done, plan.server.clone());
                 drop(plan);
                 if done {
@@ -180,6 +187,11 @@ impl Proxy {
     /// Refuses new connections, or takes them again.
     pub fn close(&self, closed: bool) {
         self.shared.plan().closed = closed;
+    }
+
+    /// Has new connections wait, or lets them in.
+    pub fn let_wait(&self, waits: bool) {
+        self.shared.plan().waits = waits;
     }
 
     /// From now on new connections lead to another server, as a name does that was given to it.

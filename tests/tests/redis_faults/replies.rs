@@ -99,6 +99,68 @@ fn r7_a_release_is_one_wherever_the_connection_is_cut() {
     }
 }
 
+/// With scripts, and by the steps of who may not run any.
+fn breaks(redis: &Redis, through: &Proxy, id: &str) -> [Mutex; 2] {
+    assert_eq!(
+        redis.command(&["ACL", "SETUSER", "plain", "on", ">c4nary", "~*", "&*", "+@all", "-@scripting"]).text(),
+        "OK"
+    );
+    [redis.url(id), redis.url_with_user("plain", "c4nary", id)]
+        .map(|url| open(&url.replace(&redis.address(), through.address())))
+}
+
+#[test]
+fn a_break_is_one_wherever_the_connection_is_cut() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let straight = open(&redis.url("broken?ttl=60s&renew=off"));
+    for breaks in breaks(&redis, &proxy, "broken") {
+        for from in [From::Client, From::Server] {
+            let cuts = cut_everywhere(&proxy, from, On::Caller, (0, 1), |arm| {
+                let hold = straight.try_acquire().expect("no error").expect("nobody else wants it");
+                breaks.status().expect("connected");
+                arm();
+                assert!(breaks.break_lock().expect("asked again"), "it was held");
+                assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+            });
+            assert!(cuts > if from == From::Client { 100 } else { 3 }, "{from:?}: {cuts}");
+        }
+    }
+}
+
+/// Its answer was lost, and the next one has taken the lock before it is asked for again.
+#[test]
+fn a_break_that_is_asked_for_again_leaves_the_next_hold_alone() {
+    needs_redis!();
+    let redis = Redis::start();
+    let proxy = Proxy::before(&redis.address());
+    let (one, other) = (open(&redis.url("next?ttl=60s")), open(&redis.url("next?ttl=60s")));
+    for (breaks, struck) in breaks(&redis, &proxy, "next?connect_timeout=1m").into_iter().zip(1..) {
+        assert!(!breaks.break_lock().expect("connected"), "nobody holds it");
+        let hold = one.acquire().expect("acquired");
+        // Without scripts something is read before, and no number.
+        let done = On::Saying(":1\r\n");
+        proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Cut, on: done });
+        proxy.let_wait(true);
+        std::thread::scope(|scope| {
+            let broken = scope.spawn(|| breaks.break_lock());
+            let mut next = None;
+            until("it is broken", || {
+                next = other.try_acquire().expect("no error");
+                next.is_some()
+            });
+            until("the answer is lost", || proxy.struck() == struck);
+            proxy.let_wait(false);
+            assert!(broken.join().expect("no panic").expect("asked again"), "it was held");
+            let next = next.expect("taken");
+            next.extend(None).expect("it still stands");
+            next.release().expect("released");
+        });
+        assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    }
+}
+
 /// As many ways through the same server at once as it takes to cut everywhere in a few seconds.
 fn in_lanes(redis: &Redis, lanes: usize, test: impl Fn(&Proxy, (usize, usize)) + Sync) {
     std::thread::scope(|scope| {

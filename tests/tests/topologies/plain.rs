@@ -443,3 +443,19 @@ fn r19_without_scripts_and_out_of_memory_holds_are_renewed_also_beside_one_that_
     extended.release().expect("released");
     other.release().expect("released");
 }
+
+#[test]
+fn a_lock_is_broken_out_of_memory_with_and_without_scripts() {
+    // As above.
+    needs_redis!(7, 2);
+    let redis = without_scripts();
+    for url in [redis.url("full"), plain(&redis, "full")] {
+        let mutex = open(&url);
+        let hold = mutex.acquire().expect("acquired");
+        redis.command(&["HDEL", "{ipcmutex:full}:state", "b"]);
+        redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+        assert!(mutex.break_lock().expect("to break takes no room"));
+        redis.command(&["CONFIG", "SET", "maxmemory", "0"]);
+        assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    }
+}

@@ -428,6 +428,50 @@ fn a_majority_that_hangs_is_not_asked_by_each_of_those_that_came_at_once() {
     mutex.acquire_with(within(LONG)).expect("acquired").release().expect("released");
 }
 
+/// The answers of all servers to what `asks` are lost, and `meanwhile` is over before they are asked again.
+fn asked_again<T: Send>(proxies: &[Proxy], asks: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> T {
+    for proxy in proxies {
+        proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Cut, on: On::Any });
+        proxy.let_wait(true);
+    }
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(asks);
+        until("their answers are lost", || proxies.iter().all(|proxy| proxy.struck() == 1));
+        meanwhile();
+        proxies.iter().for_each(|proxy| proxy.let_wait(false));
+        asked.join().expect("no panic")
+    })
+}
+
+/// By way of proxies, a lock whose rounds wait for as long as a test may, and a hold of another that keeps the connections.
+fn connected(servers: &[Redis], id: &str) -> (Vec<Proxy>, Mutex, Hold) {
+    let (proxies, url) = proxied(servers, &format!("{id}?ttl=60s&connect_timeout=1m"));
+    let kept = open(&url.replace(&format!("/{id}?"), "/kept?")).acquire().expect("acquired");
+    let mutex = open(&url);
+    // The scripts are known, and no answer is still under way.
+    assert!(!mutex.break_lock().expect("a majority is there"));
+    until("all have it", || copies(&servers.iter().collect::<Vec<_>>(), "ipcmutex:kept") == 3);
+    (proxies, mutex, kept)
+}
+
+#[test]
+fn a_break_that_is_asked_for_again_leaves_the_next_hold_alone() {
+    needs_redis!();
+    let servers = three();
+    let (proxies, mutex, kept) = connected(&servers, "next");
+    let straight = url(&servers, "next?ttl=60s");
+    let (one, other) = (open(&straight), open(&straight));
+    let hold = one.acquire().expect("acquired");
+    let mut next = None;
+    let broken = asked_again(&proxies, || mutex.break_lock(), || next = other.try_acquire().expect("no error"));
+    assert!(broken.expect("asked again"), "it was held");
+    let next = next.expect("it was broken");
+    next.extend(None).expect("it still stands");
+    next.release().expect("released");
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    kept.release().expect("released");
+}
+
 /// It was asked in vain, and nobody has heard its answer: the next one must hear what it says.
 #[test]
 fn a_death_is_not_forgotten_by_who_is_slow_to_tell_of_it() {

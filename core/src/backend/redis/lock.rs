@@ -10,7 +10,7 @@ use super::engine::{Debt, Engine};
 use super::hold::{Hold, Holds, Loss};
 use super::keys::Keys;
 use super::lease;
-use super::token::Token;
+use super::token::{Token, new_token};
 use super::wire::{self, Ask, Ending, Refusal};
 use super::worker::Event;
 use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrLinedUp};
@@ -211,15 +211,21 @@ impl Lock {
 
     /// Tells who waits that the lease ends sooner than they know.
     fn forewarn(&self) {
-        let told = self.run("extend", &self.engine.scripts.forewarn, wire::forewarned);
+        let told = self.run("extend", &self.engine.scripts.forewarn, &[], wire::forewarned);
         if let Err(error) = told {
             // It is shorter all the same; they look when the old one should end.
             log::debug!("{}: who waits was not told of the shorter lease: {error}", self.keys.lock());
         }
     }
 
-    fn run<T>(&self, operation: &'static str, script: &wire::Script, read: fn(&Value) -> Result<T>) -> Result<T> {
-        self.engine.run(operation, script, self.keys.all(self.beside_others), read)
+    fn run<T>(
+        &self,
+        operation: &'static str,
+        script: &wire::Script,
+        args: &[&str],
+        read: fn(&Value) -> Result<T>,
+    ) -> Result<T> {
+        self.engine.run(operation, script, self.keys.all(self.beside_others), args, read)
     }
 }
 
@@ -346,7 +352,7 @@ impl Backend for Redis {
     }
 
     fn status(&self) -> Result<Status> {
-        let status = self.0.run("status", &self.0.engine.scripts.status, wire::status)?;
+        let status = self.0.run("status", &self.0.engine.scripts.status, &[], wire::status)?;
         self.0.floor.fetch_max(status.token, Ordering::Relaxed);
         Ok(Status { numbers: self.0.tally.numbers(), ..status })
     }
@@ -360,7 +366,7 @@ impl Backend for Redis {
     }
 
     fn break_lock(&self) -> Result<bool> {
-        self.0.run("break", &self.0.engine.scripts.break_lock, wire::broken)
+        self.0.run("break", &self.0.engine.scripts.break_lock, &[&new_token()?], wire::broken)
     }
 }
 

@@ -129,7 +129,7 @@ pub(crate) fn list(target: &RedisTarget) -> Result<Vec<(String, Result<Status>)>
             }
         }
     }
-    let status = |key: &str| engine.run("ps", &engine.scripts.status, Keys::of(key).all(false), wire::status);
+    let status = |key: &str| engine.run("ps", &engine.scripts.status, Keys::of(key).all(false), &[], wire::status);
     Ok(locks
         .into_iter()
         .map(|key| {

@@ -193,16 +193,17 @@ impl Engine {
         }
     }
 
-    /// A script without arguments on the caller's connection, and its answer as `read` understands it.
+    /// A script on the caller's connection, and its answer as `read` understands it.
     pub(crate) fn run<T>(
         &self,
         operation: &'static str,
         script: &Script,
         keys: &[String],
+        args: &[&str],
         read: fn(&Value) -> Result<T>,
     ) -> Result<T> {
         let call = |connection: &mut Connection| {
-            let reply = run(connection, |by_text| script.call::<_, &str>(by_text, keys, &[]))?;
+            let reply = run(connection, |by_text| script.call(by_text, keys, args))?;
             read(&reply).map_err(wire::unasked)
         };
         self.call(operation, call).map_err(|failed| failed.error)

@@ -33,6 +33,7 @@ use super::keys::Keys;
 use super::lease;
 use super::lock::describe_seen;
 use super::server::Server;
+use super::token::new_token;
 use super::wire::{self, Ending, Script};
 use crate::backend::contract::{Backend, Grant, OnLost, Released, Status, TookOrLinedUp};
 use crate::error::{Error, ErrorKind, Result};
@@ -213,9 +214,11 @@ impl Backend for Redlock {
     }
 
     fn break_lock(&self) -> Result<bool> {
-        let rounds = self.0.rounds.clone();
+        let (rounds, name) = (self.0.rounds.clone(), new_token()?);
         let broken = self.0.quorum.run(move |voters| {
-            Box::pin(async move { rounds.each(&voters, "break", |scripts| &scripts.break_lock, wire::broken).await })
+            Box::pin(async move {
+                rounds.each(&voters, "break", |scripts| &scripts.break_lock, &[&name], wire::broken).await
+            })
         })??;
         self.0.freed.notify_one();
         Ok(broken.contains(&true))

@@ -219,16 +219,17 @@ impl Rounds {
         voters: &Voters,
         operation: &'static str,
         which: fn(&Scripts) -> &Script,
+        args: &[&str],
         read: fn(&Value) -> Result<T>,
     ) -> Result<Vec<T>> {
         let (shape, scripts) = (self.shape.clone(), self.scripts.clone());
-        let none: [&str; 0] = [];
-        let call = move |by_text: bool| which(&scripts).call(by_text, shape.keys.all(shape.beside_others), &none);
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let call = move |by_text: bool| which(&scripts).call(by_text, shape.keys.all(shape.beside_others), &args);
         gather(voters, operation, (self.servers, self.limit), call, |vote| read(&vote?)).await
     }
 
     pub(super) async fn status(&self, voters: &Voters) -> Result<Status> {
-        let seen = self.each(voters, "status", |scripts| &scripts.status, wire::status).await?;
+        let seen = self.each(voters, "status", |scripts| &scripts.status, &[], wire::status).await?;
         let holding = seen.iter().filter(|one| one.state == State::Held);
         // Those that have not answered may hold it, too.
         let held = holding.count() + self.servers - seen.len() > self.servers / 2;

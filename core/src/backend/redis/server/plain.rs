@@ -48,7 +48,7 @@ pub(crate) fn act(server: &mut dyn ConnectionLike, command: &Cmd) -> Option<Redi
         },
         Kind::Release => again(|| release(server, keys, args)),
         Kind::Renew => renew(server, keys, args),
-        Kind::Break => again(|| break_lock(server, keys)),
+        Kind::Break => again(|| break_lock(server, keys, args)),
         Kind::Status => status(server, keys),
         Kind::Forewarn => shortened(server, keys),
     })
@@ -315,31 +315,42 @@ fn release(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) ->
         }
         return Ok(Some(Value::Int(if released.as_deref() == Some(token) { 2 } else { 0 })));
     }
-    let noted = write(server, |words| {
-        words.cmd("DEL").arg(key);
+    // Without a note the next one may hear "abandoned".
+    let done = take_away(server, key, token, |words| {
         words.cmd("HSET").arg(state).arg("l").arg(token);
         if cleared {
             words.cmd("HSET").arg(state).arg("o").arg("");
         }
         words.cmd("PEXPIRE").arg(state).arg(WEEK);
-    });
-    let done = match noted {
-        // Without a note, then: the next one may hear "abandoned", but it is free.
-        Err(error) if is_out_of_memory(&error) => {
-            let value: Vec<Value> = look(server, &[key], |words| _ = words.cmd("GET").arg(key))?;
-            if value.into_iter().next() != Some(bulk(token)) {
-                unwatch(server)?;
-                return Ok(None);
-            }
-            write(server, |words| _ = words.cmd("DEL").arg(key))?
-        }
-        noted => noted?,
-    };
+    })?;
     if !done {
         return Ok(None);
     }
     forewarn(server, line, waiters, 0)?;
     Ok(Some(Value::Int(if held { 1 } else { 3 })))
+}
+
+/// Frees the lock of `value`, which was watched, and notes it; without a note where there is no room for one. Whether
+/// nobody disturbed it.
+fn take_away(
+    server: &mut dyn ConnectionLike,
+    key: &str,
+    value: &str,
+    note: impl FnOnce(&mut Pipeline),
+) -> RedisResult<bool> {
+    let noted = write(server, |words| {
+        words.cmd("DEL").arg(key);
+        note(words);
+    });
+    if !noted.as_ref().is_err_and(is_out_of_memory) {
+        return noted;
+    }
+    let mut seen = look(server, &[key], |words| _ = words.cmd("GET").arg(key))?.into_iter();
+    if value_of(&mut seen)?.as_deref() != Some(value) {
+        unwatch(server)?;
+        return Ok(false);
+    }
+    write(server, |words| _ = words.cmd("DEL").arg(key))
 }
 
 /// A hold to be renewed; without a lease it is looked for alone.
@@ -447,24 +458,30 @@ fn renew_together(
     Ok(done.then(|| Value::Array(stands.iter().map(|(stands, _)| Value::Int((*stands).into())).collect())))
 }
 
-fn break_lock(server: &mut dyn ConnectionLike, keys: &[String]) -> RedisResult<Option<Value>> {
+/// ARGV: this break's name.
+fn break_lock(server: &mut dyn ConnectionLike, keys: &[String], args: &[String]) -> RedisResult<Option<Value>> {
     let (key, line, state) = (at(keys, 0), at(keys, 1), at(keys, 2));
+    let name = at(args, 0);
     let mut seen = look(server, &[key], |words| {
         words.cmd("GET").arg(key);
-        words.cmd("HGET").arg(state).arg("p");
+        words.cmd("HMGET").arg(state).arg(&["p", "b"]);
         words.add_command(page(line));
     })?
     .into_iter();
     let value = value_of(&mut seen)?;
-    let holder: Option<String> = read(&mut seen)?;
+    let (holder, last): (Option<String>, Option<String>) = read(&mut seen)?;
     let waiters: Vec<Vec<u8>> = read(&mut seen)?;
-    let Some(value) = value else {
+    // Asked for again: by now the next one may hold it, or those who wait may not have been told.
+    let again = last.as_deref() == Some(name);
+    let Some(value) = value.filter(|_| !again) else {
         unwatch(server)?;
         forewarn(server, line, waiters, 0)?;
-        return Ok(Some(Value::Int(0)));
+        return Ok(Some(Value::Int(again.into())));
     };
-    let done = write(server, |words| {
-        words.cmd("DEL").arg(key);
+    // Without a note it breaks the next one's, too, if it is asked for again.
+    let done = take_away(server, key, &value, |words| {
+        words.cmd("HSET").arg(state).arg("b").arg(name);
+        words.cmd("PEXPIRE").arg(state).arg(WEEK);
     })?;
     if !done {
         return Ok(None);
