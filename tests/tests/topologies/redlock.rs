@@ -429,7 +429,11 @@ fn a_majority_that_hangs_is_not_asked_by_each_of_those_that_came_at_once() {
 }
 
 /// The answers of all servers to what `asks` are lost, and `meanwhile` is over before they are asked again.
-fn asked_again<T: Send>(proxies: &[Proxy], asks: impl FnOnce() -> T + Send, meanwhile: impl FnOnce()) -> T {
+fn asked_again<T: Send, M>(
+    proxies: &[Proxy],
+    asks: impl FnOnce() -> T + Send,
+    meanwhile: impl FnOnce() -> M,
+) -> (T, M) {
     for proxy in proxies {
         proxy.arm(Fault { from: From::Server, bytes: 0, end: End::Cut, on: On::Any });
         proxy.let_wait(true);
@@ -437,9 +441,9 @@ fn asked_again<T: Send>(proxies: &[Proxy], asks: impl FnOnce() -> T + Send, mean
     std::thread::scope(|scope| {
         let asked = scope.spawn(asks);
         until("their answers are lost", || proxies.iter().all(|proxy| proxy.struck() == 1));
-        meanwhile();
+        let met = meanwhile();
         proxies.iter().for_each(|proxy| proxy.let_wait(false));
-        asked.join().expect("no panic")
+        (asked.join().expect("no panic"), met)
     })
 }
 
@@ -449,6 +453,7 @@ fn connected(servers: &[Redis], id: &str) -> (Vec<Proxy>, Mutex, Hold) {
     let kept = open(&url.replace(&format!("/{id}?"), "/kept?")).acquire().expect("acquired");
     let mutex = open(&url);
     // The scripts are known, and no answer is still under way.
+    mutex.acquire().expect("acquired").release().expect("released");
     assert!(!mutex.break_lock().expect("a majority is there"));
     until("all have it", || copies(&servers.iter().collect::<Vec<_>>(), "ipcmutex:kept") == 3);
     (proxies, mutex, kept)
@@ -462,14 +467,44 @@ fn a_break_that_is_asked_for_again_leaves_the_next_hold_alone() {
     let straight = url(&servers, "next?ttl=60s");
     let (one, other) = (open(&straight), open(&straight));
     let hold = one.acquire().expect("acquired");
-    let mut next = None;
-    let broken = asked_again(&proxies, || mutex.break_lock(), || next = other.try_acquire().expect("no error"));
+    let (broken, next) = asked_again(&proxies, || mutex.break_lock(), || other.try_acquire());
+    let next = next.expect("no error").expect("it was broken");
     assert!(broken.expect("asked again"), "it was held");
-    let next = next.expect("it was broken");
     next.extend(None).expect("it still stands");
     next.release().expect("released");
     assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
     kept.release().expect("released");
+}
+
+#[test]
+fn r7_a_release_that_is_asked_for_again_is_none_of_the_next_hold() {
+    needs_redis!();
+    let servers = three();
+    let (proxies, mutex, kept) = connected(&servers, "r7");
+    let other = open(&url(&servers, "r7?ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    until("all have it", || copies(&servers.iter().collect::<Vec<_>>(), "ipcmutex:r7") == 3);
+    mutex.status().expect("a majority is there");
+    let next = || other.try_acquire().map(|next| next.map(Hold::release));
+    let (released, next) = asked_again(&proxies, || hold.release(), next);
+    next.expect("no error").expect("it was free").expect("released");
+    released.expect("neither LOST nor NOT_OWNER");
+    kept.release().expect("released");
+}
+
+/// What they had is gone before they are asked.
+#[test]
+fn r7_a_release_that_only_new_servers_hear_of_is_a_loss() {
+    needs_redis!();
+    let mut servers = three();
+    let mutex = open(&url(&servers, "forgotten?ttl=60s"));
+    let hold = mutex.acquire().expect("acquired");
+    servers.iter_mut().for_each(Redis::restart);
+    // By connections of its own.
+    let other = open(&url(&servers, "forgotten?connect_timeout=3s"));
+    let next = other.try_acquire().expect("no error").expect("nobody has it");
+    assert_eq!(kind_of(hold.release()), ErrorKind::Lost);
+    next.release().expect("it is still the other's");
 }
 
 /// It was asked in vain, and nobody has heard its answer: the next one must hear what it says.

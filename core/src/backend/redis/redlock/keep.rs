@@ -203,7 +203,7 @@ impl Quorum {
             }
         };
         let enough = |vote: Vote| {
-            let votes = vote.and_then(|reply| wire::renewed(&reply, holds.len()));
+            let votes = vote.reply.and_then(|reply| wire::renewed(&reply, holds.len()));
             for (at, poll) in polls.iter_mut().enumerate() {
                 poll.count(votes.as_ref().map(|stood| stood[at]).map_err(Error::clone));
                 if poll.is_over() {

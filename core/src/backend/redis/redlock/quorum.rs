@@ -227,7 +227,7 @@ enum State {
     #[default]
     Unknown,
     /// With its number.
-    Up(u64, MultiplexedConnection, #[expect(dead_code, reason = "it ends with the connection")] Task),
+    Up(u64, MultiplexedConnection, Task),
     /// It could not be used then, and is not dialled for a while.
     Away { at: Instant, pause: Duration, error: RedisError },
 }
@@ -259,7 +259,10 @@ impl Voter {
             drop(state);
             tokio::time::sleep(left).await;
         };
-        if let State::Up(number, connection, _) = &*state {
+        // What nobody hears is not said: it would leave it in doubt whose a lock is that the server has forgotten.
+        if let State::Up(number, connection, driver) = &*state
+            && !driver.has_ended()
+        {
             self.used.store(lease::now(), Ordering::Relaxed);
             return Ok((connection.clone(), *number, true));
         }
@@ -284,9 +287,14 @@ impl Voter {
         State::Away { at: Instant::now(), pause, error: error.clone() }
     }
 
-    async fn ask(&self, dial: Dial, call: impl Fn(bool) -> Cmd) -> RedisResult<Value> {
+    /// What it answers, and whether it was asked before on a connection that was cut, and may have done it then.
+    async fn ask(&self, dial: Dial, call: impl Fn(bool) -> Cmd) -> (RedisResult<Value>, bool) {
+        let mut in_doubt = false;
         loop {
-            let (mut connection, number, old) = self.connected(dial).await?;
+            let (mut connection, number, old) = match self.connected(dial).await {
+                Ok(connected) => connected,
+                Err(error) => return (Err(error), in_doubt),
+            };
             let mut answer = call(false).query_async::<Value>(&mut connection).await;
             if answer.as_ref().is_err_and(wire::is_unknown_script) {
                 answer = call(true).query_async(&mut connection).await;
@@ -302,22 +310,28 @@ impl Voter {
                     drop(state);
                     // One that was closed or demoted meanwhile says nothing about the server. What is asked may be asked twice.
                     if !old || error.is_timeout() {
-                        return Err(error);
+                        return (Err(error), in_doubt);
                     }
+                    in_doubt |= !wire::is_demoted(&error);
                 }
                 answer => {
                     if answer.is_ok() {
                         self.failures.store(0, Ordering::Relaxed);
                     }
-                    return answer;
+                    return (answer, in_doubt);
                 }
             }
         }
     }
 }
 
-/// What one server answered; a failure in our words.
-pub(super) type Vote = Result<Value>;
+/// What one server answered.
+pub(super) struct Vote {
+    /// A failure in our words.
+    pub(super) reply: Result<Value>,
+    /// It was asked before, and may have done it then: that answer was lost.
+    pub(super) in_doubt: bool,
+}
 
 impl Voters {
     fn new(quorum: &Quorum) -> Voters {
@@ -348,16 +362,17 @@ impl Voters {
         for voter in self.0.iter().cloned() {
             let (tell, call) = (tell.clone(), call.clone());
             tokio::spawn(async move {
-                let answer = voter.ask(dial, call).await;
+                let (answer, in_doubt) = voter.ask(dial, call).await;
+                let reply = answer.map_err(|error| voter.server.failed(operation, &error));
                 // The round may be over.
-                let _ = tell.send(answer.map_err(|error| voter.server.failed(operation, &error)));
+                let _ = tell.send(Vote { reply, in_doubt });
             });
         }
         drop(tell);
         let mut end = tokio::time::Instant::now() + limit;
         let mut answers = 0;
         while let Ok(Some(vote)) = tokio::time::timeout_at(end, told.recv()).await {
-            answers += usize::from(vote.is_ok());
+            answers += usize::from(vote.reply.is_ok());
             if enough(vote) {
                 return;
             }

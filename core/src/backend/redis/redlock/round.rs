@@ -136,7 +136,7 @@ impl Rounds {
         };
         voters
             .ask("acquire", (self.limit, GRACE), dial, call, |vote| {
-                match vote.and_then(|reply| wire::taken(&reply, token)) {
+                match vote.reply.and_then(|reply| wire::taken(&reply, token)) {
                     Ok(Taken::Owned { fence, abandoned: died, .. }) => {
                         poll.yes += 1;
                         abandoned |= died;
@@ -174,7 +174,7 @@ impl Rounds {
         let keys = [self.shape.keys.lock().to_owned(), self.shape.keys.state().to_owned()];
         let raise = self.raise.clone();
         let call = move |by_text: bool| raise.call(by_text, &keys, &args);
-        self.decide(voters, "acquire", dial, call, |reply| Ok(*reply == Value::Int(1))).await.and_then(|won| {
+        self.decide(voters, "acquire", dial, call, |vote| Ok(vote.reply? == Value::Int(1))).await.and_then(|won| {
             let lost = || Error::new(ErrorKind::Unavailable, "acquire", "the hold was lost while it was being taken");
             if won { Ok(()) } else { Err(lost()) }
         })
@@ -188,11 +188,11 @@ impl Rounds {
         operation: &'static str,
         dial: Dial,
         call: impl Fn(bool) -> redis::Cmd + Clone + Send + Sync + 'static,
-        read: impl Fn(&Value) -> Result<bool>,
+        read: impl Fn(Vote) -> Result<bool>,
     ) -> Result<bool> {
         let mut poll = Poll::new(self.servers);
         let vote = |vote: Vote| {
-            poll.count(vote.and_then(|reply| read(&reply)));
+            poll.count(read(vote));
             poll.is_over()
         };
         voters.ask(operation, (self.limit, self.limit), dial, call, vote).await;
@@ -203,7 +203,9 @@ impl Rounds {
     pub(super) async fn release(&self, voters: &Voters, dial: Dial, token: &Token, ending: Ending) -> Result<bool> {
         let (shape, scripts, token) = (self.shape.clone(), self.scripts.clone(), token.clone());
         let call = move |by_text: bool| scripts.release(by_text, &shape.keys, &token, ending, shape.beside_others, "0");
-        self.decide(voters, "release", dial, call, wire::released).await
+        // The first may have released it, and somebody else have held it since: by our own clock the lease stood.
+        let stood = |vote: Vote| Ok(wire::released(&vote.reply?)? || vote.in_doubt);
+        self.decide(voters, "release", dial, call, stood).await
     }
 
     /// The same at the end of the process: also those are waited for that no majority needs.
@@ -252,13 +254,13 @@ pub(super) async fn gather<T>(
     operation: &'static str,
     (servers, limit): (usize, Duration),
     call: impl Fn(bool) -> redis::Cmd + Clone + Send + Sync + 'static,
-    read: impl Fn(Vote) -> Result<T>,
+    read: impl Fn(Result<Value>) -> Result<T>,
 ) -> Result<Vec<T>> {
     let mut poll = Poll::new(servers);
     let mut replies = Vec::new();
     voters
         .ask(operation, (limit, GRACE), Dial::AT_ONCE, call, |vote| {
-            match read(vote) {
+            match read(vote.reply) {
                 Ok(reply) => {
                     poll.yes += 1;
                     replies.push(reply);

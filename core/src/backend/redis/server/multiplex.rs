@@ -26,6 +26,13 @@ pub(super) type Hear = Arc<dyn Fn(Heard) + Send + Sync>;
 /// Work of the event loop that ends with what it is for.
 pub(crate) struct Task(pub(super) JoinHandle<()>);
 
+impl Task {
+    /// Whether that has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
 impl Drop for Task {
     fn drop(&mut self) {
         self.0.abort();
