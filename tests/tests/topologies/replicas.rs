@@ -1,12 +1,13 @@
 //! `?replicas=n`: a hold is one when so many replicas have it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, State};
+use ipcmutex::{ErrorKind, State, Timeout};
 use ipcmutex_tests::servers::Redis;
 
-use ipcmutex_tests::asking::{LONG, kind_of, open, until, within};
+use ipcmutex_tests::asking::{LONG, kind_of, open, until, waiters, within};
 use ipcmutex_tests::needs_redis;
 use ipcmutex_tests::proxy::Proxy;
 
@@ -147,6 +148,52 @@ fn many_who_miss_a_replica_are_told_together() {
     });
     // One after the other they would take twice a lease.
     assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+}
+
+/// What the server grants meanwhile is given back, and the wait goes on.
+#[test]
+fn a_wait_in_the_line_outlasts_a_time_in_which_the_replicas_cannot_be_asked() {
+    needs_redis!();
+    let (master, _replica) = pair();
+    let proxy = Proxy::before(&master.address());
+    let (seen, mutex) = (open(&master.url("unheard")), open(&master.url_at(proxy.address(), "unheard?replicas=1")));
+    let hold = seen.acquire().expect("acquired");
+    let before = hold.token();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| mutex.acquire_with(within(LONG)));
+        until("it stands in line", || waiters(&seen) == 1);
+        // All connections there are go on; the one for the replicas is yet to be made.
+        proxy.close(true);
+        let made = proxy.connections().len();
+        hold.release().expect("released");
+        // One that is closed at once is made once more.
+        until("it was tried again", || proxy.connections().len() > made + 4 || waits.is_finished());
+        proxy.close(false);
+        let hold = waits.join().expect("no panic").expect("acquired");
+        assert!(!hold.abandoned() && hold.token() > before);
+        hold.check().expect("it is held");
+        assert_eq!(seen.status().expect("status").state, State::Held);
+        hold.release().expect("released");
+    });
+    until("nothing is left", || seen.status().is_ok_and(|status| (status.state, status.waiters) == (State::Free, 0)));
+}
+
+#[test]
+fn a_wait_without_a_timeout_gives_up_where_the_replicas_cannot_be_asked_for_long() {
+    needs_redis!();
+    let (master, _replica) = pair();
+    let proxy = Proxy::before(&master.address());
+    let (seen, mutex) = (open(&master.url("unheard")), open(&master.url_at(proxy.address(), "unheard?replicas=1")));
+    let hold = seen.acquire().expect("acquired");
+    let (tell, told) = mpsc::channel();
+    mutex.acquire_callback(Timeout::FOREVER, move |outcome| drop(tell.send(outcome.map(drop)))).expect("it begins");
+    until("it stands in line", || waiters(&seen) == 1);
+    proxy.close(true);
+    let begun = Instant::now();
+    hold.release().expect("released");
+    assert_eq!(kind_of(told.recv_timeout(LONG).expect("nobody waits for ever")), ErrorKind::Unavailable);
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    until("nothing is left", || seen.status().is_ok_and(|status| (status.state, status.waiters) == (State::Free, 0)));
 }
 
 /// The connection on which replicas are waited for is another one, and must be made first.

@@ -162,9 +162,9 @@ impl Lock {
                         // As in `take_as`: it is the parent's hold.
                         return Err(waiter::forked());
                     }
-                    if let Err(error) = witnessed {
+                    if let Err(unwitnessed) = witnessed {
                         engine.owe(token, self.debt(Ending::Undone));
-                        return Err(error);
+                        return Err(unwitnessed.error);
                     }
                 }
                 self.adopt(token, fence, abandoned, sent).map(Ok)

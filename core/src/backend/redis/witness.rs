@@ -21,6 +21,19 @@ use crate::sync::Turns;
 /// How long replicas may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Why what was granted is no hold.
+pub(super) struct Unwitnessed {
+    pub(super) error: Error,
+    /// Fewer replicas than must have it do. Else they were not heard: what they would say is not known.
+    pub(super) short: bool,
+}
+
+impl From<Error> for Unwitnessed {
+    fn from(error: Error) -> Unwitnessed {
+        Unwitnessed { error, short: false }
+    }
+}
+
 /// When fewer replicas than were asked for had acknowledged what was written, and how many had. Whoever has it asks them.
 pub(super) type Short = Turns<Option<(Instant, u32)>>;
 
@@ -36,7 +49,13 @@ impl Engine {
     ///
     /// # Errors
     /// UNAVAILABLE if they have not. The hold still stands in the server: it is the caller's to release.
-    pub(super) fn witness(&self, lock: &Lock, token: &Token, begun: Instant, deadline: Option<Instant>) -> Result<()> {
+    pub(super) fn witness(
+        &self,
+        lock: &Lock,
+        token: &Token,
+        begun: Instant,
+        deadline: Option<Instant>,
+    ) -> Result<(), Unwitnessed> {
         // Who has less than that would never get there: what it has connected to so far ends with it.
         let deadline = deadline.map(|end| end.max(begun + self.server.connect_timeout.max(PATIENT)));
         // Before any renewal.
@@ -68,12 +87,12 @@ impl Engine {
         {
             // It was nobody's hold yet.
             let message = "what the server granted was gone before the replicas had it";
-            return Err(Error::new(ErrorKind::Unavailable, "acquire", message));
+            return Err(Error::new(ErrorKind::Unavailable, "acquire", message).into());
         }
         if copies >= lock.replicas {
             return Ok(());
         }
-        Err(Error::new(
+        let error = Error::new(
             ErrorKind::Unavailable,
             "acquire",
             format!(
@@ -82,6 +101,7 @@ impl Engine {
                 PATIENCE.as_secs()
             ),
         )
-        .with_help("the hold was released; look after the replicas, or ask for fewer with ?replicas="))
+        .with_help("the hold was released; look after the replicas, or ask for fewer with ?replicas=");
+        Err(Unwitnessed { error, short: true })
     }
 }

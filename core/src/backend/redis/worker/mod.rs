@@ -47,6 +47,7 @@ use super::lock::Lock;
 use super::server::{self, Heard, Link};
 use super::token::Token;
 use super::wire::{self, Message};
+use super::witness::Unwitnessed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::timeout::earlier;
 use crate::waiter::Waiter;
@@ -108,7 +109,7 @@ pub(super) enum Event {
         serial: u64,
         call: u64,
         owned: Owned,
-        outcome: Result<()>,
+        outcome: Result<(), Unwitnessed>,
     },
     Tracked {
         lock: Arc<str>,

@@ -15,6 +15,7 @@ use crate::backend::redis::lock::Lock;
 use crate::backend::redis::server::{Road, elsewhere};
 use crate::backend::redis::token::Token;
 use crate::backend::redis::wire::{self, Ending, Refusal, Taken};
+use crate::backend::redis::witness::Unwitnessed;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A take that was granted.
@@ -161,9 +162,15 @@ impl Worker {
         }
         match taken {
             Ok(Taken::Owned { fence, abandoned, unlined }) => {
-                self.served(&lock);
                 let owned = Owned { fence, abandoned, unlined, sent };
-                if lock.replicas > 0 { self.bring_witnesses(serial, owned) } else { self.owned(serial, &owned) }
+                if lock.replicas > 0 {
+                    // It is not served before the replicas were heard.
+                    self.serves();
+                    self.bring_witnesses(serial, owned);
+                } else {
+                    self.served(&lock);
+                    self.owned(serial, &owned);
+                }
             }
             Ok(Taken::Refused(refusal)) => {
                 self.served(&lock);
@@ -207,27 +214,36 @@ impl Worker {
         self.report(async move {
             let (asking, asked) = (lock.clone(), token);
             let told = elsewhere(move || asking.engine.witness(&asking, &asked, begun, None)).await;
-            let outcome = told.unwrap_or_else(|error| Err(lock.engine.server.failed("acquire", &error)));
+            let outcome = told.unwrap_or_else(|error| Err(lock.engine.server.failed("acquire", &error).into()));
             Event::Witnessed { serial, call, owned, outcome }
         });
     }
 
     /// What the replicas said.
-    pub(super) fn witnessed(&mut self, serial: u64, call: u64, owned: &Owned, outcome: Result<()>) {
+    pub(super) fn witnessed(&mut self, serial: u64, call: u64, owned: &Owned, outcome: Result<(), Unwitnessed>) {
         let Some(entry) = self.entries.get_mut(&serial).filter(|entry| entry.call == Some(call)) else { return };
         entry.call = None;
-        match outcome {
+        let (lock, token) = (entry.lock.clone(), entry.token.clone());
+        let Unwitnessed { error, short } = match outcome {
             Ok(()) => {
                 entry.doubt = None;
-                self.owned(serial, owned);
+                self.served(&lock);
+                return self.owned(serial, owned);
             }
-            Err(error) => {
-                let (token, debt) = (entry.token.clone(), entry.lock.debt(Ending::Undone));
-                self.settle(serial, Err(error));
-                // Nobody died holding it: what it heard the next one hears, and no more.
-                self.engine.owe(&token, debt);
+            Err(unwitnessed) => unwitnessed,
+        };
+        // They were not heard, which may pass. What was granted is given back and never believed: it goes on with another token.
+        if !short && error.kind() == ErrorKind::Unavailable && self.rename(serial).is_some() {
+            if let Some(entry) = self.entries.get_mut(&serial) {
+                entry.doubt = None;
             }
+            self.unserved(serial, &error);
+        } else {
+            self.served(&lock);
+            self.settle(serial, Err(error));
         }
+        // Nobody died holding it: what it heard the next one hears, and no more.
+        self.engine.owe(&token, lock.debt(Ending::Undone));
     }
 
     fn owned(&mut self, serial: u64, owned: &Owned) {
