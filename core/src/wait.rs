@@ -132,6 +132,8 @@ fn tried(backend: &dyn Backend, timeout: Timeout, outcome: Result<Result<Grant, 
     match outcome {
         Ok(Err(_)) if timeout.is_try() => Err(timed_out(backend, timeout)),
         Err(error) if !timeout.is_try() && error.kind() == ErrorKind::Unavailable => Ok(Err(0)),
+        // It could not even ask in time.
+        Err(error) if error.kind() == ErrorKind::Timeout => Err(backend.unserved().unwrap_or(error)),
         outcome => outcome,
     }
 }
@@ -193,11 +195,16 @@ fn set_out(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, away: impl FnOnce(J
 
 /// The clock's number of what ends the wait `at` then.
 fn timer(backend: &Arc<dyn Backend>, waiter: &Arc<Waiter>, at: Instant) -> Result<u64> {
-    let (pending, timeout) = (Pending::of(waiter, backend), waiter.timeout);
+    let (pending, timeout, ended) = (Pending::of(waiter, backend), waiter.timeout, Arc::downgrade(waiter));
     clock::at(
         at,
         Box::new(move || {
-            pending.end_with(|backend| timed_out(backend, timeout));
+            pending.end_with(|backend| {
+                // Before it has a ticket it was told nothing of the lock.
+                let unasked = ended.upgrade().filter(|waiter| waiter.ticket.load(Ordering::Acquire) == 0);
+                let silent = unasked.and_then(|waiter| backend.silent(waiter.created.elapsed()));
+                silent.unwrap_or_else(|| timed_out(backend, timeout))
+            });
         }),
     )
 }

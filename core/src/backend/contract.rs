@@ -209,6 +209,11 @@ pub(crate) trait Backend: Send + Sync {
         None
     }
 
+    /// Why a wait of so long came to ask nothing, if what others of this process ask stays unanswered. No round trip.
+    fn silent(&self, _waited: Duration) -> Option<Error> {
+        None
+    }
+
     /// Takes the lock away from whoever holds it; whether somebody did. That hold is LOST, its token stale.
     fn break_lock(&self) -> Result<bool>;
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use ipcmutex::{ErrorKind, Mutex, State, Timeout};
+use ipcmutex::{ErrorKind, EventLoop, Mutex, State, Timeout};
 use ipcmutex_tests::agent::{Agent, Language, talkative};
 use ipcmutex_tests::asking::{LONG, kind_of, open, until, until_renewed, waiters, within};
 use ipcmutex_tests::figures::figure;
@@ -241,4 +241,35 @@ fn cut_connections_and_short_waits_never_let_two_in_or_leave_a_lock_held() {
     let begun = Instant::now();
     until("it is free", || mutex.status().is_ok_and(|status| status.state != State::Held && status.waiters == 0));
     assert!(begun.elapsed() < Duration::from_secs(8), "a lock was left held");
+}
+
+/// Only one of a process asks at a time. Those behind it ask nobody, and must not take the lock for held.
+#[test]
+fn a_frozen_server_is_told_to_all_who_wait_for_it() {
+    needs_redis!();
+    let redis = Redis::start();
+    let (mutex, another) = (open(&redis.url("frozen")), open(&redis.url("frozen-too")));
+    mutex.acquire().expect("acquired").release().expect("released");
+    redis.freeze();
+    let mutex = &mutex;
+    std::thread::scope(|scope| {
+        let waits: Vec<_> = [5000, 1000, 1000, 500]
+            .map(|limit| scope.spawn(move || kind_of(mutex.acquire_with(within(Duration::from_millis(limit))))))
+            .into();
+        for waits in waits {
+            assert_eq!(waits.join().expect("no panic"), ErrorKind::Unavailable);
+        }
+    });
+    let on = EventLoop::blind();
+    let (tell, told) = mpsc::channel();
+    for limit in [5000, 1500, 1500, 1000] {
+        let tell = tell.clone();
+        let timeout = Timeout::from(Duration::from_millis(limit));
+        another.acquire_on(&on, timeout, move |outcome| drop(tell.send(outcome.map(drop))));
+    }
+    for _ in 0..4 {
+        assert_eq!(kind_of(told.recv_timeout(LONG).expect("told")), ErrorKind::Unavailable);
+    }
+    redis.thaw();
+    until("it is free", || mutex.status().is_ok_and(|status| (status.state, status.waiters) == (State::Free, 0)));
 }

@@ -365,6 +365,10 @@ impl Backend for Redis {
         self.0.trouble()
     }
 
+    fn silent(&self, waited: Duration) -> Option<Error> {
+        self.0.engine.silent_before("acquire", waited)
+    }
+
     fn break_lock(&self) -> Result<bool> {
         self.0.run("break", &self.0.engine.scripts.break_lock, &[&new_token()?], wire::broken)
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::Value;
 
 use super::engine::exchange::{Question, Unheard};
-use super::engine::{self, Debt, Engine, Failed};
+use super::engine::{self, Debt, Failed};
 use super::hold::{Hold, Loss};
 use super::lease;
 use super::lock::{Lock, pause};
@@ -218,7 +218,9 @@ impl Lock {
         let sent = lease::now();
         let words = self.take_command(false, &attempt).get_packed_command();
         let leaves = Some((attempt.token.clone(), self.debt(Ending::Undone)));
+        let asking = self.engine.asking();
         let told = move |answer: Result<Value, Unheard>| {
+            drop(asking);
             let taken = answer.map(|reply| wire::taken(&reply, &attempt.token));
             let late = lease::now() >= lease::deadline(sent, lock.ttl);
             match taken {
@@ -266,7 +268,9 @@ impl Lock {
             });
         };
         let words = self.engine.release_command(false, &ended.hold.token, &ended.debt).get_packed_command();
+        let asking = self.engine.asking();
         let told = move |answer: Result<Value, Unheard>| {
+            drop(asking);
             let refused = answer.as_ref().is_ok_and(wire::is_refusal);
             match answer.map(|reply| wire::released(&reply)) {
                 Ok(Ok(stood)) => then(lock.released(&ended, Ok(stood))),
@@ -344,12 +348,5 @@ impl Lock {
                 Err(error)
             }
         }
-    }
-}
-
-impl Engine {
-    /// For a question that got no answer in time.
-    fn silent(&self, operation: &'static str) -> Error {
-        self.server.failed(operation, &std::io::Error::from(std::io::ErrorKind::TimedOut).into())
     }
 }

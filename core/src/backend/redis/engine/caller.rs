@@ -55,6 +55,9 @@ impl Engine {
             if !self.is_ours() {
                 return Err(Failed { error: forked(operation), in_doubt: false });
             }
+            if let Some(error) = self.silent_before(operation, queued.elapsed()) {
+                return Err(Failed { error, in_doubt: false });
+            }
             let message = "not acquired in time: others of this process still wait for the server's answer";
             return Err(Failed { error: Error::new(ErrorKind::Timeout, operation, message), in_doubt: false });
         };
@@ -65,6 +68,8 @@ impl Engine {
         {
             return Err(Failed { error: error.clone(), in_doubt: false });
         }
+        // Replicas that are waited for are no silence of the server.
+        let _asking = if std::ptr::eq(place, &self.caller) { self.asking() } else { None };
         // A signal would cut an answer in two. Bounded: by `connect_timeout` and ANSWER.
         let _undisturbed = thread::Undisturbed::enter();
         let mut in_doubt = false;

@@ -4,6 +4,7 @@
 //! | part | file |
 //! |---|---|
 //! | calls of a thread | `caller` |
+//! | whether they are answered | `silence` |
 //! | event loops, and their connection | `loops`, `exchange` |
 //! | the board | `board` |
 //! | on the way to the line: straight, through the thread | `arrival`, `placing` |
@@ -29,6 +30,7 @@ mod farewell;
 mod loops;
 pub(super) mod placing;
 mod policy;
+mod silence;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -70,6 +72,8 @@ pub(super) struct Engine {
     /// Who is on the way to a line.
     pub(super) placings: Arc<Placings>,
     pub(super) caller: Turns<Caller>,
+    /// Since when somebody asks and has no answer.
+    asked: silence::Since,
     /// Somebody had too little time to connect; a thread is about it.
     hasty: AtomicBool,
     connecting: AtomicBool,
@@ -110,6 +114,7 @@ impl Engine {
             serial: AtomicU64::new(0),
             placings: Arc::default(),
             caller: Turns::default(),
+            asked: silence::Since::default(),
             hasty: AtomicBool::new(false),
             connecting: AtomicBool::new(false),
             exchange: Guarded::default(),
