@@ -156,6 +156,13 @@ impl Error {
         self
     }
 
+    /// The same failure, for who was kept by it from something else.
+    #[cfg(feature = "redis")]
+    pub(crate) fn with_operation(mut self, operation: &'static str) -> Error {
+        self.0.operation = operation;
+        self
+    }
+
     /// An error of the operating system: the kind follows from errno, the text names both.
     pub(crate) fn from_errno(operation: &'static str, what: impl fmt::Display, errno: rustix::io::Errno) -> Error {
         use rustix::io::Errno;

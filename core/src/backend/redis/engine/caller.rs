@@ -66,7 +66,7 @@ impl Engine {
             && *at > asked
             && *waited >= left()
         {
-            return Err(Failed { error: error.clone(), in_doubt: false });
+            return Err(Failed { error: error.clone().with_operation(operation), in_doubt: false });
         }
         // Replicas that are waited for are no silence of the server.
         let _asking = if std::ptr::eq(place, &self.caller) { self.asking() } else { None };
@@ -223,5 +223,24 @@ pub(crate) fn run(connection: &mut Connection, call: impl Fn(bool) -> redis::Cmd
             answer => answer,
         },
         answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::redis::server::Server;
+    use crate::url::{LockUrl, Target};
+
+    #[test]
+    fn who_shares_a_failure_is_told_what_failed_for_it() {
+        let url = LockUrl::parse("rpm+redis://nowhere/shared").expect("a URL");
+        let Target::Redis(target) = url.target() else { panic!("of Redis") };
+        let engine = Engine::of(Server::of(target).expect("a server")).expect("an engine");
+        let error = Error::new(ErrorKind::Unavailable, "status", "it does not answer");
+        let later = Instant::now() + Duration::from_secs(3600);
+        engine.caller.lock().failure = Some((later, Duration::MAX, error));
+        let told = engine.call("release", |_| Ok(())).map_err(|failed| failed.error).expect_err("it is shared");
+        assert_eq!((told.operation(), told.message()), ("release", "it does not answer"));
     }
 }

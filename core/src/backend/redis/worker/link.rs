@@ -94,7 +94,7 @@ impl Worker {
         self.overdue = true;
         for (_, _, answer) in self.extensions.drain(..) {
             // Whoever asked has gone if this fails.
-            let _ = answer.send(Err(error.clone()));
+            let _ = answer.send(Err(error.clone().with_operation("extend")));
         }
         let passing = matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Resource | ErrorKind::Protocol);
         if passing {
@@ -152,6 +152,8 @@ mod tests {
 
     use super::*;
     use crate::backend::redis::engine::Engine;
+    use crate::backend::redis::hold::Hold;
+    use crate::backend::redis::lock::Lock;
     use crate::backend::redis::server::Server;
     use crate::backend::redis::worker::line::{Ear, Line};
     use crate::url::{LockUrl, Target};
@@ -168,5 +170,20 @@ mod tests {
         // By another node's connection, which lives for as long as something waits for its answer.
         worker.act(Event::Subscribed { lock: "given-up".into(), number: 1, reply: Ok(Value::Nil) });
         assert!(worker.channels.is_empty() && worker.lines["given-up"].ear == Ear::Shut);
+    }
+
+    #[test]
+    fn an_extension_that_a_broken_link_keeps_from_the_server_is_told_as_one() {
+        let url = LockUrl::parse("rpm+redis://nowhere/extended").expect("a URL");
+        let Target::Redis(target) = url.target() else { panic!("of Redis") };
+        let engine = Engine::of(Server::of(target).expect("a server")).expect("an engine");
+        let lock = Arc::new(Lock::new(engine.clone(), "extended", target, String::new()));
+        let hold = Arc::new(Hold::new(1, "token".into(), 1, &lock, lease::now(), lock.ttl));
+        let mut worker = Worker::new(engine, unbounded_channel().0);
+        (worker.state, worker.number) = (State::Making, 1);
+        let (answer, answered) = std::sync::mpsc::sync_channel(1);
+        worker.extensions.push((hold, lock.ttl, answer));
+        worker.unlink(1, &Error::new(ErrorKind::Unavailable, "acquire", "the connection broke"));
+        assert_eq!(answered.recv().expect("told").expect_err("not sent").operation(), "extend");
     }
 }
