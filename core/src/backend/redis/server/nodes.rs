@@ -49,8 +49,7 @@ pub(super) fn down(node: &Address) -> RedisError {
 
 /// What is at the address of `node`, and does not speak as a server does, is as good as nobody.
 pub(super) fn nobody(node: &Address, error: RedisError) -> RedisError {
-    let says = wire::is_answer(&error) || wire::is_wrong_password(&error) || wire::is_without_resp3(&error);
-    if says || error.is_io_error() {
+    if error.is_io_error() || wire::is_answer(&error) || wire::is_wrong_password(&error) {
         return error;
     }
     io::Error::new(io::ErrorKind::ConnectionRefused, format!("{node} is no node of a cluster: {error}")).into()

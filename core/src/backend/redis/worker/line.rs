@@ -48,6 +48,8 @@ pub(super) struct Entry {
     pub(super) told: Option<Instant>,
     /// The take that is under way is a timer's: nothing that was told is the reason for it.
     pub(super) looking: bool,
+    /// Since when it is granted the lock and its replicas are not heard.
+    pub(super) unheard: Option<Instant>,
     pub(super) joined: Instant,
 }
 
@@ -218,6 +220,7 @@ impl Worker {
             again: false,
             told: None,
             looking: false,
+            unheard: None,
             joined,
         };
         self.entries.insert(serial, entry);

@@ -233,7 +233,10 @@ impl Worker {
             Err(unwitnessed) => unwitnessed,
         };
         // They were not heard, which may pass. What was granted is given back and never believed: it goes on with another token.
-        if !short && error.kind() == ErrorKind::Unavailable && self.rename(serial).is_some() {
+        // Not by the line's clock: the server serves the line, and others of it are refused meanwhile.
+        let since = *entry.unheard.get_or_insert_with(Instant::now);
+        let over = !entry.waiter.is_limited() && since.elapsed() > self.patience();
+        if !over && !short && error.kind() == ErrorKind::Unavailable && self.rename(serial).is_some() {
             if let Some(entry) = self.entries.get_mut(&serial) {
                 entry.doubt = None;
             }
