@@ -608,7 +608,8 @@ impl Walk<'_> {
                 }
             }
             85..87 if self.variant.breaks => {
-                if self.run(Script::Break, process, Vec::new(), false)?.number() == 1 {
+                let this_break = self.hex(32);
+                if self.run(Script::Break, process, vec![this_break], false)?.number() == 1 {
                     for who in self.those(|waiter| waiter.is == Is::Holding) {
                         self.ended(who, Is::Over, Last::Died);
                     }
